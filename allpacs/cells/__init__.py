@@ -1,0 +1,1 @@
+"""RGB frame to cells: one file a way of finding them."""

@@ -1,0 +1,17 @@
+"""The port that every way of finding cells implements."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from allpacs.domain.image import Cell, Frame
+
+
+class CellFinder(Protocol):
+    """Finds white cells in a frame. A new way is one new file in this folder."""
+
+    name: str
+
+    def find(self, frame: Frame) -> Sequence[Cell]:
+        """Return the cells of the frame, ordered by row then column of their boxes; empty where there are none."""

@@ -1,0 +1,1 @@
+"""Cells to probabilities: bundle, preprocessing, batching, aggregation; engines in `engines/`."""

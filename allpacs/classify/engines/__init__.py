@@ -1,0 +1,1 @@
+"""Model engines: one file an engine, imported lazily."""

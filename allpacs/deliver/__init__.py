@@ -1,0 +1,1 @@
+"""Bytes to somewhere: one file a destination."""

@@ -1,0 +1,52 @@
+"""Finished results on their way out, and what a destination said of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class ArtefactKind(StrEnum):
+    """Kinds of result; a destination says which kinds it takes."""
+
+    SR = "sr"
+    FHIR = "fhir"
+    HTML = "html"
+
+
+@dataclass(frozen=True, slots=True)
+class Artefact:
+    """One finished result: bytes with their identity.
+
+    Attributes
+    ----------
+    uid:
+        SOP Instance UID of a DICOM object; otherwise an identifier derived the same way.
+    file_name:
+        A safe file name, derived from UIDs only.
+    supersedes:
+        UID of the artefact of the earlier revision that this one replaces, or None.
+    """
+
+    kind: ArtefactKind
+    uid: str
+    media_type: str
+    file_name: str
+    content: bytes
+    supersedes: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """A destination's acceptance.
+
+    Attributes
+    ----------
+    detail:
+        One line for the operator, for example ``0x0000`` or ``201 Created x6``; no patient data.
+    warning:
+        A success with a warning (C-STORE status 0xB000, 0xB006, 0xB007), or None.
+    """
+
+    detail: str
+    warning: str | None = None

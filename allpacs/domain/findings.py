@@ -1,0 +1,170 @@
+"""What was found in a study: plain frozen values that reports are written from.
+
+A cell is a lymphoblast or a hematogone, or it is *not assessable* with a reason; it never "has leukaemia".
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from allpacs.domain.geometry import BoxPx, PointPx
+from allpacs.domain.identity import derive_uid
+
+
+class CellLabel(StrEnum):
+    """The two classes of the paper and of C-NMC, by their short names."""
+
+    ALL = "ALL"  # lymphoblast of acute lymphoblastic leukaemia
+    HEM = "HEM"  # hematogone: normal lymphoid precursor
+
+
+class NotAssessable(StrEnum):
+    """Why a cell carries no label."""
+
+    EMPTY = "empty"  # nothing but background
+    BLURRED = "blurred"  # out of focus
+    TOO_SMALL = "too-small"  # too few pixels to judge
+    CUT_OFF = "cut-off"  # cut by the edge of the frame
+    INDETERMINATE = "indeterminate"  # between the two thresholds of the bundle
+    OUT_OF_DISTRIBUTION = "out-of-distribution"  # unlike anything the model was trained on
+    MODEL_FAILED = "model-failed"  # the model gave no finite answer for it
+
+
+@dataclass(frozen=True, slots=True)
+class CellFinding:
+    """One cell and what the model says of it.
+
+    Attributes
+    ----------
+    frame_number, cell_number:
+        From 1: the frame within the SOP Instance, the cell within the frame.
+    label:
+        None where the cell is not assessable; then `reason` says why.
+    probability_all:
+        Calibrated probability (0 to 1) that the cell is a lymphoblast; None where the model was not asked.
+    """
+
+    sop_instance_uid: str
+    frame_number: int
+    cell_number: int
+    box: BoxPx
+    outline: tuple[PointPx, ...]
+    label: CellLabel | None = None
+    probability_all: float | None = None
+    reason: NotAssessable | None = None
+
+    @property
+    def assessable(self) -> bool:
+        """Whether the cell counts towards the fraction."""
+        return self.label is not None
+
+    @property
+    def tracking_uid(self) -> str:
+        """Tracking Unique Identifier (DCM 112040): stable when the study is read again."""
+        return derive_uid("cell", self.sop_instance_uid, str(self.frame_number), str(self.cell_number))
+
+    @property
+    def tracking_id(self) -> str:
+        """Tracking Identifier (DCM 112039): readable, unique within its SOP Instance."""
+        return f"frame {self.frame_number} cell {self.cell_number}"
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceFindings:
+    """One SOP Instance: its cells, or why it could not be read.
+
+    Attributes
+    ----------
+    fault:
+        None, or one line that says why the pixels could not be read (no patient data).
+    """
+
+    sop_instance_uid: str
+    sop_class_uid: str
+    series_uid: str
+    frames: int
+    cells: tuple[CellFinding, ...]
+    fault: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ModelIdentity:
+    """The bundle that judged the cells.
+
+    Attributes
+    ----------
+    digest:
+        ``sha256:`` and 64 hexadecimal digits over the bundle's files: a changed model is a changed digest.
+    family:
+        Network name, for example ``EfficientNetB3``.
+    """
+
+    name: str
+    version: str
+    digest: str
+    family: str
+    manufacturer: str = "allpacs"
+
+    @property
+    def device_uid(self) -> str:
+        """Device UID of the algorithm: a new one whenever the model changes."""
+        return derive_uid("device", self.digest)
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """Cells of a study by outcome."""
+
+    all: int
+    hem: int
+    not_assessable: int
+
+    @property
+    def assessable(self) -> int:
+        """Cells with a label."""
+        return self.all + self.hem
+
+    @property
+    def total(self) -> int:
+        """All cells found."""
+        return self.all + self.hem + self.not_assessable
+
+
+@dataclass(frozen=True, slots=True)
+class Fraction:
+    """Share of lymphoblasts among assessable cells, with its two-sided 95 % Wilson interval; each 0 to 1."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
+class StudyFindings:
+    """Everything a report is written from.
+
+    Attributes
+    ----------
+    revision:
+        From 1; a late instance makes a new revision, which supersedes the reports of the one before.
+    decision_digest:
+        Digest of what else decides the outcome: thresholds, way of finding cells.
+    fraction:
+        None where no cell was assessable.
+    instances:
+        In order of series and SOP Instance UID.
+    """
+
+    study_uid: str
+    revision: int
+    model: ModelIdentity
+    decision_digest: str
+    instances: tuple[InstanceFindings, ...]
+    counts: Counts
+    fraction: Fraction | None
+
+    @property
+    def cells(self) -> tuple[CellFinding, ...]:
+        """All cells of all instances, in order."""
+        return tuple(cell for instance in self.instances for cell in instance.cells)

@@ -1,0 +1,1 @@
+"""Findings to bytes: one file a format."""

@@ -1,0 +1,1 @@
+"""Reproduces the paper and trains the bundle that allpacs ships."""
