@@ -1,0 +1,38 @@
+# The stable commands. Everything is installed into .venv from the package registries.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := .venv/bin
+
+.PHONY: install install-dev demo test check lock clean
+
+install: .venv/installed
+install-dev: .venv/installed-dev
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable .
+	touch $@
+
+.venv/installed-dev: .venv/installed
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,training]'
+	touch $@
+
+demo: install
+	$(BIN)/allpacs demo --out demo-out
+
+test: install-dev
+	$(BIN)/pytest --cov --cov-report=term:skip-covered --cov-report=xml
+
+check: install-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+# Renew the pinned versions: what a fresh environment resolves to today.
+lock:
+	rm -rf build/lock && $(PYTHON) -m venv build/lock
+	build/lock/bin/pip install --quiet --editable '.[dev,training]'
+	build/lock/bin/pip freeze --exclude-editable > constraints.txt
+
+clean:
+	rm -rf .venv build demo-out

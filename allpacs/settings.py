@@ -1,0 +1,203 @@
+"""Settings: frozen, typed, from one TOML file and then the environment (``ALLPACS_SECTION__KEY``).
+
+An unknown key is an error: a misspelt setting must never be silently ignored.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from platformdirs import user_data_path
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from allpacs.domain.errors import ConfigFault
+from allpacs.domain.identity import is_ae_title
+
+SHIPPED_BUNDLE = Path(__file__).parent / "models" / "first"
+
+
+def _ae_title(text: str) -> str:
+    if not is_ae_title(text):
+        raise ValueError("an AE title has 1 to 16 printable ASCII characters and no backslash")
+    return text.strip(" ")
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class SourceSettings(_Section):
+    """What differs for one sending AE title."""
+
+    quiet_s: float | None = Field(None, ge=0, description="overrides receive.quiet_s for this sender")
+    close_on_release: bool = Field(
+        False, description="the study is complete when this sender releases its association; do not wait for quiet"
+    )
+    cells: Literal["whole_frame", "nucleus"] | None = Field(
+        None, description="how cells are found in this sender's images; unset: chosen by the picture"
+    )
+
+
+class ReceiveSettings(_Section):
+    """The association side."""
+
+    host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0 for every interface")
+    port: int = Field(11112, ge=0, le=65535, description="TCP port to listen on")
+    ae_title: str = Field("ALLPACS", description="our AE title, which the PACS calls")
+    require_called_ae_title: bool = Field(True, description="reject associations that call another AE title")
+    allowed_calling: tuple[str, ...] = Field((), description="AE titles that may send; empty: any")
+    max_associations: int = Field(32, ge=1, description="associations served at a time; further ones are rejected")
+    max_pdu: int = Field(131072, ge=4096, description="largest PDU we take, bytes")
+    quiet_s: float = Field(10.0, ge=0, description="a study without a new instance for so long is read, seconds")
+    max_age_s: float = Field(3600.0, gt=0, description="a study that never goes quiet is read after so long, seconds")
+    min_free_mb: int = Field(1024, ge=0, description="below this much free disk instances are refused with A700, MB")
+    sources: dict[str, SourceSettings] = Field(default_factory=dict, description="by calling AE title")
+
+    @field_validator("ae_title")
+    @classmethod
+    def _valid_ae_title(cls, text: str) -> str:
+        return _ae_title(text)
+
+
+class StoreSettings(_Section):
+    """Spool and index."""
+
+    folder: Path = Field(
+        default_factory=lambda: user_data_path("allpacs"), description="folder of spool, index and results"
+    )
+    database_url: str | None = Field(
+        None, description="SQLAlchemy URL of the index; unset: SQLite in the store's folder"
+    )
+
+
+class ModelSettings(_Section):
+    """The bundle and how it is run."""
+
+    bundle: Path = Field(SHIPPED_BUNDLE, description="folder of the model bundle")
+    max_batch: int = Field(32, ge=1, description="cells in one run of the network, at most")
+    max_delay_s: float = Field(0.02, ge=0, description="how long a cell waits for others to fill a batch, seconds")
+    threads: int | None = Field(None, ge=1, description="CPU threads of the engine; unset: all cores")
+
+
+class WorkSettings(_Section):
+    """The worker."""
+
+    studies_at_a_time: int = Field(4, ge=1, description="studies read at a time by one worker")
+    chunk_instances: int = Field(32, ge=1, description="instances between two checkpoints of a study")
+    poll_s: float = Field(0.25, gt=0, description="how often the index is asked for due work, seconds")
+    executor_id: str = Field("worker-1", description="stable name of this worker: it takes up its own work again")
+    max_pixels: int = Field(100_000_000, ge=1, description="largest frame that is decoded, pixels")
+
+
+class CStoreSettings(_Section):
+    """A PACS that takes DICOM results by C-STORE."""
+
+    kind: Literal["c_store"]
+    host: str = Field(description="host name or address of the PACS")
+    port: int = Field(ge=1, le=65535, description="its DICOM port")
+    called_ae: str = Field(description="its AE title")
+    timeout_s: float = Field(30.0, gt=0, description="network, ACSE and DIMSE time-out, seconds")
+
+    @field_validator("called_ae")
+    @classmethod
+    def _valid_ae_title(cls, text: str) -> str:
+        return _ae_title(text)
+
+
+class FhirSettings(_Section):
+    """A FHIR R4 server that takes transaction Bundles."""
+
+    kind: Literal["fhir"]
+    base_url: str = Field(pattern=r"^https?://", description="base address of the FHIR server")
+    bearer_token: SecretStr | None = Field(None, description="sent as Authorization: Bearer; prefer the environment")
+    timeout_s: float = Field(30.0, gt=0, description="time-out of a request, seconds")
+
+
+class FolderSettings(_Section):
+    """A folder that takes every result as a file."""
+
+    kind: Literal["folder"]
+    folder: Path = Field(description="where the files go")
+
+
+DestinationSettings = Annotated[CStoreSettings | FhirSettings | FolderSettings, Field(discriminator="kind")]
+
+
+class RetrySettings(_Section):
+    """When an undelivered result is tried again."""
+
+    first_s: float = Field(2.0, gt=0, description="wait after the first failure, seconds; doubles each time")
+    cap_s: float = Field(300.0, gt=0, description="longest wait between two attempts, seconds")
+    max_attempts: int | None = Field(None, ge=1, description="then a dead letter; unset: never give up")
+
+
+class LogSettings(_Section):
+    """Logging, to standard error."""
+
+    level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level that is written")
+    format: Literal["console", "json"] = Field("console", description="for people or for a log collector")
+
+
+class Settings(BaseSettings):
+    """Everything that can be configured. See `deploy/allpacs.toml` for a commented example."""
+
+    model_config = SettingsConfigDict(
+        frozen=True, extra="forbid", env_prefix="ALLPACS_", env_nested_delimiter="__", nested_model_default_partial_update=True
+    )
+
+    receive: ReceiveSettings = ReceiveSettings()
+    store: StoreSettings = Field(default_factory=StoreSettings)
+    model: ModelSettings = ModelSettings()
+    work: WorkSettings = WorkSettings()
+    retry: RetrySettings = RetrySettings()
+    log: LogSettings = LogSettings()
+    destinations: dict[str, DestinationSettings] = Field(default_factory=dict)
+
+    @field_validator("destinations")
+    @classmethod
+    def _safe_names(cls, destinations: dict[str, Any]) -> dict[str, Any]:
+        for name in destinations:
+            if not name.replace("-", "").replace("_", "").isalnum():
+                raise ValueError(f"destination name {name!r}: use letters, digits, - and _ only")
+        return destinations
+
+
+def load_settings(file: Path | None = None, **overrides: Any) -> Settings:
+    """Return the settings of a TOML file, overridden by the environment, overridden by the keyword arguments.
+
+    Raises
+    ------
+    ConfigFault
+        The file is missing or not TOML, or a key is unknown or has a wrong value; the message names every one.
+    """
+    if file is not None and not file.is_file():
+        raise ConfigFault(f"no configuration file {file}: write one (see deploy/allpacs.toml) or leave --config out")
+
+    class FromFile(Settings):
+        @classmethod
+        def settings_customise_sources(
+            cls,
+            settings_cls: type[BaseSettings],
+            init_settings: PydanticBaseSettingsSource,
+            env_settings: PydanticBaseSettingsSource,
+            dotenv_settings: PydanticBaseSettingsSource,
+            file_secret_settings: PydanticBaseSettingsSource,
+        ) -> tuple[PydanticBaseSettingsSource, ...]:
+            sources: tuple[PydanticBaseSettingsSource, ...] = (init_settings, env_settings)
+            return sources if file is None else (*sources, TomlConfigSettingsSource(settings_cls, file))
+
+    try:
+        return FromFile(**overrides)
+    except ValidationError as invalid:
+        # Not str(invalid): it prints the values, and a value can be a secret.
+        lines = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in invalid.errors())
+        raise ConfigFault(f"{file or 'settings'}: {lines}") from None
+    except ValueError as broken:  # not TOML
+        raise ConfigFault(f"{file}: {broken}") from None
