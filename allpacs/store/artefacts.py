@@ -1,0 +1,108 @@
+"""Finished results: their bytes in a folder, their identity in the index."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import sqlalchemy as sa
+
+from allpacs.domain.artefacts import Artefact, ArtefactKind
+from allpacs.domain.errors import StoreFault
+from allpacs.store import schema
+from allpacs.store.database import Database
+from allpacs.store.spool import Spool
+
+_T = schema.artefacts.c
+
+
+class Artefacts:
+    """Results by revision and kind; putting the same one again changes nothing."""
+
+    def __init__(self, database: Database, spool: Spool) -> None:
+        self._database = database
+        self._spool = spool
+
+    def put(self, study_uid: str, revision: int, artefact: Artefact) -> Path:
+        """Keep a result, and return the absolute path of its file; its bytes and its row are on disk then.
+
+        Raises
+        ------
+        StoreFault
+            The disk or the index cannot be written.
+        ValueError
+            The file name is not a plain name.
+        """
+        if Path(artefact.file_name).name != artefact.file_name:
+            raise ValueError(f"not a plain file name: {artefact.file_name!r}")
+        path = Path(study_uid, str(revision), artefact.file_name)
+        self._spool.write(path, [artefact.content])
+        insert = self._database.insert(schema.artefacts).values(
+            study_uid=study_uid,
+            revision=revision,
+            kind=artefact.kind,
+            uid=artefact.uid,
+            media_type=artefact.media_type,
+            path=path.as_posix(),
+            sha256=hashlib.sha256(artefact.content).hexdigest(),
+            supersedes=artefact.supersedes,
+        )
+        with self._database.writing() as connection:
+            connection.execute(
+                insert.on_conflict_do_update(
+                    index_elements=[_T.study_uid, _T.revision, _T.kind],
+                    set_={
+                        name: insert.excluded[name] for name in ("uid", "media_type", "path", "sha256", "supersedes")
+                    },
+                )
+            )
+        return self._spool.folder / path
+
+    def get(self, study_uid: str, revision: int) -> list[Artefact]:
+        """Return the results of a revision with their bytes, by kind.
+
+        Raises
+        ------
+        StoreFault
+            A file is missing or is not what was put.
+        """
+        query = sa.select(schema.artefacts).where(_T.study_uid == study_uid, _T.revision == revision).order_by(_T.kind)
+        with self._database.reading() as connection:
+            rows = connection.execute(query).all()
+        return [
+            Artefact(
+                kind=ArtefactKind(row.kind),
+                uid=row.uid,
+                media_type=row.media_type,
+                file_name=Path(row.path).name,
+                content=self._content(row.path, row.sha256),
+                supersedes=row.supersedes,
+            )
+            for row in rows
+        ]
+
+    def paths(self, study_uid: str, revision: int) -> dict[ArtefactKind, Path]:
+        """Return where the results of a revision lie."""
+        query = sa.select(_T.kind, _T.path).where(_T.study_uid == study_uid, _T.revision == revision)
+        with self._database.reading() as connection:
+            rows = connection.execute(query.order_by(_T.kind)).all()
+        return {ArtefactKind(kind): self._spool.folder / path for kind, path in rows}
+
+    def latest_uid(self, study_uid: str, before_revision: int, kind: ArtefactKind) -> str | None:
+        """Return the UID of the newest result of a kind in an earlier revision: the one to supersede."""
+        with self._database.reading() as connection:
+            return connection.scalar(
+                sa.select(_T.uid)
+                .where(_T.study_uid == study_uid, _T.revision < before_revision, _T.kind == kind)
+                .order_by(_T.revision.desc())
+                .limit(1)
+            )
+
+    def _content(self, path: str, sha256: str) -> bytes:
+        try:
+            content = (self._spool.folder / path).read_bytes()
+        except OSError as error:
+            raise StoreFault(f"artefact {path}: {error.strerror or error}") from error
+        if hashlib.sha256(content).hexdigest() != sha256:
+            raise StoreFault(f"artefact {path}: not the bytes that were kept")
+        return content

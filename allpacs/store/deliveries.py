@@ -1,0 +1,121 @@
+"""How far the results of a revision have come, destination by destination."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import sqlalchemy as sa
+
+from allpacs.store import schema
+from allpacs.store.database import Database
+from allpacs.store.records import DeliveryRow, DeliveryState
+
+_T = schema.deliveries.c
+
+
+class Deliveries:
+    """The state of each delivery: one destination never stands for another."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def queue(self, study_uid: str, revision: int, destinations: Iterable[str], *, now: float) -> None:
+        """Note that results are to go to these destinations; those noted already stay as they are."""
+        rows = [
+            {
+                "study_uid": study_uid,
+                "revision": revision,
+                "destination": destination,
+                "state": DeliveryState.QUEUED,
+                "attempts": 0,
+                "updated_at": now,
+            }
+            for destination in destinations
+        ]
+        if not rows:
+            return
+        with self._database.writing() as connection:
+            connection.execute(self._database.insert(schema.deliveries).on_conflict_do_nothing(), rows)
+
+    def set_state(
+        self,
+        study_uid: str,
+        revision: int,
+        destination: str,
+        state: DeliveryState,
+        *,
+        now: float,
+        attempts: int | None = None,
+        reason: str | None = None,
+        next_attempt_at: float | None = None,
+    ) -> bool:
+        """Move a delivery on, and return whether it moved: what is sent stays sent.
+
+        Parameters
+        ----------
+        attempts:
+            Attempts made so far; stays as it is where not given.
+        reason:
+            One line for the operator, without patient data.
+        """
+        values: dict[str, object] = {
+            "state": state,
+            "reason": reason,
+            "next_attempt_at": next_attempt_at,
+            "updated_at": now,
+        }
+        if attempts is not None:
+            values["attempts"] = attempts
+        with self._database.writing() as connection:
+            moved = connection.execute(
+                sa.update(schema.deliveries)
+                .where(
+                    _T.study_uid == study_uid,
+                    _T.revision == revision,
+                    _T.destination == destination,
+                    _T.state != DeliveryState.SENT,
+                )
+                .values(values)
+            )
+        return moved.rowcount == 1
+
+    def revive(self, study_uid: str, *, now: float) -> list[tuple[int, str]]:
+        """Queue the dead deliveries of a study again, and return their revisions and destinations."""
+        with self._database.writing() as connection:
+            rows = connection.execute(
+                sa.update(schema.deliveries)
+                .where(_T.study_uid == study_uid, _T.state == DeliveryState.DEAD)
+                .values(state=DeliveryState.QUEUED, attempts=0, next_attempt_at=None, updated_at=now)
+                .returning(_T.revision, _T.destination)
+            ).all()
+        return sorted((revision, destination) for revision, destination in rows)
+
+    def of_study(self, study_uid: str) -> list[DeliveryRow]:
+        """Return all deliveries of a study, by revision and destination."""
+        return self._select(_T.study_uid == study_uid)
+
+    def of_revision(self, study_uid: str, revision: int) -> list[DeliveryRow]:
+        """Return the deliveries of one revision, by destination."""
+        return self._select(_T.study_uid == study_uid, _T.revision == revision)
+
+    def in_state(self, state: DeliveryState) -> list[DeliveryRow]:
+        """Return the deliveries of all studies in a state."""
+        return self._select(_T.state == state)
+
+    def _select(self, *where: sa.ColumnElement[bool]) -> list[DeliveryRow]:
+        query = sa.select(schema.deliveries).where(*where).order_by(_T.study_uid, _T.revision, _T.destination)
+        with self._database.reading() as connection:
+            rows = connection.execute(query).all()
+        return [
+            DeliveryRow(
+                study_uid=row.study_uid,
+                revision=row.revision,
+                destination=row.destination,
+                state=DeliveryState(row.state),
+                attempts=row.attempts,
+                next_attempt_at=row.next_attempt_at,
+                reason=row.reason,
+                updated_at=row.updated_at,
+            )
+            for row in rows
+        ]

@@ -1,0 +1,93 @@
+"""Findings as checkpoints: what is known of each instance of a revision so far."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from functools import cache
+from typing import TYPE_CHECKING
+
+import sqlalchemy as sa
+
+from allpacs.domain.findings import InstanceFindings
+from allpacs.store import schema
+from allpacs.store.database import Database
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
+
+_T = schema.findings.c
+
+
+class Findings:
+    """Findings of instances by revision; putting the same ones again changes nothing."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def put(self, study_uid: str, revision: int, findings: Sequence[InstanceFindings], *, stage: str) -> None:
+        """Keep the findings of some instances in one transaction, over those of an earlier stage.
+
+        Parameters
+        ----------
+        stage:
+            Name of the step that made them, for example ``cells`` or ``classified``.
+        """
+        if not findings:
+            return
+        insert = self._database.insert(schema.findings)
+        upsert = insert.on_conflict_do_update(
+            index_elements=[_T.study_uid, _T.revision, _T.sop_instance_uid],
+            set_={"stage": insert.excluded.stage, "body": insert.excluded.body},
+        )
+        rows = [
+            {
+                "study_uid": study_uid,
+                "revision": revision,
+                "sop_instance_uid": found.sop_instance_uid,
+                "stage": stage,
+                "body": _adapter().dump_json(found).decode(),
+            }
+            for found in findings
+        ]
+        with self._database.writing() as connection:
+            connection.execute(upsert, rows)
+
+    def get(
+        self, study_uid: str, revision: int, *, stage: str | None = None, of: Collection[str] | None = None
+    ) -> list[InstanceFindings]:
+        """Return findings of a revision, by series and SOP Instance UID.
+
+        Parameters
+        ----------
+        stage:
+            Only those last put by this step.
+        of:
+            Only those of these SOP Instance UIDs (at most a few thousand).
+        """
+        with self._database.reading() as connection:
+            bodies = connection.scalars(_where(sa.select(_T.body), study_uid, revision, stage, of)).all()
+        found = [_adapter().validate_json(body) for body in bodies]
+        return sorted(found, key=lambda one: (one.series_uid, one.sop_instance_uid))
+
+    def done(self, study_uid: str, revision: int, *, stage: str) -> set[str]:
+        """Return the SOP Instance UIDs that a step has been done for."""
+        with self._database.reading() as connection:
+            return set(connection.scalars(_where(sa.select(_T.sop_instance_uid), study_uid, revision, stage, None)))
+
+
+def _where(
+    query: sa.Select[str], study_uid: str, revision: int, stage: str | None, of: Collection[str] | None
+) -> sa.Select[str]:
+    query = query.where(_T.study_uid == study_uid, _T.revision == revision)
+    if stage is not None:
+        query = query.where(_T.stage == stage)
+    if of is not None:
+        query = query.where(_T.sop_instance_uid.in_(of))
+    return query
+
+
+@cache
+def _adapter() -> TypeAdapter[InstanceFindings]:
+    from pydantic import TypeAdapter  # the receiver opens a store too, and never needs it
+
+    return TypeAdapter(InstanceFindings)

@@ -1,0 +1,179 @@
+"""Taking instances in: the receiver's side of the store."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from typing import Literal
+
+import sqlalchemy as sa
+
+from allpacs.domain.errors import InstanceRefused
+from allpacs.domain.instance import InstanceIdentity
+from allpacs.store import schema
+from allpacs.store.audit import Audit
+from allpacs.store.database import Database
+from allpacs.store.records import RECEIVING
+from allpacs.store.spool import Buffer, Spool
+
+#: Status "Duplicate SOP Instance" (PS3.7 section C.5.6).
+DUPLICATE_SOP_INSTANCE = 0x0111
+
+
+class Receiving:
+    """Keeps instances, and knows when their studies are due."""
+
+    def __init__(self, database: Database, spool: Spool, audit: Audit) -> None:
+        self._database = database
+        self._spool = spool
+        self._audit = audit
+
+    def keep_instance(
+        self,
+        identity: InstanceIdentity,
+        file_meta: Buffer,
+        data_set: Buffer,
+        *,
+        calling_ae: str,
+        received_at: float,
+        quiet_s: float,
+        max_age_s: float,
+    ) -> Literal["stored", "same"]:
+        """Keep an instance; when this returns, its bytes and its row are on disk.
+
+        The study becomes due when nothing new has come for `quiet_s`, or `max_age_s` after its first instance. A study
+        whose revision was closed already opens again: the instance will be in the next revision.
+
+        Parameters
+        ----------
+        file_meta:
+            Preamble, ``DICM`` and File Meta Information (PS3.10 section 7.1).
+        data_set:
+            The encoded data set, as it was sent.
+
+        Returns
+        -------
+        str
+            ``stored``, or ``same`` where the same bytes are kept already (then nothing changes).
+
+        Raises
+        ------
+        InstanceRefused
+            0x0111: other bytes are kept under this SOP Instance UID; they stay.
+        StoreFault
+            The disk or the index cannot be written.
+        """
+        sha256 = hashlib.sha256(data_set).hexdigest()
+        digest = (identity.transfer_syntax_uid, sha256)
+        with self._database.reading() as connection:
+            kept = _kept(connection, identity.sop_instance_uid)
+        if kept is None:
+            path = self._spool.instance_path(identity.study_uid, identity.sop_instance_uid)
+            staged = self._spool.stage([file_meta, data_set])
+            try:
+                with self._database.writing() as connection:
+                    self._open_study(connection, identity.study_uid, calling_ae, received_at, quiet_s, max_age_s)
+                    self._add_series(connection, identity, received_at)
+                    inserted = connection.execute(
+                        self._database.insert(schema.instances)
+                        .values(
+                            sop_instance_uid=identity.sop_instance_uid,
+                            study_uid=identity.study_uid,
+                            series_uid=identity.series_uid,
+                            sop_class_uid=identity.sop_class_uid,
+                            transfer_syntax_uid=identity.transfer_syntax_uid,
+                            calling_ae=calling_ae,
+                            received_at=received_at,
+                            path=path.as_posix(),
+                            size_bytes=len(file_meta) + len(data_set),
+                            sha256=sha256,
+                        )
+                        .on_conflict_do_nothing()
+                    )
+                    if inserted.rowcount == 1:
+                        # Within the transaction: of two senders of one UID, only the one with the row gets the file.
+                        self._spool.place(staged, path)
+                    else:
+                        kept = _kept(connection, identity.sop_instance_uid)
+                        connection.rollback()
+            finally:
+                self._spool.discard(staged)
+            if kept is None:
+                return "stored"
+        if kept == digest:
+            return "same"
+        reason = "other bytes are kept under this SOP Instance UID"
+        self._audit.record(
+            "instance_conflicted",
+            at=received_at,
+            study_uid=identity.study_uid,
+            sop_instance_uid=identity.sop_instance_uid,
+            calling_ae=calling_ae,
+            status=DUPLICATE_SOP_INSTANCE,
+            reason=reason,
+        )
+        raise InstanceRefused(DUPLICATE_SOP_INSTANCE, reason)
+
+    def association_ended(self, study_uids: Iterable[str], now: float) -> None:
+        """Make those of the studies that still receive due at once."""
+        table = schema.studies
+        with self._database.writing() as connection:
+            for study_uid in study_uids:
+                connection.execute(
+                    sa.update(table)
+                    .where(table.c.study_uid == study_uid, table.c.state == RECEIVING, table.c.due_at > now)
+                    .values(due_at=now)
+                )
+
+    def free_bytes(self) -> int:
+        """Return how many bytes the spool's file system has left for us."""
+        return self._spool.free_bytes()
+
+    def _open_study(
+        self, connection: sa.Connection, study_uid: str, calling_ae: str, now: float, quiet_s: float, max_age_s: float
+    ) -> None:
+        table = schema.studies
+        inserted = connection.execute(
+            self._database.insert(table)
+            .values(
+                study_uid=study_uid,
+                source_ae=calling_ae,
+                state=RECEIVING,
+                revision=0,
+                opened_at=now,
+                last_received_at=now,
+                due_at=now + min(quiet_s, max_age_s),
+            )
+            .on_conflict_do_nothing()
+        )
+        if inserted.rowcount == 1:
+            return
+        study = connection.execute(sa.select(table).where(table.c.study_uid == study_uid).with_for_update()).one()
+        opened_at = study.opened_at if study.state == RECEIVING else now
+        last = max(now, study.last_received_at)
+        connection.execute(
+            sa.update(table)
+            .where(table.c.study_uid == study_uid)
+            .values(
+                state=RECEIVING,
+                opened_at=opened_at,
+                last_received_at=last,
+                due_at=min(last + quiet_s, opened_at + max_age_s),
+            )
+        )
+
+    def _add_series(self, connection: sa.Connection, identity: InstanceIdentity, now: float) -> None:
+        connection.execute(
+            self._database.insert(schema.series)
+            .values(study_uid=identity.study_uid, series_uid=identity.series_uid, first_received_at=now)
+            .on_conflict_do_nothing()
+        )
+
+
+def _kept(connection: sa.Connection, sop_instance_uid: str) -> tuple[str, str] | None:
+    """Return transfer syntax and digest of the bytes kept under a UID."""
+    table = schema.instances.c
+    row = connection.execute(
+        sa.select(table.transfer_syntax_uid, table.sha256).where(table.sop_instance_uid == sop_instance_uid)
+    ).one_or_none()
+    return None if row is None else (row[0], row[1])

@@ -1,0 +1,129 @@
+"""What the index gives back: frozen rows, and the states they go through.
+
+A study is ``receiving`` until it has been quiet long enough; closing it makes a revision, which then moves
+``queued → reading → reported → delivered``, or ends as ``attention`` (a person has to look) or ``superseded``. A study
+that is not receiving is in the state of its latest revision.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+#: State of a study that still takes instances; otherwise it is in the state of its latest revision.
+RECEIVING = "receiving"
+
+
+class RevisionState(StrEnum):
+    """Where the reading of one revision stands."""
+
+    QUEUED = "queued"
+    READING = "reading"
+    REPORTED = "reported"
+    DELIVERED = "delivered"
+    ATTENTION = "attention"
+    SUPERSEDED = "superseded"
+
+
+class DeliveryState(StrEnum):
+    """Where the delivery to one destination stands; ``sent`` is final."""
+
+    QUEUED = "queued"
+    SENDING = "sending"
+    RETRYING = "retrying"
+    SENT = "sent"
+    DEAD = "dead"
+
+
+@dataclass(frozen=True, slots=True)
+class StudyRow:
+    """One study.
+
+    Attributes
+    ----------
+    state:
+        `RECEIVING` or a `RevisionState`.
+    revision:
+        Last closed revision; 0 where none has been closed yet.
+    due_at:
+        When the study is to be closed, or None where it is not receiving.
+    instances:
+        Instances of all revisions, and of the one still open.
+    """
+
+    study_uid: str
+    source_ae: str
+    state: str
+    revision: int
+    opened_at: float
+    last_received_at: float
+    due_at: float | None
+    instances: int
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceRow:
+    """One stored SOP Instance.
+
+    Attributes
+    ----------
+    path:
+        Absolute path of the Part 10 file.
+    sha256:
+        64 hexadecimal digits over the data set as it was sent (without file meta information).
+    revision:
+        Revision that first included it, or None where none has yet.
+    """
+
+    sop_instance_uid: str
+    study_uid: str
+    series_uid: str
+    sop_class_uid: str
+    transfer_syntax_uid: str
+    calling_ae: str
+    received_at: float
+    path: Path
+    size_bytes: int
+    sha256: str
+    revision: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class RevisionRow:
+    """One closed revision of a study, and how far its reading has come."""
+
+    study_uid: str
+    revision: int
+    state: RevisionState
+    created_at: float
+    finished_at: float | None
+    reason: str | None
+    bundle_digest: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class DeliveryRow:
+    """One destination of one revision."""
+
+    study_uid: str
+    revision: int
+    destination: str
+    state: DeliveryState
+    attempts: int
+    next_attempt_at: float | None
+    reason: str | None
+    updated_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class AuditRow:
+    """One event worth keeping: UIDs, AE titles, statuses and reasons only."""
+
+    at: float
+    event: str
+    study_uid: str | None
+    sop_instance_uid: str | None
+    calling_ae: str | None
+    status: int | None
+    reason: str | None

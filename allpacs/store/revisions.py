@@ -1,0 +1,148 @@
+"""Closing studies that are due, and following the reading of each revision."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+
+from allpacs.store import schema
+from allpacs.store.database import Database
+from allpacs.store.records import RECEIVING, InstanceRow, RevisionRow, RevisionState
+from allpacs.store.spool import Spool
+
+_STUDY = schema.studies.c
+_REVISION = schema.revisions.c
+_INSTANCE = schema.instances.c
+
+
+class Revisions:
+    """The worker's side of the store: which revisions there are, what is in them, how far they have come."""
+
+    def __init__(self, database: Database, spool: Spool) -> None:
+        self._database = database
+        self._spool = spool
+
+    def close_due(self, now: float) -> list[tuple[str, int]]:
+        """Close every study that is due, and return the new revisions, each to exactly one caller."""
+        with self._database.reading() as connection:
+            due = connection.scalars(
+                sa.select(_STUDY.study_uid)
+                .where(_STUDY.state == RECEIVING, _STUDY.due_at <= now)
+                .order_by(_STUDY.due_at)
+            ).all()
+        closed = []
+        for study_uid in due:
+            with self._database.writing() as connection:
+                revision = connection.scalar(
+                    sa.update(schema.studies)
+                    # Asked again: another worker may have closed it, or an instance may have put it off.
+                    .where(_STUDY.study_uid == study_uid, _STUDY.state == RECEIVING, _STUDY.due_at <= now)
+                    .values(revision=_STUDY.revision + 1, state=RevisionState.QUEUED, due_at=None)
+                    .returning(_STUDY.revision)
+                )
+                if revision is None:
+                    continue
+                connection.execute(
+                    sa.update(schema.instances)
+                    .where(_INSTANCE.study_uid == study_uid, _INSTANCE.revision.is_(None))
+                    .values(revision=revision)
+                )
+                connection.execute(
+                    sa.insert(schema.revisions).values(
+                        study_uid=study_uid, revision=revision, state=RevisionState.QUEUED, created_at=now
+                    )
+                )
+            closed.append((study_uid, revision))
+        return closed
+
+    def next_due_at(self) -> float | None:
+        """Return when the next study is due, or None where none is receiving."""
+        with self._database.reading() as connection:
+            due_at: float | None = connection.scalar(
+                sa.select(sa.func.min(_STUDY.due_at)).where(_STUDY.state == RECEIVING)
+            )
+        return due_at
+
+    def queued(self) -> list[tuple[str, int]]:
+        """Return the revisions that nobody has begun to read, oldest first."""
+        with self._database.reading() as connection:
+            rows = connection.execute(
+                sa.select(_REVISION.study_uid, _REVISION.revision)
+                .where(_REVISION.state == RevisionState.QUEUED)
+                .order_by(_REVISION.created_at, _REVISION.study_uid)
+            )
+            return [(study_uid, revision) for study_uid, revision in rows]
+
+    def instances(self, study_uid: str, revision: int) -> list[InstanceRow]:
+        """Return the instances of a revision, those of earlier ones included, by series and SOP Instance UID."""
+        with self._database.reading() as connection:
+            rows = connection.execute(
+                sa.select(schema.instances)
+                .where(_INSTANCE.study_uid == study_uid, _INSTANCE.revision <= revision)
+                .order_by(_INSTANCE.series_uid, _INSTANCE.sop_instance_uid)
+            ).all()
+        return [
+            InstanceRow(
+                sop_instance_uid=row.sop_instance_uid,
+                study_uid=row.study_uid,
+                series_uid=row.series_uid,
+                sop_class_uid=row.sop_class_uid,
+                transfer_syntax_uid=row.transfer_syntax_uid,
+                calling_ae=row.calling_ae,
+                received_at=row.received_at,
+                path=self._spool.folder / row.path,
+                size_bytes=row.size_bytes,
+                sha256=row.sha256,
+                revision=row.revision,
+            )
+            for row in rows
+        ]
+
+    def set_state(
+        self,
+        study_uid: str,
+        revision: int,
+        state: RevisionState,
+        *,
+        reason: str | None = None,
+        finished_at: float | None = None,
+        bundle_digest: str | None = None,
+    ) -> None:
+        """Move a revision on; its study follows unless it is receiving again or has a later revision.
+
+        Doing so twice changes nothing. `finished_at` and `bundle_digest` stay as they are where not given.
+        """
+        values: dict[str, object] = {"state": state, "reason": reason}
+        if finished_at is not None:
+            values["finished_at"] = finished_at
+        if bundle_digest is not None:
+            values["bundle_digest"] = bundle_digest
+        with self._database.writing() as connection:
+            connection.execute(
+                sa.update(schema.revisions)
+                .where(_REVISION.study_uid == study_uid, _REVISION.revision == revision)
+                .values(values)
+            )
+            connection.execute(
+                sa.update(schema.studies)
+                .where(_STUDY.study_uid == study_uid, _STUDY.revision == revision, _STUDY.state != RECEIVING)
+                .values(state=state)
+            )
+
+    def of_study(self, study_uid: str) -> list[RevisionRow]:
+        """Return the revisions of a study, first to last."""
+        with self._database.reading() as connection:
+            rows = connection.execute(
+                sa.select(schema.revisions).where(_REVISION.study_uid == study_uid).order_by(_REVISION.revision)
+            ).all()
+        return [
+            RevisionRow(
+                study_uid=row.study_uid,
+                revision=row.revision,
+                state=RevisionState(row.state),
+                created_at=row.created_at,
+                finished_at=row.finished_at,
+                reason=row.reason,
+                bundle_digest=row.bundle_digest,
+            )
+            for row in rows
+        ]

@@ -1,0 +1,128 @@
+"""Tables of the index. No column holds patient data: UIDs, AE titles, states, times, digests and findings only.
+
+Times are UTC seconds since the epoch (double precision). A change here needs a new file in ``migrations/versions``; a
+test compares the two.
+"""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+
+#: Names every constraint and index, so that a migration can address them on any database.
+metadata = sa.MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "fk": "fk_%(table_name)s_%(referred_table_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+_UID = sa.String(64)  # PS3.5 section 6.2, VR UI
+_AE = sa.String(16)  # PS3.5 section 6.2, VR AE
+
+studies = sa.Table(
+    "studies",
+    metadata,
+    sa.Column("study_uid", _UID, primary_key=True),
+    sa.Column("source_ae", _AE, nullable=False),
+    sa.Column("state", sa.String(16), nullable=False),
+    sa.Column("revision", sa.Integer, nullable=False),
+    sa.Column("opened_at", sa.Double, nullable=False),
+    sa.Column("last_received_at", sa.Double, nullable=False),
+    sa.Column("due_at", sa.Double),
+    sa.Index(None, "state", "due_at"),
+    sa.Index(None, "last_received_at"),
+)
+
+series = sa.Table(
+    "series",
+    metadata,
+    sa.Column("study_uid", _UID, sa.ForeignKey("studies.study_uid"), primary_key=True),
+    sa.Column("series_uid", _UID, primary_key=True),
+    sa.Column("first_received_at", sa.Double, nullable=False),
+)
+
+instances = sa.Table(
+    "instances",
+    metadata,
+    sa.Column("sop_instance_uid", _UID, primary_key=True),
+    sa.Column("study_uid", _UID, sa.ForeignKey("studies.study_uid"), nullable=False),
+    sa.Column("series_uid", _UID, nullable=False),
+    sa.Column("sop_class_uid", _UID, nullable=False),
+    sa.Column("transfer_syntax_uid", _UID, nullable=False),
+    sa.Column("calling_ae", _AE, nullable=False),
+    sa.Column("received_at", sa.Double, nullable=False),
+    sa.Column("path", sa.String(255), nullable=False),  # relative to the spool
+    sa.Column("size_bytes", sa.BigInteger, nullable=False),
+    sa.Column("sha256", sa.String(64), nullable=False),
+    sa.Column("revision", sa.Integer),  # the one that first included it
+    sa.Index(None, "study_uid", "revision"),
+)
+
+revisions = sa.Table(
+    "revisions",
+    metadata,
+    sa.Column("study_uid", _UID, sa.ForeignKey("studies.study_uid"), primary_key=True),
+    sa.Column("revision", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("state", sa.String(16), nullable=False, index=True),
+    sa.Column("created_at", sa.Double, nullable=False),
+    sa.Column("finished_at", sa.Double),
+    sa.Column("reason", sa.Text),
+    sa.Column("bundle_digest", sa.String(80)),
+)
+
+
+def _of_revision() -> tuple[sa.Column[str], sa.Column[int], sa.ForeignKeyConstraint]:
+    return (
+        sa.Column("study_uid", _UID, primary_key=True),
+        sa.Column("revision", sa.Integer, primary_key=True, autoincrement=False),
+        sa.ForeignKeyConstraint(["study_uid", "revision"], ["revisions.study_uid", "revisions.revision"]),
+    )
+
+
+findings = sa.Table(
+    "findings",
+    metadata,
+    *_of_revision(),
+    sa.Column("sop_instance_uid", _UID, primary_key=True),
+    sa.Column("stage", sa.String(16), nullable=False),
+    sa.Column("body", sa.Text, nullable=False),  # JSON of domain.findings.InstanceFindings
+)
+
+artefacts = sa.Table(
+    "artefacts",
+    metadata,
+    *_of_revision(),
+    sa.Column("kind", sa.String(16), primary_key=True),
+    sa.Column("uid", _UID, nullable=False),
+    sa.Column("media_type", sa.String(80), nullable=False),
+    sa.Column("path", sa.String(255), nullable=False),  # relative to the artefacts folder
+    sa.Column("sha256", sa.String(64), nullable=False),
+    sa.Column("supersedes", _UID),
+)
+
+deliveries = sa.Table(
+    "deliveries",
+    metadata,
+    *_of_revision(),
+    sa.Column("destination", sa.String(64), primary_key=True),
+    sa.Column("state", sa.String(16), nullable=False, index=True),
+    sa.Column("attempts", sa.Integer, nullable=False),
+    sa.Column("next_attempt_at", sa.Double),
+    sa.Column("reason", sa.Text),
+    sa.Column("updated_at", sa.Double, nullable=False),
+)
+
+audit = sa.Table(
+    "audit",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("at", sa.Double, nullable=False),
+    sa.Column("event", sa.String(40), nullable=False),
+    sa.Column("study_uid", _UID),
+    sa.Column("sop_instance_uid", _UID),
+    sa.Column("calling_ae", _AE),
+    sa.Column("status", sa.Integer),
+    sa.Column("reason", sa.Text),
+    sa.Index(None, "study_uid"),
+)

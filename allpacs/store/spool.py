@@ -1,0 +1,154 @@
+"""Files that survive a power cut: written aside, synced, renamed into place, the folder synced."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from allpacs.domain.errors import StoreFault
+from allpacs.domain.identity import is_uid
+
+#: Bytes in memory, copied nowhere on their way to the disk.
+Buffer = bytes | bytearray | memoryview
+
+_INCOMING = "incoming"  # no UID: never the folder of a study
+_KNOWN_FOLDERS = 4096
+
+
+class Spool:
+    """A folder of files, one subfolder a study; a file is there with all its bytes or not at all.
+
+    Parameters
+    ----------
+    folder:
+        Made where it is missing, readable by its owner only: what is spooled holds patient data.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder.absolute()
+        self._incoming = self.folder / _INCOMING
+        self._known: set[Path] = set()
+        with _faults():
+            self._incoming.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    def instance_path(self, study_uid: str, sop_instance_uid: str) -> Path:
+        """Return the path of an instance's file, relative to the folder.
+
+        Raises
+        ------
+        StoreFault
+            A UID is not valid, and so cannot be trusted as a file name.
+        """
+        if not (is_uid(study_uid) and is_uid(sop_instance_uid)):
+            raise StoreFault("not a UID, so not a file name")
+        return Path(study_uid, f"{sop_instance_uid}.dcm")
+
+    def stage(self, content: Sequence[Buffer]) -> Path:
+        """Write the buffers, one after the other, to a synced file aside, and return its path.
+
+        Raises
+        ------
+        StoreFault
+            The disk is full or broken; nothing is left behind.
+        """
+        with _faults():
+            descriptor, name = tempfile.mkstemp(dir=self._incoming)
+            try:
+                with os.fdopen(descriptor, "wb", buffering=0) as file:
+                    for part in content:
+                        _write_all(file.fileno(), part)
+                    os.fsync(file.fileno())
+            except BaseException:
+                self.discard(Path(name))
+                raise
+        return Path(name)
+
+    def place(self, staged: Path, relative: Path) -> None:
+        """Move a staged file to its place, over any file there, and sync the folder.
+
+        Raises
+        ------
+        StoreFault
+            The disk is full or broken.
+        """
+        target = self.folder / relative
+        with _faults():
+            self._make_folder(target.parent)
+            staged.rename(target)
+            _sync_folder(target.parent)
+
+    def discard(self, staged: Path) -> None:
+        """Remove a staged file that is not needed."""
+        with _faults():
+            staged.unlink(missing_ok=True)
+
+    def write(self, relative: Path, content: Sequence[Buffer]) -> None:
+        """Stage the buffers and place them.
+
+        Raises
+        ------
+        StoreFault
+            The disk is full or broken.
+        """
+        staged = self.stage(content)
+        try:
+            self.place(staged, relative)
+        except StoreFault:
+            self.discard(staged)
+            raise
+
+    def sweep(self, before: float) -> int:
+        """Remove staged files last written before that time (left by a killed process); return how many."""
+        swept = 0
+        with _faults():
+            for path in self._incoming.iterdir():
+                try:
+                    if path.stat().st_mtime < before:
+                        path.unlink()
+                        swept += 1
+                except FileNotFoundError:
+                    continue  # placed or discarded meanwhile
+        return swept
+
+    def free_bytes(self) -> int:
+        """Return how many bytes the file system of the folder has left for us."""
+        with _faults():
+            return shutil.disk_usage(self.folder).free
+
+    def _make_folder(self, folder: Path) -> None:
+        if folder in self._known:
+            return
+        if folder != self.folder:
+            self._make_folder(folder.parent)
+            folder.mkdir(mode=0o700, exist_ok=True)
+        # Synced even where it was there already: whoever made it may not have come that far.
+        _sync_folder(folder.parent)
+        if len(self._known) >= _KNOWN_FOLDERS:
+            self._known.clear()
+        self._known.add(folder)
+
+
+def _write_all(descriptor: int, part: Buffer) -> None:
+    view = memoryview(part).cast("B")
+    while view:
+        view = view[os.write(descriptor, view) :]
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _faults() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StoreFault(f"spool: {error.strerror or error}") from error

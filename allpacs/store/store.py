@@ -1,0 +1,67 @@
+"""The store: one folder (or one folder and one PostgreSQL database), and everything that is kept in it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from allpacs.domain.errors import StoreFault
+from allpacs.store.artefacts import Artefacts
+from allpacs.store.audit import Audit
+from allpacs.store.database import Database
+from allpacs.store.deliveries import Deliveries
+from allpacs.store.findings import Findings
+from allpacs.store.receiving import Receiving
+from allpacs.store.revisions import Revisions
+from allpacs.store.spool import Spool
+from allpacs.store.studies import Studies
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """Everything kept, by who needs it; safe to share among threads, and the folder among processes.
+
+    ``spool/`` holds what was received, ``artefacts/`` what is sent on, ``index.sqlite`` the index.
+    """
+
+    receiving: Receiving
+    revisions: Revisions
+    findings: Findings
+    artefacts: Artefacts
+    deliveries: Deliveries
+    studies: Studies
+    audit: Audit
+    spool: Spool
+    database: Database
+
+    @classmethod
+    def open(cls, folder: Path, database_url: str | None = None) -> Store:
+        """Open the store, making the folder and bringing the index up to date where needed.
+
+        Raises
+        ------
+        StoreFault
+            The folder or the index cannot be read or written.
+        """
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise StoreFault(f"store: {folder}: {error.strerror or error}") from error
+        database = Database.open(folder, database_url)
+        spool = Spool(folder / "spool")
+        audit = Audit(database)
+        return cls(
+            receiving=Receiving(database, spool, audit),
+            revisions=Revisions(database, spool),
+            findings=Findings(database),
+            artefacts=Artefacts(database, Spool(folder / "artefacts")),
+            deliveries=Deliveries(database),
+            studies=Studies(database),
+            audit=audit,
+            spool=spool,
+            database=database,
+        )
+
+    def close(self) -> None:
+        """Close all connections to the index."""
+        self.database.close()
