@@ -1,0 +1,146 @@
+"""Logits to labels, labels to a study's counts and fraction. Pure: no model, no clock, no disk."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from allpacs.domain.findings import (
+    CellFinding,
+    CellLabel,
+    Counts,
+    Fraction,
+    InstanceFindings,
+    ModelIdentity,
+    NotAssessable,
+    StudyFindings,
+)
+
+#: Order of the network's outputs; a bundle that says otherwise is refused.
+LABELS = (CellLabel.ALL.value, CellLabel.HEM.value)
+
+_CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True, slots=True)
+class Thresholds:
+    """The operating point of a bundle, on the calibrated probability that a cell is a lymphoblast.
+
+    Attributes
+    ----------
+    all_at_least:
+        A cell with this probability or more is a lymphoblast.
+    hem_at_most:
+        A cell with this probability or less is a hematogone; between the two it is indeterminate.
+    """
+
+    all_at_least: float
+    hem_at_most: float
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.hem_at_most <= self.all_at_least <= 1.0:
+            raise ValueError(
+                f"thresholds must satisfy 0 <= hem_at_most <= all_at_least <= 1, "
+                f"not hem_at_most {self.hem_at_most}, all_at_least {self.all_at_least}"
+            )
+
+
+def probability_all(logits: NDArray[np.float32], temperature: float) -> float:
+    """Return the calibrated probability, 0 to 1, that one cell is a lymphoblast.
+
+    Softmax of the logits divided by the temperature (Guo et al. 2017, On Calibration of Modern Neural Networks).
+
+    Parameters
+    ----------
+    logits:
+        Shape (2,): one row of the engine's answer, in the order of `LABELS`.
+    temperature:
+        Above 0; 1 leaves the network's own probabilities.
+
+    Returns
+    -------
+    float
+        NaN where a logit is not finite.
+    """
+    score_all, score_hem = (float(score) for score in logits)
+    margin = (score_hem - score_all) / temperature
+    if not (math.isfinite(score_all) and math.isfinite(score_hem) and math.isfinite(margin)):
+        return math.nan
+    if margin > 0:  # keeps exp() from overflowing
+        odds = math.exp(-margin)
+        return odds / (1.0 + odds)
+    return 1.0 / (1.0 + math.exp(margin))
+
+
+def label(probability: float, thresholds: Thresholds) -> tuple[CellLabel | None, NotAssessable | None]:
+    """Return the label of a cell, or why it carries none; exactly one of the two is None."""
+    if not math.isfinite(probability):
+        return None, NotAssessable.MODEL_FAILED
+    if probability >= thresholds.all_at_least:
+        return CellLabel.ALL, None
+    if probability <= thresholds.hem_at_most:
+        return CellLabel.HEM, None
+    return None, NotAssessable.INDETERMINATE
+
+
+def judged(cell: CellFinding, logits: NDArray[np.float32], temperature: float, thresholds: Thresholds) -> CellFinding:
+    """Return the cell with what the model says of it; a probability that is not finite is left out."""
+    probability = probability_all(logits, temperature)
+    found, reason = label(probability, thresholds)
+    return replace(
+        cell, label=found, reason=reason, probability_all=probability if math.isfinite(probability) else None
+    )
+
+
+def counts(cells: Iterable[CellFinding]) -> Counts:
+    """Return how many cells there are of each outcome."""
+    labels = [cell.label for cell in cells]
+    return Counts(all=labels.count(CellLabel.ALL), hem=labels.count(CellLabel.HEM), not_assessable=labels.count(None))
+
+
+def fraction(counted: Counts) -> Fraction | None:
+    """Return the share of lymphoblasts among assessable cells with its 95 % interval; None where there are none.
+
+    Source: Wilson score interval without continuity correction (E. B. Wilson 1927). It treats cells as independent,
+    so it speaks of these cells' sampling only, not of differences between patients or slides.
+    """
+    if counted.assessable == 0:
+        return None
+    # Loading scipy.stats takes longer than everything else here together; only a finished study needs it.
+    from scipy.stats import binomtest
+
+    value = counted.all / counted.assessable
+    interval = binomtest(counted.all, counted.assessable).proportion_ci(_CONFIDENCE, method="wilson")
+    # Rounding may leave an end of the interval a hair inside the value where every cell has the same label.
+    return Fraction(value=value, low=min(float(interval.low), value), high=max(float(interval.high), value))
+
+
+def study_findings(
+    study_uid: str,
+    revision: int,
+    model: ModelIdentity,
+    decision_digest: str,
+    instances: Sequence[InstanceFindings],
+) -> StudyFindings:
+    """Return the findings of a study; the order in which instances and cells were read makes no difference.
+
+    Instances are ordered by series and SOP Instance UID, the cells of each by frame and cell number.
+    """
+    ordered = tuple(
+        replace(instance, cells=tuple(sorted(instance.cells, key=lambda c: (c.frame_number, c.cell_number))))
+        for instance in sorted(instances, key=lambda i: (i.series_uid, i.sop_instance_uid))
+    )
+    counted = counts(cell for instance in ordered for cell in instance.cells)
+    return StudyFindings(
+        study_uid=study_uid,
+        revision=revision,
+        model=model,
+        decision_digest=decision_digest,
+        instances=ordered,
+        counts=counted,
+        fraction=fraction(counted),
+    )
