@@ -1,0 +1,55 @@
+"""Which way of finding cells suits a frame, and the one cell of a single-cell picture."""
+
+from __future__ import annotations
+
+import math
+from types import MappingProxyType
+
+from allpacs.cells.nucleus import Nucleus
+from allpacs.cells.port import CellFinder
+from allpacs.cells.whole_frame import WholeFrame, not_black
+from allpacs.domain.errors import ConfigFault
+from allpacs.domain.image import Cell, Frame
+
+#: Every way of finding cells by the name that the configuration uses. A new one is one file and one line here.
+FINDERS: MappingProxyType[str, CellFinder] = MappingProxyType(
+    {finder.name: finder for finder in (WholeFrame(), Nucleus())}
+)
+
+#: A segmented cell leaves at least this share of its frame black. Fields are lit everywhere but for a vignette.
+BLACK_SHARE = 0.25
+
+
+def finder_for(frame: Frame, configured: str | None = None) -> CellFinder:
+    """Return the configured way of finding cells or, where there is none, the one that suits the picture.
+
+    Raises
+    ------
+    ConfigFault
+        No way of finding cells has the configured name.
+    """
+    if configured is not None:
+        if configured not in FINDERS:
+            raise ConfigFault(f"no way of finding cells is named {configured!r}: write one of {', '.join(FINDERS)}")
+        return FINDERS[configured]
+    return FINDERS["whole_frame" if _segmented(frame) else "nucleus"]
+
+
+def central_cell(frame: Frame) -> Cell | None:
+    """Return the white cell nearest the middle of a field that was cropped around it; None where there is none."""
+    rows, columns = frame.rgb.shape[:2]
+
+    def from_middle(cell: Cell) -> float:
+        return math.hypot(
+            cell.box.x + cell.box.width / 2 - columns / 2,
+            cell.box.y + cell.box.height / 2 - rows / 2,
+        )
+
+    return min(FINDERS["nucleus"].find(frame), key=from_middle, default=None)
+
+
+def _segmented(frame: Frame) -> bool:
+    """Whether the frame is a cell cut out on black: much of it is black, most of its corners among that."""
+    lit = not_black(frame.rgb)
+    corners = (lit[0, 0], lit[0, -1], lit[-1, 0], lit[-1, -1])
+    return sum(map(bool, corners)) <= 1 and float(lit.mean()) <= 1 - BLACK_SHARE

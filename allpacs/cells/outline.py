@@ -1,0 +1,57 @@
+"""Mask of a cell to the cell: its box, its outline and whether the edge of the frame cuts it."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from skimage.measure import approximate_polygon, find_contours
+
+from allpacs.domain.geometry import BoxPx, PointPx
+from allpacs.domain.image import Cell
+
+#: An outline has no more points than this: enough for a cell, small in a report.
+MOST_POINTS = 64
+
+
+def cell_of(mask: NDArray[np.bool_], offset: tuple[int, int] = (0, 0), shape: tuple[int, int] | None = None) -> Cell:
+    """Return the cell of a mask with at least one True pixel in one connected part.
+
+    Parameters
+    ----------
+    mask:
+        ``bool`` array, a whole frame or a window of it.
+    offset:
+        Row and column of the window in the frame.
+    shape:
+        Rows and columns of the frame; the mask's own where it is the whole frame.
+    """
+    rows, columns = shape or (mask.shape[0], mask.shape[1])
+    in_rows = np.flatnonzero(mask.any(axis=1))
+    in_columns = np.flatnonzero(mask.any(axis=0))
+    top, bottom = int(in_rows[0]), int(in_rows[-1]) + 1
+    left, right = int(in_columns[0]), int(in_columns[-1]) + 1
+    cropped = np.ascontiguousarray(mask[top:bottom, left:right])
+    box = BoxPx(left + offset[1], top + offset[0], right - left, bottom - top)
+    return Cell(
+        box=box,
+        outline=_outline(cropped, box),
+        mask=cropped,
+        touches_border=box.x == 0 or box.y == 0 or box.right == columns or box.bottom == rows,
+    )
+
+
+def _outline(mask: NDArray[np.bool_], box: BoxPx) -> tuple[PointPx, ...]:
+    """Return the longest contour of a mask as at most `MOST_POINTS` points in frame pixels."""
+    # Padding closes contours at the box; (0, 0) is the corner of the first pixel, not its centre (PS3.3 C.18.6.1.2).
+    contours = find_contours(np.pad(mask, 1).astype(np.float32), 0.5)
+    contour = max(contours, key=len)
+    tolerance = 0.3
+    polygon = approximate_polygon(contour, tolerance)
+    while len(polygon) - 1 > MOST_POINTS:
+        tolerance *= 1.5
+        polygon = approximate_polygon(contour, tolerance)
+    if len(polygon) - 1 < 3:
+        return box.corners()
+    xs = np.clip(polygon[:-1, 1] - 0.5, 0, box.width) + box.x
+    ys = np.clip(polygon[:-1, 0] - 0.5, 0, box.height) + box.y
+    return tuple((round(float(x), 2), round(float(y), 2)) for x, y in zip(xs, ys, strict=True))
