@@ -79,13 +79,42 @@ class Deliveries:
             )
         return moved.rowcount == 1
 
+    def due(self, now: float) -> list[DeliveryRow]:
+        """Return the deliveries to attempt now, oldest revision of each study and destination first.
+
+        A later revision waits for the earlier one to be sent or given up, so that results arrive in order.
+        """
+        earlier = schema.deliveries.alias("earlier")
+        waiting = sa.exists().where(
+            earlier.c.study_uid == _T.study_uid,
+            earlier.c.destination == _T.destination,
+            earlier.c.revision < _T.revision,
+            earlier.c.state.not_in((DeliveryState.SENT, DeliveryState.DEAD)),
+        )
+        due = sa.or_(
+            _T.state == DeliveryState.QUEUED,
+            sa.and_(_T.state == DeliveryState.RETRYING, _T.next_attempt_at <= now),
+        )
+        return self._select(due, ~waiting)
+
+    def begin(self, study_uid: str, revision: int, destination: str, *, now: float) -> int:
+        """Note that an attempt begins; return its number, from 1."""
+        with self._database.writing() as connection:
+            attempts: int = connection.execute(
+                sa.update(schema.deliveries)
+                .where(_T.study_uid == study_uid, _T.revision == revision, _T.destination == destination)
+                .values(state=DeliveryState.SENDING, attempts=_T.attempts + 1, next_attempt_at=None, updated_at=now)
+                .returning(_T.attempts)
+            ).scalar_one()
+        return attempts
+
     def revive(self, study_uid: str, *, now: float) -> list[tuple[int, str]]:
         """Queue the dead deliveries of a study again, and return their revisions and destinations."""
         with self._database.writing() as connection:
             rows = connection.execute(
                 sa.update(schema.deliveries)
                 .where(_T.study_uid == study_uid, _T.state == DeliveryState.DEAD)
-                .values(state=DeliveryState.QUEUED, attempts=0, next_attempt_at=None, updated_at=now)
+                .values(state=DeliveryState.QUEUED, next_attempt_at=None, updated_at=now)
                 .returning(_T.revision, _T.destination)
             ).all()
         return sorted((revision, destination) for revision, destination in rows)

@@ -26,6 +26,10 @@ class RevisionState(StrEnum):
     SUPERSEDED = "superseded"
 
 
+#: States in which a revision asks for nothing more of the worker's model.
+READ = (RevisionState.REPORTED, RevisionState.DELIVERED, RevisionState.ATTENTION, RevisionState.SUPERSEDED)
+
+
 class DeliveryState(StrEnum):
     """Where the delivery to one destination stands; ``sent`` is final."""
 
@@ -91,7 +95,13 @@ class InstanceRow:
 
 @dataclass(frozen=True, slots=True)
 class RevisionRow:
-    """One closed revision of a study, and how far its reading has come."""
+    """One closed revision of a study, and how far its reading has come.
+
+    Attributes
+    ----------
+    attempts:
+        How often its reading was asked for: 1, and one more for each retry.
+    """
 
     study_uid: str
     revision: int
@@ -100,6 +110,7 @@ class RevisionRow:
     finished_at: float | None
     reason: str | None
     bundle_digest: str | None
+    attempts: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import sqlalchemy as sa
 
+from allpacs.domain.errors import StoreFault
 from allpacs.store import schema
 from allpacs.store.database import Database
-from allpacs.store.records import RECEIVING, InstanceRow, RevisionRow, RevisionState
+from allpacs.store.records import READ, RECEIVING, InstanceRow, RevisionRow, RevisionState
 from allpacs.store.spool import Spool
 
 _STUDY = schema.studies.c
@@ -48,7 +51,11 @@ class Revisions:
                 )
                 connection.execute(
                     sa.insert(schema.revisions).values(
-                        study_uid=study_uid, revision=revision, state=RevisionState.QUEUED, created_at=now
+                        study_uid=study_uid,
+                        revision=revision,
+                        state=RevisionState.QUEUED,
+                        created_at=now,
+                        attempts=1,
                     )
                 )
             closed.append((study_uid, revision))
@@ -62,15 +69,64 @@ class Revisions:
             )
         return due_at
 
-    def queued(self) -> list[tuple[str, int]]:
-        """Return the revisions that nobody has begun to read, oldest first."""
-        with self._database.reading() as connection:
-            rows = connection.execute(
-                sa.select(_REVISION.study_uid, _REVISION.revision)
-                .where(_REVISION.state == RevisionState.QUEUED)
-                .order_by(_REVISION.created_at, _REVISION.study_uid)
+    def ready(self) -> list[RevisionRow]:
+        """Return the revisions that nobody has begun to read, oldest first.
+
+        A revision waits until the one before it has been read: its report supersedes a report that exists.
+        """
+        earlier = schema.revisions.alias("earlier")
+        unread = sa.exists().where(
+            earlier.c.study_uid == _REVISION.study_uid,
+            earlier.c.revision < _REVISION.revision,
+            earlier.c.state.not_in(READ),
+        )
+        return self._select(
+            sa.select(schema.revisions)
+            .where(_REVISION.state == RevisionState.QUEUED, ~unread)
+            .order_by(_REVISION.created_at, _REVISION.study_uid)
+        )
+
+    def get(self, study_uid: str, revision: int) -> RevisionRow:
+        """Return one revision.
+
+        Raises
+        ------
+        StoreFault
+            There is no such revision.
+        """
+        found = self._select(
+            sa.select(schema.revisions).where(_REVISION.study_uid == study_uid, _REVISION.revision == revision)
+        )
+        if not found:
+            raise StoreFault(f"index: study {study_uid} has no revision {revision}")
+        return found[0]
+
+    def in_state(self, state: RevisionState) -> list[RevisionRow]:
+        """Return the revisions of all studies in a state, oldest first."""
+        return self._select(sa.select(schema.revisions).where(_REVISION.state == state).order_by(_REVISION.created_at))
+
+    def read_again(self, study_uid: str) -> int | None:
+        """Queue a study's latest revision again if it needs attention; return its number, or None where it does not.
+
+        Only a reading that failed is repeated; one that was reported and could not be delivered is left as it is.
+        """
+        reported = sa.exists().where(
+            schema.deliveries.c.study_uid == study_uid, schema.deliveries.c.revision == _REVISION.revision
+        )
+        with self._database.writing() as connection:
+            revision: int | None = connection.scalar(
+                sa.update(schema.revisions)
+                .where(_REVISION.study_uid == study_uid, _REVISION.state == RevisionState.ATTENTION, ~reported)
+                .values(state=RevisionState.QUEUED, attempts=_REVISION.attempts + 1, reason=None, finished_at=None)
+                .returning(_REVISION.revision)
             )
-            return [(study_uid, revision) for study_uid, revision in rows]
+            if revision is not None:
+                connection.execute(
+                    sa.update(schema.studies)
+                    .where(_STUDY.study_uid == study_uid, _STUDY.revision == revision, _STUDY.state != RECEIVING)
+                    .values(state=RevisionState.QUEUED)
+                )
+        return revision
 
     def instances(self, study_uid: str, revision: int) -> list[InstanceRow]:
         """Return the instances of a revision, those of earlier ones included, by series and SOP Instance UID."""
@@ -130,10 +186,13 @@ class Revisions:
 
     def of_study(self, study_uid: str) -> list[RevisionRow]:
         """Return the revisions of a study, first to last."""
+        return self._select(
+            sa.select(schema.revisions).where(_REVISION.study_uid == study_uid).order_by(_REVISION.revision)
+        )
+
+    def _select(self, query: sa.Select[Any]) -> list[RevisionRow]:
         with self._database.reading() as connection:
-            rows = connection.execute(
-                sa.select(schema.revisions).where(_REVISION.study_uid == study_uid).order_by(_REVISION.revision)
-            ).all()
+            rows = connection.execute(query).all()
         return [
             RevisionRow(
                 study_uid=row.study_uid,
@@ -143,6 +202,7 @@ class Revisions:
                 finished_at=row.finished_at,
                 reason=row.reason,
                 bundle_digest=row.bundle_digest,
+                attempts=row.attempts,
             )
             for row in rows
         ]

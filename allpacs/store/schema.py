@@ -69,6 +69,7 @@ revisions = sa.Table(
     sa.Column("finished_at", sa.Double),
     sa.Column("reason", sa.Text),
     sa.Column("bundle_digest", sa.String(80)),
+    sa.Column("attempts", sa.Integer, nullable=False),  # readings asked for: 1, and one more for each retry
 )
 
 

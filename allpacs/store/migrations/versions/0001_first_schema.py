@@ -64,6 +64,7 @@ def upgrade() -> None:
         sa.Column("finished_at", sa.Double(), nullable=True),
         sa.Column("reason", sa.Text(), nullable=True),
         sa.Column("bundle_digest", sa.String(length=80), nullable=True),
+        sa.Column("attempts", sa.Integer(), nullable=False),
         sa.ForeignKeyConstraint(["study_uid"], ["studies.study_uid"], name=op.f("fk_revisions_studies")),
         sa.PrimaryKeyConstraint("study_uid", "revision", name=op.f("pk_revisions")),
     )
