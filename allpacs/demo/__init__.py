@@ -1,0 +1,1 @@
+"""Stand-ins for hospital systems and synthetic cells, so that allpacs can be tried without a hospital."""
