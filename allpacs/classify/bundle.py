@@ -282,7 +282,7 @@ def write_bundle(folder: Path, contract: Mapping[str, Any]) -> Bundle:
         if entry.is_file() and entry.name != CONTRACT_FILE and not entry.name.startswith(".")
     }
     whole = {"format": 1, "labels": list(LABELS), **contract, "files": files}
-    text = json.dumps(whole, indent=2, ensure_ascii=False, default=_plain) + "\n"
+    text = json.dumps(whole, indent=2, ensure_ascii=False, default=_plain, allow_nan=False) + "\n"
     unwritten = Bundle(folder=folder, contract=_parse(text), digest=_canonical_digest(text))
     _, probabilities = unwritten.golden()
     thresholds = unwritten.thresholds

@@ -44,7 +44,7 @@ class Quality:
 
     min_side_px: int = 16
     min_contrast: float = 6.0
-    min_sharpness: float = 0.075
+    min_sharpness: float = 0.07
     take_cut_off: bool = False
 
     def __post_init__(self) -> None:
@@ -79,8 +79,8 @@ def judge(rgb: NDArray[np.uint8], cell: Cell, quality: Quality) -> NotAssessable
 def sharpness(grey: NDArray[np.float32], mask: NDArray[np.bool_]) -> float:
     """Return the share of fine structure within a cell: 0.1 and more where sharp, about 0.04 out of focus.
 
-    It is the ratio of the energies of two neighbouring bands of a Laplacian pyramid: neither the stain's depth nor the lamp
-    change it. The cell's rim is left out, so that the hard edge of a cell cut out on black counts for nothing.
+    It is the ratio of the energies of two neighbouring bands of a Laplacian pyramid: neither the stain's depth nor the
+    lamp change it. The cell's rim is left out, so that the hard edge of a cell cut out on black counts for nothing.
 
     Parameters
     ----------
