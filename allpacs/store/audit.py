@@ -56,8 +56,10 @@ class Audit:
             )
 
     def of_study(self, study_uid: str) -> list[AuditRow]:
-        """Return the events of a study, oldest first."""
-        return self._select(sa.select(*_COLUMNS).where(_T.study_uid == study_uid).order_by(_T.id))
+        """Return the events of a study and of the instances kept in it, oldest first."""
+        kept = sa.select(schema.instances.c.sop_instance_uid).where(schema.instances.c.study_uid == study_uid)
+        about = sa.or_(_T.study_uid == study_uid, _T.sop_instance_uid.in_(kept))
+        return self._select(sa.select(*_COLUMNS).where(about).order_by(_T.id))
 
     def latest(self, limit: int = 50) -> list[AuditRow]:
         """Return the last events of all, newest first."""

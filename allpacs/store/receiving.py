@@ -102,17 +102,26 @@ class Receiving:
                 return "stored"
         if kept == digest:
             return "same"
-        reason = "other bytes are kept under this SOP Instance UID"
+        raise InstanceRefused(DUPLICATE_SOP_INSTANCE, "other bytes are kept under this SOP Instance UID")
+
+    def note_refusal(
+        self, *, at: float, calling_ae: str, sop_instance_uid: str | None, status: int, reason: str
+    ) -> None:
+        """Keep a record of an instance that was not admitted.
+
+        Raises
+        ------
+        StoreFault
+            The index cannot be written.
+        """
         self._audit.record(
-            "instance_conflicted",
-            at=received_at,
-            study_uid=identity.study_uid,
-            sop_instance_uid=identity.sop_instance_uid,
+            "instance_refused",
+            at=at,
+            sop_instance_uid=sop_instance_uid,
             calling_ae=calling_ae,
-            status=DUPLICATE_SOP_INSTANCE,
+            status=status,
             reason=reason,
         )
-        raise InstanceRefused(DUPLICATE_SOP_INSTANCE, reason)
 
     def association_ended(self, study_uids: Iterable[str], now: float) -> None:
         """Make those of the studies that still receive due at once."""

@@ -126,4 +126,5 @@ audit = sa.Table(
     sa.Column("status", sa.Integer),
     sa.Column("reason", sa.Text),
     sa.Index(None, "study_uid"),
+    sa.Index(None, "sop_instance_uid"),
 )

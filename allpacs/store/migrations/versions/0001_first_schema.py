@@ -25,6 +25,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_audit")),
     )
     op.create_index(op.f("ix_audit_study_uid"), "audit", ["study_uid"], unique=False)
+    op.create_index(op.f("ix_audit_sop_instance_uid"), "audit", ["sop_instance_uid"], unique=False)
     op.create_table(
         "studies",
         sa.Column("study_uid", sa.String(length=64), nullable=False),

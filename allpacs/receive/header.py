@@ -1,0 +1,81 @@
+"""The header of an encoded data set, and whether its pixels are all there. Nothing is decoded."""
+
+from __future__ import annotations
+
+import struct
+from io import BytesIO
+from typing import Final
+
+from pydicom.dataset import Dataset
+from pydicom.filereader import read_dataset
+from pydicom.tag import BaseTag
+from pydicom.uid import UID
+
+from allpacs.domain.errors import InstanceRefused
+from allpacs.receive.admit import CANNOT_UNDERSTAND, DECIDING_TAGS
+
+_PIXEL_DATA: Final = 0x7FE00010
+_ITEM: Final = 0xFFFEE000
+_SEQUENCE_DELIMITATION_ITEM: Final = 0xFFFEE0DD
+_UNDEFINED_LENGTH: Final = 0xFFFFFFFF
+
+
+def read_header(encoded: BytesIO, transfer_syntax_uid: str) -> Dataset:
+    """Return the elements that admission decides on (`admit.DECIDING_TAGS`), having checked the data set's length.
+
+    Parameters
+    ----------
+    encoded:
+        The data set as it was sent, from its first byte; not copied.
+    transfer_syntax_uid:
+        A transfer syntax that is not deflated.
+
+    Raises
+    ------
+    InstanceRefused
+        0xC000: not parsable, without pixel data, or cut short within or before its pixel data.
+
+    Source: PS3.5 sections 7.1 (data elements) and A.4 (encapsulated pixel data).
+    """
+    transfer_syntax = UID(transfer_syntax_uid)
+    found: list[tuple[str | None, int]] = []
+
+    def at_pixel_data(tag: BaseTag, vr: str | None, length: int) -> bool:
+        if tag == _PIXEL_DATA:
+            found.append((vr, length))
+        return bool(tag >= _PIXEL_DATA)
+
+    encoded.seek(0)
+    try:
+        header = read_dataset(
+            encoded,
+            transfer_syntax.is_implicit_VR,
+            transfer_syntax.is_little_endian,
+            stop_when=at_pixel_data,
+            specific_tags=[int(tag) for tag in DECIDING_TAGS],
+        )
+    # Whatever the parser raises on bytes a stranger made up is about those bytes: it has no errors of its own.
+    except Exception as error:  # noqa: BLE001
+        raise InstanceRefused(CANNOT_UNDERSTAND, f"data set cannot be parsed ({type(error).__name__})") from None
+    if not found:
+        raise InstanceRefused(CANNOT_UNDERSTAND, "data set ends before its pixel data")
+    vr, length = found[0]
+    start = encoded.tell() + (8 if vr is None else 12)
+    with encoded.getbuffer() as view:
+        complete = _fragments_complete(view, start) if length == _UNDEFINED_LENGTH else start + length <= len(view)
+    if not complete:
+        raise InstanceRefused(CANNOT_UNDERSTAND, "pixel data is cut short")
+    return header
+
+
+def _fragments_complete(view: memoryview, position: int) -> bool:
+    """Whether the items from the position on end with a Sequence Delimitation Item (always little endian)."""
+    while position + 8 <= len(view):
+        group, element, length = struct.unpack_from("<HHL", view, position)
+        tag = group << 16 | element
+        if tag == _SEQUENCE_DELIMITATION_ITEM:
+            return True
+        if tag != _ITEM:
+            return False
+        position += 8 + length
+    return False

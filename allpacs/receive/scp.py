@@ -1,0 +1,283 @@
+"""The association side: Verification and Storage as SCP.
+
+The bytes of an instance are never decoded here: its header is parsed, the decision taken, and the bytes as they were
+sent handed to the sink. 0x0000 is answered only after the sink has returned.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from io import BytesIO
+from typing import Any, Final
+
+import structlog
+from pydicom.dataset import FileMetaDataset
+from pydicom.uid import UID
+from pynetdicom import AE, evt
+from pynetdicom.dsutils import encode_file_meta
+from pynetdicom.sop_class import Verification
+
+from allpacs.domain.errors import InstanceRefused, StoreFault
+from allpacs.domain.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, is_uid
+from allpacs.domain.instance import InstanceIdentity
+from allpacs.receive.admit import ACCEPTED_SOP_CLASSES, admit
+from allpacs.receive.header import read_header
+from allpacs.receive.port import Sink
+
+SUCCESS: Final = 0x0000
+OUT_OF_RESOURCES: Final = 0xA700
+
+_log = structlog.get_logger("allpacs.receive")
+
+
+@dataclass(frozen=True, slots=True)
+class SourceRule:
+    """When the studies of one sender are complete.
+
+    Attributes
+    ----------
+    quiet_s:
+        A study is complete when nothing new has come for so long.
+    close_on_release:
+        A study is complete when its association is released in good order (an aborted one waits for quiet).
+    max_age_s:
+        A study that never goes quiet is taken as complete so long after its first instance.
+    """
+
+    quiet_s: float = 10.0
+    close_on_release: bool = False
+    max_age_s: float = 3600.0
+
+
+@dataclass(slots=True)
+class _Tally:
+    """What one association brought."""
+
+    calling_ae: str
+    began: float
+    stored: int = 0
+    same: int = 0
+    refused: Counter[str] = field(default_factory=Counter)
+    study_uids: set[str] = field(default_factory=set)
+
+
+class StorageScp:
+    """Listens for associations and gives what is admitted to the sink.
+
+    Parameters
+    ----------
+    sink:
+        Keeps the instances.
+    host, port:
+        Address to listen on; port 0 takes a free one (see `port` after `start`).
+    ae_title:
+        Ours; with `require_called_ae`, associations that call another one are rejected.
+    transfer_syntaxes:
+        UIDs of those we take for every Storage SOP Class.
+    rules:
+        By calling AE title; `default_rule` for all others.
+    allowed_calling:
+        AE titles that may associate; empty: any.
+    max_associations:
+        Served at a time; further ones are rejected for now (PS3.8 section 9.3.4: local limit exceeded).
+    max_pdu_bytes:
+        Largest P-DATA-TF PDU we take.
+    acse_timeout_s, dimse_timeout_s, network_timeout_s:
+        How long we wait for an association message, a DIMSE message, any byte.
+    min_free_bytes:
+        Where less disk would be left, instances are refused with 0xA700.
+    clock:
+        Returns UTC seconds since the epoch.
+    """
+
+    def __init__(
+        self,
+        sink: Sink,
+        *,
+        ae_title: str,
+        transfer_syntaxes: Sequence[str],
+        host: str = "127.0.0.1",
+        port: int = 0,
+        rules: Mapping[str, SourceRule] | None = None,
+        default_rule: SourceRule | None = None,
+        allowed_calling: Collection[str] = (),
+        require_called_ae: bool = True,
+        max_associations: int = 32,
+        max_pdu_bytes: int = 131_072,
+        acse_timeout_s: float = 30.0,
+        dimse_timeout_s: float = 30.0,
+        network_timeout_s: float = 60.0,
+        min_free_bytes: int = 0,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._sink = sink
+        self._address = (host, port)
+        self._rules = dict(rules or {})
+        self._default_rule = default_rule or SourceRule()
+        self._min_free_bytes = min_free_bytes
+        self._clock = clock
+        self._server: Any = None
+        self._tallies: dict[Any, _Tally] = {}
+
+        self._ae = AE(ae_title)
+        self._ae.implementation_class_uid = UID(IMPLEMENTATION_CLASS_UID)
+        self._ae.implementation_version_name = IMPLEMENTATION_VERSION_NAME
+        self._ae.require_called_aet = require_called_ae
+        self._ae.require_calling_aet = sorted(allowed_calling)
+        self._ae.maximum_associations = max_associations
+        self._ae.maximum_pdu_size = max_pdu_bytes
+        self._ae.acse_timeout = acse_timeout_s
+        self._ae.dimse_timeout = dimse_timeout_s
+        self._ae.network_timeout = network_timeout_s
+        self._ae.add_supported_context(Verification)
+        for sop_class_uid in ACCEPTED_SOP_CLASSES:
+            self._ae.add_supported_context(sop_class_uid, list(transfer_syntaxes))
+
+    @property
+    def port(self) -> int:
+        """TCP port that is listened on."""
+        if self._server is None:
+            return self._address[1]
+        return int(self._server.server_address[1])
+
+    def start(self) -> None:
+        """Begin to listen, and return.
+
+        Raises
+        ------
+        OSError
+            The address cannot be listened on.
+        """
+        self._server = self._ae.start_server(
+            self._address,
+            block=False,
+            evt_handlers=[
+                (evt.EVT_ESTABLISHED, self._on_established),
+                (evt.EVT_REJECTED, self._on_rejected),
+                (evt.EVT_C_STORE, self._on_store),
+                (evt.EVT_RELEASED, self._on_released),
+                (evt.EVT_ABORTED, self._on_aborted),
+            ],
+        )
+        _log.info("receiver_started", ae_title=self._ae.ae_title, host=self._address[0], port=self.port)
+
+    def stop(self, grace_s: float = 5.0) -> None:
+        """Take no further associations, give those under way so long to end, abort the rest."""
+        if self._server is None:
+            return
+        self._server.shutdown()
+        deadline = time.monotonic() + grace_s
+        while self._ae.active_associations and time.monotonic() < deadline:
+            time.sleep(0.02)
+        self._ae.shutdown()
+        self._server = None
+        _log.info("receiver_stopped", ae_title=self._ae.ae_title)
+
+    def _on_store(self, event: evt.Event) -> int:
+        """Answer one C-STORE request; every failure becomes a status, a log line and nothing else."""
+        calling_ae = event.assoc.requestor.ae_title
+        tally = self._tallies.get(event.assoc) or _Tally(calling_ae, time.monotonic())  # none: aborted meanwhile
+        affected_uid = str(event.request.AffectedSOPInstanceUID)
+        loggable_uid = affected_uid if is_uid(affected_uid) else None
+        try:
+            self._receive(event, tally)
+        except InstanceRefused as refused:
+            status, reason = refused.status, refused.reason
+        except StoreFault as fault:
+            status, reason = OUT_OF_RESOURCES, str(fault)
+        except Exception as error:  # noqa: BLE001 - the association boundary: the next instance is to be served
+            # Only the kind of error: its text may quote the data set.
+            status, reason = OUT_OF_RESOURCES, f"internal error ({type(error).__name__})"
+        else:
+            return SUCCESS
+        tally.refused[f"{status:04X}"] += 1
+        about = {"calling_ae": calling_ae, "sop_instance_uid": loggable_uid, "reason": reason}
+        _log.warning("instance_refused", status=f"{status:04X}", **about)
+        if status == OUT_OF_RESOURCES:
+            return status  # ours, and the sender will try again: the log line is enough
+        try:
+            self._sink.note_refusal(at=self._clock(), status=status, **about)
+        except StoreFault as fault:
+            _log.error("refusal_not_recorded", calling_ae=calling_ae, reason=str(fault))
+        return status
+
+    def _receive(self, event: evt.Event, tally: _Tally) -> None:
+        now = self._clock()
+        encoded: BytesIO = event.request.DataSet
+        transfer_syntax_uid = str(event.context.transfer_syntax)
+        identity = admit(
+            read_header(encoded, transfer_syntax_uid),
+            sop_class_uid=str(event.request.AffectedSOPClassUID),
+            sop_instance_uid=str(event.request.AffectedSOPInstanceUID),
+            transfer_syntax_uid=transfer_syntax_uid,
+        )
+        rule = self._rules.get(tally.calling_ae, self._default_rule)
+        with encoded.getbuffer() as data_set:
+            if self._sink.free_bytes() - len(data_set) < self._min_free_bytes:
+                raise StoreFault("not enough free disk")
+            outcome = self._sink.keep_instance(
+                identity,
+                _file_meta(identity),
+                data_set,
+                calling_ae=tally.calling_ae,
+                received_at=now,
+                quiet_s=rule.quiet_s,
+                max_age_s=rule.max_age_s,
+            )
+        tally.study_uids.add(identity.study_uid)
+        if outcome == "stored":
+            tally.stored += 1
+        else:
+            tally.same += 1
+
+    def _on_established(self, event: evt.Event) -> None:
+        self._tallies[event.assoc] = _Tally(event.assoc.requestor.ae_title, time.monotonic())
+
+    def _on_rejected(self, event: evt.Event) -> None:
+        request = event.assoc.requestor.primitive
+        _log.warning("association_rejected", calling_ae=request.calling_ae_title, called_ae=request.called_ae_title)
+
+    def _on_released(self, event: evt.Event) -> None:
+        tally = self._tallies.get(event.assoc)
+        if tally is not None and tally.study_uids:
+            rule = self._rules.get(tally.calling_ae, self._default_rule)
+            if rule.close_on_release:
+                try:
+                    self._sink.association_ended(tally.study_uids, self._clock())
+                except StoreFault as fault:
+                    _log.error("studies_not_closed", calling_ae=tally.calling_ae, reason=str(fault))
+        self._summarise(event, "released")
+
+    def _on_aborted(self, event: evt.Event) -> None:
+        self._summarise(event, "aborted")
+
+    def _summarise(self, event: evt.Event, ended: str) -> None:
+        tally = self._tallies.pop(event.assoc, None)
+        if tally is None:
+            return
+        _log.info(
+            "association_ended",
+            calling_ae=tally.calling_ae,
+            ended=ended,
+            stored=tally.stored,
+            same=tally.same,
+            refused=dict(tally.refused),
+            studies=len(tally.study_uids),
+            duration_s=round(time.monotonic() - tally.began, 3),
+        )
+
+
+def _file_meta(identity: InstanceIdentity) -> bytes:
+    """Return preamble, prefix and File Meta Information (PS3.10 section 7.1): allpacs is what writes the file."""
+    meta = FileMetaDataset()
+    meta.FileMetaInformationGroupLength = 0  # set when it is encoded
+    meta.FileMetaInformationVersion = b"\x00\x01"
+    meta.MediaStorageSOPClassUID = UID(identity.sop_class_uid)
+    meta.MediaStorageSOPInstanceUID = UID(identity.sop_instance_uid)
+    meta.TransferSyntaxUID = UID(identity.transfer_syntax_uid)
+    meta.ImplementationClassUID = UID(IMPLEMENTATION_CLASS_UID)
+    meta.ImplementationVersionName = IMPLEMENTATION_VERSION_NAME
+    return b"\x00" * 128 + b"DICM" + bytes(encode_file_meta(meta))
