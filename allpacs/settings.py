@@ -149,7 +149,11 @@ class Settings(BaseSettings):
     """Everything that can be configured. See `deploy/allpacs.toml` for a commented example."""
 
     model_config = SettingsConfigDict(
-        frozen=True, extra="forbid", env_prefix="ALLPACS_", env_nested_delimiter="__", nested_model_default_partial_update=True
+        frozen=True,
+        extra="forbid",
+        env_prefix="ALLPACS_",
+        env_nested_delimiter="__",
+        nested_model_default_partial_update=True,
     )
 
     receive: ReceiveSettings = ReceiveSettings()
@@ -187,8 +191,7 @@ def load_settings(file: Path | None = None, **overrides: Any) -> Settings:
             settings_cls: type[BaseSettings],
             init_settings: PydanticBaseSettingsSource,
             env_settings: PydanticBaseSettingsSource,
-            dotenv_settings: PydanticBaseSettingsSource,
-            file_secret_settings: PydanticBaseSettingsSource,
+            **_others: PydanticBaseSettingsSource,
         ) -> tuple[PydanticBaseSettingsSource, ...]:
             sources: tuple[PydanticBaseSettingsSource, ...] = (init_settings, env_settings)
             return sources if file is None else (*sources, TomlConfigSettingsSource(settings_cls, file))

@@ -97,15 +97,20 @@ class Deliveries:
         )
         return self._select(due, ~waiting)
 
-    def begin(self, study_uid: str, revision: int, destination: str, *, now: float) -> int:
-        """Note that an attempt begins; return its number, from 1."""
+    def begin(self, study_uid: str, revision: int, destination: str, *, now: float) -> int | None:
+        """Note that an attempt begins; return its number, from 1, or None where the results were sent already."""
         with self._database.writing() as connection:
-            attempts: int = connection.execute(
+            attempts: int | None = connection.execute(
                 sa.update(schema.deliveries)
-                .where(_T.study_uid == study_uid, _T.revision == revision, _T.destination == destination)
+                .where(
+                    _T.study_uid == study_uid,
+                    _T.revision == revision,
+                    _T.destination == destination,
+                    _T.state != DeliveryState.SENT,
+                )
                 .values(state=DeliveryState.SENDING, attempts=_T.attempts + 1, next_attempt_at=None, updated_at=now)
                 .returning(_T.attempts)
-            ).scalar_one()
+            ).scalar_one_or_none()
         return attempts
 
     def revive(self, study_uid: str, *, now: float) -> list[tuple[int, str]]:

@@ -1,0 +1,198 @@
+"""Composition root: the one place where settings become live parts."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import structlog
+
+from allpacs.settings import CStoreSettings, FhirSettings, FolderSettings, Settings
+from allpacs.store.store import Store
+
+# Parts are imported where they are made: the receiver must be up without loading the model's libraries.
+if TYPE_CHECKING:
+    from allpacs.classify.batcher import Batcher
+    from allpacs.classify.bundle import Bundle
+    from allpacs.deliver.port import Destination
+    from allpacs.flow import Flow
+    from allpacs.pipeline import AskModel, Pipeline
+    from allpacs.receive.scp import StorageScp
+
+_log = structlog.get_logger("allpacs.app")
+
+#: Our AE title as a sender: `allpacs send` and `allpacs echo`.
+SCU_AE_TITLE = "ALLPACS_SCU"
+
+
+def open_store(settings: Settings) -> Store:
+    """Open the store that the settings name, making it where there is none yet."""
+    return Store.open(settings.store.folder, settings.store.database_url)
+
+
+def make_receiver(settings: Settings, store: Store) -> StorageScp:
+    """Return the Storage SCP, not yet started."""
+    from allpacs.decode.part10 import SUPPORTED_TRANSFER_SYNTAXES
+    from allpacs.receive.scp import SourceRule, StorageScp
+
+    receive = settings.receive
+    rules = {
+        ae_title: SourceRule(
+            quiet_s=receive.quiet_s if source.quiet_s is None else source.quiet_s,
+            max_age_s=receive.max_age_s,
+            close_on_release=source.close_on_release,
+        )
+        for ae_title, source in receive.sources.items()
+    }
+    return StorageScp(
+        store.receiving,
+        host=receive.host,
+        port=receive.port,
+        ae_title=receive.ae_title,
+        transfer_syntaxes=SUPPORTED_TRANSFER_SYNTAXES,
+        default_rule=SourceRule(quiet_s=receive.quiet_s, max_age_s=receive.max_age_s),
+        rules=rules,
+        require_called_ae=receive.require_called_ae_title,
+        allowed_calling=receive.allowed_calling,
+        max_associations=receive.max_associations,
+        max_pdu_bytes=receive.max_pdu,
+        min_free_bytes=receive.min_free_mb * 1_000_000,
+    )
+
+
+def make_destinations(settings: Settings) -> dict[str, Destination]:
+    """Return the configured destinations by name."""
+    return {name: _destination(settings, one) for name, one in settings.destinations.items()}
+
+
+def _destination(settings: Settings, one: CStoreSettings | FhirSettings | FolderSettings) -> Destination:
+    match one:
+        case CStoreSettings():
+            from allpacs.deliver.c_store import CStoreDestination
+
+            calling = settings.receive.ae_title
+            return CStoreDestination(one.host, one.port, one.called_ae, calling, timeout_s=one.timeout_s)
+        case FhirSettings():
+            from allpacs.deliver.fhir_rest import FhirRestDestination
+
+            token = None if one.bearer_token is None else one.bearer_token.get_secret_value()
+            return FhirRestDestination(one.base_url, bearer_token=token, timeout_s=one.timeout_s)
+        case FolderSettings():
+            from allpacs.deliver.folder import FolderDestination
+
+            return FolderDestination(one.folder)
+
+
+def make_pipeline(settings: Settings) -> Pipeline:
+    """Return the stages with the configured bundle.
+
+    Raises
+    ------
+    ModelFault
+        The bundle is not what it says it is.
+    """
+    from allpacs.classify.bundle import load_bundle
+    from allpacs.pipeline import Pipeline
+
+    return Pipeline(load_bundle(settings.model.bundle), max_pixels=settings.work.max_pixels)
+
+
+def start_model(settings: Settings, bundle: Bundle) -> Batcher:
+    """Load the network, check it against the bundle's golden cells, and return its batcher.
+
+    Raises
+    ------
+    ModelFault
+        The network cannot be loaded, or answers otherwise than the bundle says.
+    """
+    from allpacs.classify.batcher import Batcher
+    from allpacs.classify.bundle import verify_engine
+    from allpacs.classify.engines.tensorflow import TensorFlowEngine
+
+    started = time.monotonic()
+    engine = TensorFlowEngine(bundle, threads=settings.model.threads)
+    verify_engine(bundle, engine)
+    _log.info(
+        "model_loaded",
+        engine=engine.name,
+        bundle=bundle.contract.name,
+        version=bundle.contract.version,
+        digest=bundle.digest,
+        seconds=round(time.monotonic() - started, 2),
+    )
+    return Batcher(engine, max_batch=settings.model.max_batch, max_delay_s=settings.model.max_delay_s)
+
+
+def asking(batcher: Batcher) -> AskModel:
+    """Return the way to ask a batcher and wait for its answer."""
+    return lambda crops: batcher.submit(crops).result()
+
+
+class Worker:
+    """The process that reads studies: model, flow and destinations.
+
+    Parameters
+    ----------
+    ask:
+        Another way to ask a model than the configured bundle's network.
+    flow_type:
+        Another flow than `Flow`, for example one that is watched.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        store: Store,
+        *,
+        ask: AskModel | None = None,
+        flow_type: Callable[..., Flow] | None = None,
+    ) -> None:
+        from allpacs.deliver.retry import RetryPolicy
+        from allpacs.flow import Flow, FlowOptions, workflow_database
+        from allpacs.reading import Reading, ReadingOptions
+
+        pipeline = make_pipeline(settings)
+        self._batcher: Batcher | None = None
+        if ask is None:
+            self._batcher = start_model(settings, pipeline.bundle)
+            ask = asking(self._batcher)
+        sources = settings.receive.sources.items()
+        reading = Reading(
+            store=store,
+            pipeline=pipeline,
+            ask=ask,
+            work_folder=settings.store.folder / "work",
+            options=ReadingOptions(
+                chunk_instances=settings.work.chunk_instances,
+                cells_by={ae_title: source.cells for ae_title, source in sources if source.cells is not None},
+                host_name=socket.gethostname(),
+            ),
+        )
+        self._flow = (flow_type or Flow)(
+            store=store,
+            reading=reading,
+            destinations=make_destinations(settings),
+            options=FlowOptions(
+                system_database_url=workflow_database(settings.store.folder, settings.store.database_url),
+                executor_id=settings.work.executor_id,
+                studies_at_a_time=settings.work.studies_at_a_time,
+                poll_s=settings.work.poll_s,
+                retry=RetryPolicy(
+                    first_s=settings.retry.first_s,
+                    cap_s=settings.retry.cap_s,
+                    max_attempts=settings.retry.max_attempts,
+                ),
+            ),
+        )
+
+    def start(self) -> None:
+        """Take up what was begun, then whatever is due."""
+        self._flow.start()
+
+    def stop(self) -> None:
+        """Finish or checkpoint what runs, then let go of the model."""
+        self._flow.stop()
+        if self._batcher is not None:
+            self._batcher.close()

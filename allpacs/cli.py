@@ -1,0 +1,324 @@
+"""The command line: one verb a command. Parts are imported by the verb that needs them, so that help is quick."""
+
+from __future__ import annotations
+
+import json
+import sys
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+
+from allpacs import __version__
+from allpacs.domain.errors import (
+    AllpacsError,
+    ConfigFault,
+    DeliveryRejected,
+    DeliveryUnavailable,
+    InputFault,
+    ModelFault,
+    StoreFault,
+)
+
+if TYPE_CHECKING:
+    from allpacs.settings import Settings
+
+#: Exit status by kind of error; 2 is a wrong command line.
+EXIT_CODES: dict[type[AllpacsError], int] = {
+    InputFault: 1,
+    ConfigFault: 3,
+    ModelFault: 4,
+    StoreFault: 5,
+    DeliveryUnavailable: 6,
+    DeliveryRejected: 6,
+}
+
+app = typer.Typer(
+    name="allpacs",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="Classifies white cells of microscopy studies routed by a PACS as ALL blast or normal. Research use only.\n\n"
+    "Exit status: 0 done, 1 input cannot be used, 2 wrong command line, 3 configuration, 4 model, "
+    "5 this machine's store, 6 a destination or peer did not take it.",
+)
+
+ConfigOption = Annotated[
+    Path | None, typer.Option("--config", "-c", help="TOML file; without it, defaults and the environment.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON to standard output.")]
+PeerArgument = Annotated[str, typer.Argument(metavar="AE@HOST:PORT", help="AE title and address of the peer.")]
+
+
+class Specimen(StrEnum):
+    """Where the cells come from."""
+
+    BLOOD = "blood"
+    BONE_MARROW = "bone-marrow"
+
+
+def main() -> NoReturn:
+    """Run the command line; every expected error is one line on standard error and an exit status."""
+    try:
+        app(standalone_mode=True)
+    except AllpacsError as error:
+        print(f"allpacs: {error}", file=sys.stderr)  # noqa: T201
+        sys.exit(next((code for kind, code in EXIT_CODES.items() if isinstance(error, kind)), 1))
+    except BrokenPipeError:  # the reader of our output has gone, as `| head` does
+        sys.stderr.close()
+        sys.exit(0)
+    sys.exit(0)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"allpacs {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+def _settings(config: Path | None) -> Settings:
+    from allpacs.logs import configure_logs
+    from allpacs.settings import load_settings
+
+    settings = load_settings(config)
+    configure_logs(settings.log.level, settings.log.format)
+    return settings
+
+
+@app.command()
+def demo(
+    images: Annotated[
+        Path | None, typer.Option(help="Folder of pictures or DICOM files; without it, synthetic cells are drawn.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder for everything the demo writes.")] = Path("demo-out"),
+    timeout: Annotated[float, typer.Option(help="Give up after so many seconds.")] = 600.0,
+) -> None:
+    """Run the whole plugin once, with stand-ins for PACS and EHR, and show what came of it."""
+    from allpacs.demo.run import run_demo
+
+    run_demo(images, out, timeout_s=timeout)
+
+
+@app.command()
+def serve(config: ConfigOption = None) -> None:
+    """Run receiver and worker under one supervisor until SIGTERM."""
+    from allpacs.supervise import Supervisor
+
+    _settings(config)
+    arguments = [] if config is None else ["--config", str(config)]
+    Supervisor({"receive": ["receive", *arguments], "work": ["work", *arguments]}).run()
+
+
+@app.command()
+def receive(config: ConfigOption = None) -> None:
+    """Run the DICOM receiver alone until SIGTERM."""
+    from allpacs.app import make_receiver, open_store
+    from allpacs.supervise import until_stopped
+
+    settings = _settings(config)
+    receiver = make_receiver(settings, open_store(settings))
+    receiver.start()
+    until_stopped()
+    receiver.stop()
+
+
+@app.command()
+def work(config: ConfigOption = None) -> None:
+    """Run the worker (model, reports, deliveries) alone until SIGTERM."""
+    from allpacs.app import Worker, open_store
+    from allpacs.supervise import until_stopped
+
+    settings = _settings(config)
+    worker = Worker(settings, open_store(settings))
+    worker.start()
+    until_stopped()
+    worker.stop()
+
+
+@app.command("import")
+def import_pictures(
+    images: Annotated[list[Path], typer.Argument(help="BMP, PNG, JPEG or TIFF files, or folders of them.")],
+    out: Annotated[Path, typer.Option(help="Folder for the DICOM files.")],
+    patient_id: Annotated[str, typer.Option(help="Patient ID.")] = "",
+    patient_name: Annotated[str, typer.Option(help="Patient's name, as Family^Given.")] = "",
+    accession: Annotated[str, typer.Option(help="Accession number.")] = "",
+    specimen: Annotated[Specimen, typer.Option(help="Where the cells come from.")] = Specimen.BLOOD,
+    stain: Annotated[str, typer.Option(help="Stain, for example wright, giemsa, may-gruenwald-giemsa.")] = "wright",
+    spacing_um: Annotated[float | None, typer.Option(help="Distance of pixel centres, micrometres.")] = None,
+) -> None:
+    """Turn pictures from a microscope camera into one study of VL Microscopic Image instances."""
+    from allpacs.capture.vl_microscopic import PatientAndSpecimen, import_pictures
+    from allpacs.commands.files import picture_files
+    from allpacs.commands.progress import tracked
+
+    described = PatientAndSpecimen(
+        patient_id=patient_id,
+        patient_name=patient_name,
+        accession_number=accession,
+        specimen=specimen.value,
+        stain=stain,
+    )
+    files = picture_files(images)
+    written = import_pictures(
+        tracked(files, "importing"), out, described, spacing_um=spacing_um, made_at=datetime.now(UTC)
+    )
+    typer.echo(f"{len(written)} instances in {out}")
+
+
+@app.command()
+def send(
+    folder: Annotated[Path, typer.Argument(help="DICOM file or folder of them.")],
+    to: Annotated[str, typer.Option(metavar="AE@HOST:PORT", help="Who takes them.")],
+    calling: Annotated[str, typer.Option("--from", help="Our AE title.")] = "ALLPACS_SCU",
+) -> None:
+    """Send DICOM files by C-STORE and check every status."""
+    from allpacs.commands.files import dicom_files
+    from allpacs.commands.progress import counted
+    from allpacs.deliver.c_store import send_files
+
+    called_ae, host, port = peer(to)
+    files = dicom_files([folder])
+    with counted("sending", len(files)) as advance:
+        outcomes = send_files(files, host, port, called_ae, calling, lambda _: advance())
+    refused = [outcome for outcome in outcomes if not outcome.stored]
+    for outcome in refused:
+        typer.echo(f"{outcome.path}: {outcome.note}", err=True)
+    typer.echo(f"{len(outcomes) - len(refused)} of {len(outcomes)} instances stored by {called_ae}")
+    if refused:
+        raise DeliveryRejected(f"{called_ae} did not store {len(refused)} of {len(outcomes)} instances: see above")
+
+
+@app.command()
+def echo(
+    to: PeerArgument, calling: Annotated[str, typer.Option("--from", help="Our AE title.")] = "ALLPACS_SCU"
+) -> None:
+    """Ask a DICOM peer whether it is there (C-ECHO)."""
+    from allpacs.deliver.c_store import echo as c_echo
+
+    called_ae, host, port = peer(to)
+    typer.echo(c_echo(host, port, called_ae, calling))
+
+
+@app.command()
+def classify(
+    paths: Annotated[list[Path], typer.Argument(help="Pictures, DICOM files, or folders of them.")],
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Classify the cells of images without a server."""
+    from allpacs.commands.classify_files import classify_files
+    from allpacs.logs import configure_logs
+    from allpacs.settings import load_settings
+
+    configure_logs("error")
+    answer = classify_files(paths, load_settings(config))
+    if as_json:
+        typer.echo(json.dumps(answer.as_json(), ensure_ascii=False, indent=1))
+    else:
+        answer.print_table()
+    if answer.faults:
+        raise InputFault(f"{answer.faults} of {len(answer.images)} images could not be read: see above")
+
+
+@app.command()
+def studies(
+    config: ConfigOption = None,
+    state: Annotated[str | None, typer.Option(help="Only studies in this state.")] = None,
+    limit: Annotated[int, typer.Option(help="At most so many, newest first.")] = 50,
+    as_json: JsonOption = False,
+) -> None:
+    """List studies and how far they have come."""
+    from allpacs.app import open_store
+    from allpacs.commands.show import studies_json, studies_table
+
+    store = open_store(_settings(config))
+    rows = store.studies.latest(state=state, limit=limit)
+    if as_json:
+        typer.echo(json.dumps(studies_json(rows), indent=1))
+    else:
+        studies_table(rows)
+
+
+@app.command()
+def show(
+    study: Annotated[str, typer.Argument(help="Study Instance UID, or its beginning.")],
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show one study: its revisions, cells, results and deliveries."""
+    from allpacs.app import open_store
+    from allpacs.commands.show import one_study, study_json, study_tables
+
+    store = open_store(_settings(config))
+    details = study_json(store, one_study(store, study))
+    if as_json:
+        typer.echo(json.dumps(details, indent=1))
+    else:
+        study_tables(details)
+
+
+@app.command()
+def retry(
+    study: Annotated[str, typer.Argument(help="Study Instance UID, or its beginning.")], config: ConfigOption = None
+) -> None:
+    """Read a study again that needs attention, or deliver again what was given up."""
+    import time
+
+    from allpacs.app import open_store
+    from allpacs.commands.show import one_study
+    from allpacs.store.records import RevisionState
+
+    store = open_store(_settings(config))
+    row = one_study(store, study)
+    revision = store.revisions.read_again(row.study_uid)
+    if revision is not None:
+        typer.echo(f"revision {revision} of {row.study_uid} will be read again")
+    revived = store.deliveries.revive(row.study_uid, now=time.time())
+    for revised, destination in revived:
+        store.revisions.set_state(row.study_uid, revised, RevisionState.REPORTED)
+        typer.echo(f"revision {revised} of {row.study_uid} will be delivered to {destination} again")
+    if revision is None and not revived:
+        typer.echo(f"nothing to retry: {row.study_uid} is {row.state}")
+
+
+@app.command("check-config")
+def check_config(config: ConfigOption = None) -> None:
+    """Check the configuration and everything it names; say what to fix."""
+    from allpacs.commands.check_config import run_checks
+    from allpacs.logs import configure_logs
+    from allpacs.settings import load_settings
+
+    settings = load_settings(config)
+    configure_logs("error")
+    failed = run_checks(settings)
+    if failed:
+        raise ConfigFault(f"{failed} checks failed: see above")
+
+
+def peer(text: str) -> tuple[str, str, int]:
+    """Return AE title, host and port of ``AE@host:port``.
+
+    Raises
+    ------
+    ConfigFault
+        It is not of that form.
+    """
+    from allpacs.domain.identity import is_ae_title
+
+    ae_title, at, address = text.partition("@")
+    host, colon, port = address.rpartition(":")
+    if not (at and colon and host and port.isdecimal() and 0 < int(port) < 65536 and is_ae_title(ae_title)):
+        raise ConfigFault(f"{text!r} is not of the form AE@host:port, for example ORTHANC@127.0.0.1:4242")
+    return ae_title, host.strip("[]"), int(port)

@@ -1,0 +1,1 @@
+"""What the verbs of the command line do, where it takes more than a few lines."""

@@ -1,0 +1,123 @@
+"""``allpacs classify``: images straight to an answer, without a server (the paper's step 7)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from allpacs.app import asking, make_pipeline, start_model
+from allpacs.commands.files import image_files, is_dicom
+from allpacs.commands.progress import tracked
+from allpacs.decode.part10 import read_header
+from allpacs.domain.errors import InputFault
+from allpacs.domain.findings import CellFinding, InstanceFindings, ModelIdentity
+from allpacs.domain.identity import derive_uid
+from allpacs.pipeline import ImageFile
+from allpacs.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the model says of some files.
+
+    Attributes
+    ----------
+    images:
+        One entry a file, in the order asked.
+    """
+
+    model: ModelIdentity
+    images: Sequence[tuple[Path, InstanceFindings]]
+
+    @property
+    def faults(self) -> int:
+        """How many files could not be read."""
+        return sum(findings.fault is not None for _, findings in self.images)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the answer by its stable contract: one entry a frame.
+
+        An unreadable file has one entry with ``frame`` null, no cells and its ``error``.
+        """
+        model = {"name": self.model.name, "version": self.model.version, "digest": self.model.digest}
+        return {"bundle": model, "images": [entry for path, one in self.images for entry in _frames(path, one)]}
+
+    def print_table(self) -> None:
+        """Print one row a cell, and what could not be read."""
+        console = Console()
+        table = Table(title=f"{self.model.name} {self.model.version} – research use only")
+        for heading in ("image", "frame", "cell", "label", "probability of ALL", "not assessable because"):
+            table.add_column(heading, justify="right" if heading in {"frame", "cell", "probability of ALL"} else "left")
+        for path, findings in self.images:
+            if findings.fault is not None:
+                table.add_row(str(path), "", "", "[red]unreadable[/red]", "", findings.fault)
+            elif not findings.cells:
+                table.add_row(str(path), "", "", "no cells found", "", "")
+            for cell in findings.cells:
+                table.add_row(str(path), str(cell.frame_number), str(cell.cell_number), *cell_columns(cell))
+        console.print(table)
+
+
+def cell_columns(cell: CellFinding) -> tuple[str, str, str]:
+    """Return label, probability and reason of a cell as a table shows them."""
+    return (
+        "" if cell.label is None else str(cell.label),
+        "" if cell.probability_all is None else f"{cell.probability_all:.3f}",
+        "" if cell.reason is None else str(cell.reason),
+    )
+
+
+def classify_files(paths: Sequence[Path], settings: Settings) -> Answer:
+    """Classify the cells of every picture and DICOM file among the paths.
+
+    Raises
+    ------
+    InputFault
+        A path does not exist, or there is no image among them.
+    ModelFault
+        The bundle cannot be used.
+    """
+    files = image_files(paths)
+    pipeline = make_pipeline(settings)
+    images: list[tuple[Path, InstanceFindings]] = []
+    with start_model(settings, pipeline.bundle) as batcher:
+        ask = asking(batcher)
+        for path in tracked(files, "classifying"):
+            found, crops = pipeline.find(_image(path))
+            images.append((path, pipeline.label(found, crops, ask)))
+    return Answer(pipeline.bundle.identity, images)
+
+
+def _image(path: Path) -> ImageFile:
+    """Return a file with the identity its header states; a picture gets one derived from its path."""
+    if is_dicom(path):
+        try:
+            header = read_header(path)
+        except InputFault:
+            pass  # the same fault is met, and recorded, when its frames are read
+        else:
+            names = ("SOPInstanceUID", "SOPClassUID", "SeriesInstanceUID")
+            return ImageFile(path, *(str(header.get(name, "")) for name in names))
+    return ImageFile(path, derive_uid("file", str(path)), "", "")
+
+
+def _frames(path: Path, findings: InstanceFindings) -> list[dict[str, Any]]:
+    if findings.fault is not None:
+        return [{"path": str(path), "frame": None, "cells": [], "error": findings.fault}]
+    by_frame: dict[int, list[dict[str, Any]]] = {number: [] for number in range(1, findings.frames + 1)}
+    for cell in findings.cells:
+        by_frame[cell.frame_number].append(
+            {
+                "box_px": cell.box.as_list(),
+                "label": cell.label,
+                "probability_all": cell.probability_all,
+                "assessable": cell.assessable,
+                "reason": cell.reason,
+            }
+        )
+    return [{"path": str(path), "frame": number, "cells": cells} for number, cells in by_frame.items()]

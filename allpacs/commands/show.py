@@ -1,0 +1,117 @@
+"""``allpacs studies`` and ``allpacs show``: what the index knows, as JSON and as tables; it holds no patient data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from allpacs.classify import aggregate
+from allpacs.domain.errors import InputFault
+from allpacs.store.records import StudyRow
+from allpacs.store.store import Store
+
+
+def one_study(store: Store, text: str) -> StudyRow:
+    """Return the study whose UID is, or begins with, the text.
+
+    Raises
+    ------
+    InputFault
+        There is none, or several begin so.
+    """
+    found = store.studies.find(text, limit=3)
+    if not found:
+        raise InputFault(f"no study {text}: `allpacs studies` lists them")
+    if len(found) > 1:
+        raise InputFault(f"several studies begin with {text}: write more of the UID")
+    return found[0]
+
+
+def studies_json(rows: Sequence[StudyRow]) -> list[dict[str, Any]]:
+    """Return the studies as JSON values."""
+    return [
+        {
+            "study_uid": row.study_uid,
+            "state": row.state,
+            "revision": row.revision,
+            "instances": row.instances,
+            "source_ae": row.source_ae,
+            "last_received_at": _time(row.last_received_at),
+        }
+        for row in rows
+    ]
+
+
+def studies_table(rows: Sequence[StudyRow]) -> None:
+    """Print the studies as a table."""
+    _print("studies", studies_json(rows))
+
+
+def study_json(store: Store, row: StudyRow) -> dict[str, Any]:
+    """Return everything the index knows of a study, as JSON values."""
+    revisions = []
+    for revision in store.revisions.of_study(row.study_uid):
+        findings = store.findings.get(row.study_uid, revision.revision)
+        counts = aggregate.counts(cell for instance in findings for cell in instance.cells)
+        paths = store.artefacts.paths(row.study_uid, revision.revision)
+        revisions.append(
+            {
+                "revision": revision.revision,
+                "state": revision.state,
+                "created_at": _time(revision.created_at),
+                "finished_at": None if revision.finished_at is None else _time(revision.finished_at),
+                "instances": len(findings),
+                "unreadable": [
+                    {"sop_instance_uid": one.sop_instance_uid, "fault": one.fault} for one in findings if one.fault
+                ],
+                "cells": counts.total,
+                "all": counts.all,
+                "hem": counts.hem,
+                "not_assessable": counts.not_assessable,
+                "bundle_digest": revision.bundle_digest,
+                "reason": revision.reason,
+                "artefacts": {str(kind): str(path) for kind, path in paths.items()},
+            }
+        )
+    deliveries = [
+        {
+            "revision": one.revision,
+            "destination": one.destination,
+            "state": one.state,
+            "attempts": one.attempts,
+            "next_attempt_at": None if one.next_attempt_at is None else _time(one.next_attempt_at),
+            "detail": one.reason,
+        }
+        for one in store.deliveries.of_study(row.study_uid)
+    ]
+    return {**studies_json([row])[0], "revisions": revisions, "deliveries": deliveries}
+
+
+def study_tables(details: dict[str, Any]) -> None:
+    """Print what `study_json` returned as tables."""
+    plain = {key: value for key, value in details.items() if key not in {"revisions", "deliveries"}}
+    _print("study", [plain])
+    brief = [
+        {**revision, "unreadable": len(revision["unreadable"]), "artefacts": "\n".join(revision["artefacts"].values())}
+        for revision in details["revisions"]
+    ]
+    hidden = {"bundle_digest", "created_at"}
+    _print("revisions", [{key: value for key, value in one.items() if key not in hidden} for one in brief])
+    _print("deliveries", details["deliveries"])
+
+
+def _print(title: str, rows: Sequence[dict[str, Any]]) -> None:
+    table = Table(title=title, title_justify="left")
+    for heading in rows[0] if rows else ("none",):
+        table.add_column(heading.replace("_", " "), overflow="fold")
+    for row in rows:
+        table.add_row(*("" if value is None else str(value) for value in row.values()))
+    Console().print(table)
+
+
+def _time(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")

@@ -1,0 +1,279 @@
+"""``allpacs demo``: the whole plugin, real processes and associations, between stand-ins for PACS and EHR."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from rich.console import Console
+from rich.table import Table
+
+from allpacs.commands.classify_files import cell_columns
+from allpacs.commands.files import dicom_files, image_files, is_dicom
+from allpacs.commands.progress import counted, tracked
+from allpacs.deliver.c_store import SentFile, echo, send_files
+from allpacs.demo.archive import Archive
+from allpacs.demo.fhir_endpoint import FhirEndpoint
+from allpacs.domain.artefacts import ArtefactKind
+from allpacs.domain.errors import AllpacsError, DeliveryRejected, DeliveryUnavailable, InputFault
+from allpacs.domain.findings import CellFinding, InstanceFindings
+from allpacs.settings import load_settings
+from allpacs.store.records import RevisionState
+from allpacs.store.store import Store
+
+_AE_TITLE = "ALLPACS"
+_SENDER = "MICROSCOPE"
+#: Cells that are drawn where no images are given: half of them as blasts are, half as hematogones.
+_SYNTHETIC_CELLS = 12
+_ROWS_SHOWN = 40
+_SETTLED = {RevisionState.DELIVERED, RevisionState.ATTENTION}
+
+
+class DemoFailed(AllpacsError):  # noqa: N818 - named as the other faults are
+    """The demo did not come to its end; the message says where to look."""
+
+
+def run_demo(images: Path | None, out: Path, *, timeout_s: float) -> dict[str, Any]:
+    """Send a study through the plugin, print what came of it, write ``summary.json``, and return the summary.
+
+    Parameters
+    ----------
+    images:
+        Folder of pictures (imported as one study) or of DICOM files (sent as they are); None: synthetic cells.
+    out:
+        Folder for everything that is written: the study, the plugin's store, what PACS and EHR received.
+    timeout_s:
+        Longest wait for the plugin to start, and for the results to arrive.
+
+    Raises
+    ------
+    InputFault
+        There are no images in the folder, or none that the plugin takes.
+    DemoFailed
+        Results did not arrive in time or were refused.
+    """
+    started = time.monotonic()
+    console = Console()
+    # A demo of its own each time: what earlier ones wrote stays beside it.
+    folder = out.resolve() / datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%f")[:-3]
+    folder.mkdir(parents=True)
+    with Archive(folder / "pacs", "PACS") as pacs, FhirEndpoint(folder / "ehr") as ehr:
+        config = folder / "allpacs.toml"
+        port = _free_port()
+        config.write_text(_configuration(folder, port, pacs.port, ehr.base_url), encoding="utf-8")
+        with _plugin(config, folder / "allpacs.log") as plugin:
+            study = _study(images, folder)
+            _wait_for_echo(port, plugin, timeout_s)
+            files = dicom_files([study])
+            with counted("sending", len(files)) as advance:
+                sent = send_files(files, "127.0.0.1", port, _AE_TITLE, _SENDER, lambda _: advance())
+            _tell_refused(console, sent)
+            store = Store.open(load_settings(config).store.folder)
+            _wait_until_settled(store, plugin, timeout_s, folder / "allpacs.log")
+        summary = _summary(store, pacs, ehr, folder, seconds=time.monotonic() - started)
+        findings = {row.study_uid: store.findings.get(row.study_uid, row.revision) for row in store.studies.latest()}
+        store.close()
+    text = json.dumps(summary, indent=2) + "\n"
+    (folder / "summary.json").write_text(text, encoding="utf-8")
+    (out / "summary.json").write_text(text, encoding="utf-8")
+    _print_cells(console, findings, images)
+    _print_places(console, summary, out / "summary.json")
+    return summary
+
+
+def _configuration(folder: Path, port: int, pacs_port: int, fhir_url: str) -> str:
+    return f"""# Written by `allpacs demo`: the plugin between stand-ins for a PACS and an EHR.
+[receive]
+port = {port}
+ae_title = "{_AE_TITLE}"
+min_free_mb = 100
+
+[receive.sources.{_SENDER}]
+close_on_release = true
+
+[store]
+folder = {json.dumps(str(folder / "store"))}
+
+[log]
+format = "json"
+
+[destinations.pacs]
+kind = "c_store"
+host = "127.0.0.1"
+port = {pacs_port}
+called_ae = "PACS"
+
+[destinations.ehr]
+kind = "fhir"
+base_url = "{fhir_url}"
+
+[destinations.results]
+kind = "folder"
+folder = {json.dumps(str(folder / "results"))}
+"""
+
+
+@contextmanager
+def _plugin(config: Path, log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Run ``allpacs serve`` while the block runs; its log goes to a file."""
+    with log.open("wb") as stream:
+        process = subprocess.Popen(  # noqa: S603 - our own program
+            [sys.executable, "-m", "allpacs", "serve", "--config", str(config)],
+            stderr=stream,
+            stdout=stream,
+            env={name: value for name, value in os.environ.items() if not name.startswith("ALLPACS_")},
+        )
+        try:
+            yield process
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.wait(60)
+
+
+def _study(images: Path | None, folder: Path) -> Path:
+    """Return a folder of DICOM files: those given, or pictures made into a study."""
+    from allpacs.capture.vl_microscopic import PatientAndSpecimen, import_pictures
+
+    if images is not None and any(is_dicom(path) for path in image_files([images])):
+        return images
+    if images is None:
+        pictures, note = _draw_cells(folder / "synthetic"), True
+    else:
+        pictures, note = image_files([images]), False
+    described = PatientAndSpecimen(
+        patient_id="DEMO-1",
+        patient_name="Demonstration^Study",
+        accession_number="DEMO-1",
+        specimen="bone-marrow",
+        stain="may-gruenwald-giemsa",
+    )
+    import_pictures(
+        tracked(pictures, "importing"), folder / "study", described, made_at=datetime.now(UTC), synthetic=note
+    )
+    return folder / "study"
+
+
+def _draw_cells(folder: Path) -> list[Path]:
+    """Draw synthetic cells, clearly named so, and return their files."""
+    from allpacs.demo.synthetic import draw_cell
+
+    folder.mkdir()
+    paths = []
+    for number in tracked(range(_SYNTHETIC_CELLS), "drawing synthetic cells"):
+        blast = number % 2 == 0
+        path = folder / f"synthetic-{number:02d}-{'blast' if blast else 'normal'}.png"
+        Image.fromarray(draw_cell(seed=number, blast=blast)).save(path)
+        paths.append(path)
+    return paths
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _wait_for_echo(port: int, plugin: subprocess.Popen[bytes], timeout_s: float) -> None:
+    until = time.monotonic() + timeout_s
+    while True:
+        try:
+            echo("127.0.0.1", port, _AE_TITLE, _SENDER, timeout_s=5.0)
+        except DeliveryUnavailable as unavailable:
+            if plugin.poll() is not None or time.monotonic() > until:
+                raise DemoFailed(f"the receiver did not come up: {unavailable}") from unavailable
+            time.sleep(0.1)
+        else:
+            return
+
+
+def _tell_refused(console: Console, sent: list[SentFile]) -> None:
+    refused = [one for one in sent if not one.stored]
+    for one in refused:
+        console.print(f"[yellow]not taken[/yellow] {one.path.name}: {one.note}", highlight=False)
+    if len(refused) == len(sent):
+        raise InputFault("allpacs took none of the instances: see above")
+
+
+def _wait_until_settled(store: Store, plugin: subprocess.Popen[bytes], timeout_s: float, log: Path) -> None:
+    """Wait until every study is delivered everywhere."""
+    until = time.monotonic() + timeout_s
+    while any(row.state not in _SETTLED for row in store.studies.latest()):
+        if plugin.poll() is not None or time.monotonic() > until:
+            raise DemoFailed(f"the study was not delivered in time: {log} says how far it came")
+        time.sleep(0.05)
+    for row in store.studies.latest(state=RevisionState.ATTENTION):
+        reason = store.revisions.of_study(row.study_uid)[-1].reason
+        raise DeliveryRejected(f"study {row.study_uid} needs attention: {reason}")
+
+
+def _summary(store: Store, pacs: Archive, ehr: FhirEndpoint, folder: Path, seconds: float) -> dict[str, Any]:
+    """Return the stable summary; with several studies its numbers are their sums."""
+    from allpacs.classify import aggregate
+
+    rows = store.studies.latest()
+    findings = [one for row in rows for one in store.findings.get(row.study_uid, row.revision)]
+    counts = aggregate.counts(cell for instance in findings for cell in instance.cells)
+    reports = [ehr.path_of("DiagnosticReport", str(one["id"])) for one in ehr.resources("DiagnosticReport")]
+    pages = [store.artefacts.paths(row.study_uid, row.revision)[ArtefactKind.HTML].name for row in rows]
+    html = [path for name in pages for path in (folder / "results").rglob(name)]
+    return {
+        "study_uid": rows[0].study_uid,
+        "instances": len(findings),
+        "cells": counts.total,
+        "all": counts.all,
+        "hem": counts.hem,
+        "not_assessable": counts.not_assessable,
+        "sr": [str(instance.path) for instance in pacs.instances],
+        "fhir": [str(path) for path in reports],
+        "html": str(html[0]),
+        "seconds": round(seconds, 2),
+    }
+
+
+def _print_cells(console: Console, findings: Mapping[str, list[InstanceFindings]], images: Path | None) -> None:
+    cells = [cell for instances in findings.values() for one in instances for cell in one.cells]
+    title = "cells, most suspicious first" + (" (synthetic images, not from a patient)" if images is None else "")
+    table = Table(title=title, title_justify="left")
+    for heading in ("SOP Instance", "frame", "cell", "label", "P(ALL)", "not assessable because"):
+        table.add_column(heading)
+    for cell in sorted(cells, key=_suspicion, reverse=True)[:_ROWS_SHOWN]:
+        uid = f"…{cell.sop_instance_uid[-12:]}"
+        table.add_row(uid, str(cell.frame_number), str(cell.cell_number), *cell_columns(cell))
+    console.print(table)
+    if len(cells) > _ROWS_SHOWN:
+        console.print(f"… and {len(cells) - _ROWS_SHOWN} more cells: the HTML report has them all")
+    for instances in findings.values():
+        for one in instances:
+            if one.fault:
+                console.print(f"[yellow]unreadable[/yellow] …{one.sop_instance_uid[-12:]}: {one.fault}")
+
+
+def _suspicion(cell: CellFinding) -> tuple[bool, float]:
+    return cell.assessable, -1.0 if cell.probability_all is None else cell.probability_all
+
+
+def _print_places(console: Console, summary: Mapping[str, Any], file: Path) -> None:
+    console.print(
+        f"{summary['instances']} instances, {summary['cells']} cells: {summary['all']} lymphoblasts (ALL), "
+        f"{summary['hem']} hematogones, {summary['not_assessable']} not assessable, in {summary['seconds']} s",
+        highlight=False,
+    )
+    for what, place in (
+        ("SR at the PACS", ", ".join(summary["sr"])),
+        ("FHIR at the EHR", ", ".join(summary["fhir"])),
+        ("HTML report", summary["html"]),
+        ("summary", str(file)),
+    ):
+        console.print(f"{what:>16}: {place}", highlight=False, soft_wrap=True)
+    console.print("Research use only: not for diagnosis.", style="bold")

@@ -1,0 +1,108 @@
+"""One supervisor for the processes of one machine: ``allpacs serve``.
+
+A process that ends on its own is started again with a growing wait, and nothing else is disturbed: a worker whose
+model cannot load leaves the receiver receiving. SIGTERM stops them all and waits for each to finish or checkpoint.
+"""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from types import FrameType
+
+import structlog
+
+_log = structlog.get_logger("allpacs.supervise")
+
+
+class Supervisor:
+    """Keeps child processes running until `stop` or a signal.
+
+    Parameters
+    ----------
+    commands:
+        Arguments of ``allpacs`` by process name, for example ``{"receive": ["receive", "--config", "a.toml"]}``.
+    first_wait_s, longest_wait_s:
+        Wait before a crashed process is started again; doubles with each crash, and starts over once the process
+        has lived for `longest_wait_s`.
+    grace_s:
+        How long a process may take to stop before it is killed.
+    """
+
+    def __init__(
+        self,
+        commands: Mapping[str, Sequence[str]],
+        *,
+        first_wait_s: float = 0.5,
+        longest_wait_s: float = 30.0,
+        grace_s: float = 30.0,
+    ) -> None:
+        self._commands = dict(commands)
+        self._first_wait_s = first_wait_s
+        self._longest_wait_s = longest_wait_s
+        self._grace_s = grace_s
+        self._stopping = threading.Event()
+        self.processes: dict[str, subprocess.Popen[bytes]] = {}
+
+    def run(self) -> None:
+        """Start every process and keep it running; return once all have stopped after `stop` or a signal."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_signal)
+        keepers = [threading.Thread(target=self._keep, args=(name,), name=f"keep-{name}") for name in self._commands]
+        for keeper in keepers:
+            keeper.start()
+        for keeper in keepers:
+            while keeper.is_alive():  # a plain join() would hold back signal handlers
+                keeper.join(timeout=0.5)
+
+    def stop(self) -> None:
+        """Ask every process to stop."""
+        self._stopping.set()
+
+    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
+        _log.info("stop_requested", reason=signal.Signals(number).name)
+        self.stop()
+
+    def _keep(self, name: str) -> None:
+        wait_s = self._first_wait_s
+        while not self._stopping.is_set():
+            started = time.monotonic()
+            # The child's own process group: a terminal's Ctrl-C reaches the supervisor only, which stops them in order.
+            process = subprocess.Popen(  # noqa: S603 - our own program with our own arguments
+                [sys.executable, "-m", "allpacs", *self._commands[name]], start_new_session=True
+            )
+            self.processes[name] = process
+            _log.info("process_started", process=name, pid=process.pid)
+            while process.poll() is None and not self._stopping.wait(0.1):
+                pass
+            if self._stopping.is_set():
+                self._end(name, process)
+                return
+            if time.monotonic() - started >= self._longest_wait_s:
+                wait_s = self._first_wait_s
+            _log.error("process_ended", process=name, exit_code=process.returncode, next_attempt_s=wait_s)
+            self._stopping.wait(wait_s)
+            wait_s = min(2 * wait_s, self._longest_wait_s)
+
+    def _end(self, name: str, process: subprocess.Popen[bytes]) -> None:
+        process.terminate()
+        try:
+            process.wait(self._grace_s)
+        except subprocess.TimeoutExpired:
+            _log.error("process_killed", process=name, seconds=self._grace_s)
+            process.kill()
+            process.wait()
+        _log.info("process_stopped", process=name, exit_code=process.returncode)
+
+
+def until_stopped() -> None:
+    """Return once SIGTERM or SIGINT has come."""
+    stopped = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stopped.set())
+    while not stopped.wait(0.5):  # a wait without end would hold back signal handlers
+        pass

@@ -1,0 +1,69 @@
+"""A worker killed at any boundary of the flow, and started again: one structured report, one FHIR report."""
+
+from __future__ import annotations
+
+import multiprocessing
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+
+import pytest
+from hospital import Hospital, drawn_study, wait_until
+
+from allpacs.app import make_receiver, open_store
+from allpacs.store.records import DeliveryState, RevisionState
+from faults.worker_process import MOMENTS, STEPS, run_worker
+
+pytestmark = pytest.mark.slow
+
+_context = multiprocessing.get_context("forkserver")
+_context.set_forkserver_preload(["faults.worker_process", "allpacs.flow", "allpacs.reading"])
+
+
+@contextmanager
+def _worker(config: Path, die_at: int | None = None) -> Iterator[ForkServerProcess]:
+    process = _context.Process(target=run_worker, args=(config, die_at))
+    process.start()
+    try:
+        yield process
+    finally:
+        process.terminate()
+        process.join(30)
+        if process.is_alive():
+            process.kill()
+            process.join()
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("study")
+    drawn_study(folder, range(3))
+    return folder / "dicom"
+
+
+@pytest.mark.parametrize(
+    "point", range(len(STEPS) * len(MOMENTS)), ids=lambda n: f"{STEPS[n // 3]}{n // 3}-{MOMENTS[n % 3]}"
+)
+def test_killed_there_the_study_is_delivered_once(point: int, study: Path, tmp_path: Path) -> None:
+    with Hospital(tmp_path, quiet_s=0.0, extra="[work]\nchunk_instances = 8\npoll_s = 0.05\n") as hospital:
+        store = open_store(hospital.settings)
+        receiver = make_receiver(hospital.settings, store)
+        receiver.start()
+        assert all(one.status == 0 for one in hospital.send(study))
+        receiver.stop()
+
+        with _worker(hospital.config, die_at=point) as first:
+            first.join(60)
+            assert first.exitcode == -signal.SIGKILL
+
+        (row,) = store.studies.latest()
+        with _worker(hospital.config):
+            wait_until(lambda: store.studies.latest()[0].state == RevisionState.DELIVERED, what="delivered")
+        (report,) = hospital.reports
+        assert report.is_file()
+        assert len(hospital.ehr.resources("DiagnosticReport")) == 1
+        assert len(store.revisions.of_study(row.study_uid)) == 1
+        assert {one.state for one in store.deliveries.of_study(row.study_uid)} == {DeliveryState.SENT}
+        store.close()

@@ -1,0 +1,163 @@
+"""A hospital for tests: stand-ins for PACS and EHR, a configuration that names them, a study to send."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Self
+
+from PIL import Image
+
+from allpacs.capture.vl_microscopic import PatientAndSpecimen, import_pictures
+from allpacs.deliver.c_store import SentFile, echo, send_files
+from allpacs.demo.archive import Archive
+from allpacs.demo.fhir_endpoint import FhirEndpoint
+from allpacs.demo.synthetic import draw_cell
+from allpacs.domain.errors import DeliveryUnavailable
+from allpacs.settings import Settings, load_settings
+
+AE_TITLE = "ALLPACS"
+SENDER = "MICROSCOPE"
+COMPREHENSIVE_3D_SR = "1.2.840.10008.5.1.4.1.1.88.34"
+
+
+class Hospital:
+    """PACS and EHR stand-ins with their folder, and the configuration of an allpacs between them."""
+
+    def __init__(self, folder: Path, *, quiet_s: float = 0.5, extra: str = "") -> None:
+        self.folder = folder
+        self.pacs = Archive(folder / "pacs", "PACS")
+        self.ehr = FhirEndpoint(folder / "ehr")
+        self.port = free_port()
+        self.config = folder / "allpacs.toml"
+        self._quiet_s = quiet_s
+        self._extra = extra
+
+    def __enter__(self) -> Self:
+        self.pacs.start()
+        self.ehr.start()
+        self.config.write_text(
+            f"""
+[receive]
+port = {self.port}
+quiet_s = {self._quiet_s}
+min_free_mb = 10
+[store]
+folder = {json.dumps(str(self.folder / "store"))}
+[retry]
+first_s = 0.2
+cap_s = 1.0
+[destinations.pacs]
+kind = "c_store"
+host = "127.0.0.1"
+port = {self.pacs.port}
+called_ae = "PACS"
+timeout_s = 10
+[destinations.ehr]
+kind = "fhir"
+base_url = "{self.ehr.base_url}"
+timeout_s = 10
+{self._extra}
+""",
+            encoding="utf-8",
+        )
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.pacs.stop()
+        self.ehr.stop()
+
+    @property
+    def settings(self) -> Settings:
+        """The settings that the plugin runs with."""
+        return load_settings(self.config)
+
+    @property
+    def reports(self) -> list[Path]:
+        """The structured reports at the PACS."""
+        return [one.path for one in self.pacs.instances if one.sop_class_uid == COMPREHENSIVE_3D_SR]
+
+    def send(self, folder: Path) -> list[SentFile]:
+        """Send a folder's DICOM files to the plugin over one association."""
+        return send_files(sorted(folder.rglob("*.dcm")), "127.0.0.1", self.port, AE_TITLE, SENDER)
+
+    @contextmanager
+    def running(self, *verb: str) -> Iterator[subprocess.Popen[bytes]]:
+        """Run ``allpacs VERB`` while the block runs; its log is kept in the folder."""
+        with (self.folder / f"{verb[0]}.log").open("ab") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "allpacs", *verb, "--config", str(self.config)], stdout=log, stderr=log
+            )
+            try:
+                yield process
+            finally:
+                process.terminate()
+                process.wait(60)
+
+    def wait_for_echo(self, timeout_s: float = 30.0) -> float:
+        """Wait until the receiver answers C-ECHO; return how long that took, in seconds."""
+        started = time.monotonic()
+        while True:
+            try:
+                echo("127.0.0.1", self.port, AE_TITLE, SENDER, timeout_s=2.0)
+            except DeliveryUnavailable:
+                if time.monotonic() - started > timeout_s:
+                    raise
+                time.sleep(0.02)
+            else:
+                return time.monotonic() - started
+
+
+def free_port() -> int:
+    """Return a port of loopback that is free now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def wait_until(reached: Callable[[], Any], timeout_s: float = 60.0, what: str = "the awaited state") -> Any:
+    """Ask again and again until the answer is true, and return it."""
+    until = time.monotonic() + timeout_s
+    while True:
+        answer = reached()
+        if answer:
+            return answer
+        if time.monotonic() > until:
+            raise AssertionError(f"{what} was not reached within {timeout_s:g} s")
+        time.sleep(0.05)
+
+
+def drawn_study(
+    folder: Path,
+    seeds: Sequence[int] = range(4),
+    *,
+    patient_name: str = "Synthetic^Test",
+    patient_id: str = "TEST-1",
+    study_uid: str | None = None,
+    first_number: int = 1,
+) -> list[Path]:
+    """Write a study of drawn cells, one a picture, and return its DICOM files."""
+    pictures = folder / "pictures"
+    pictures.mkdir(parents=True)
+    paths = []
+    for seed in seeds:
+        path = pictures / f"{seed:03d}.png"
+        Image.fromarray(draw_cell(seed=seed, blast=seed % 2 == 0)).save(path)
+        paths.append(path)
+    described = PatientAndSpecimen(
+        patient_id=patient_id,
+        patient_name=patient_name,
+        accession_number="A-1",
+        specimen="bone-marrow",
+        stain="giemsa",
+    )
+    return import_pictures(
+        paths, folder / "dicom", described, made_at=datetime.now(UTC), synthetic=True, study_uid=study_uid
+    )
