@@ -2,7 +2,10 @@
 
 Nuclei take up the violet stain: they absorb green light much more than blue light. Red cells absorb both alike, or blue
 more. The difference of the two optical densities, taken against the background's own colour, therefore tells nuclei
-from red cells whatever the white balance and the lamp.
+from red cells whatever the white balance and the lamp. Red cells are also the ruler: one is 7 to 8 µm wide in every
+field, so nothing has to be known of the magnification.
+
+All sizes below are in red cell radii, all optical densities are natural logarithms.
 """
 
 from __future__ import annotations
@@ -16,23 +19,36 @@ from skimage.feature import peak_local_max
 from skimage.filters import threshold_otsu
 from skimage.segmentation import watershed
 
-from allpacs.cells.outline import cell_of
+from allpacs.cells.lobes import joined
+from allpacs.cells.outline import cell_of, largest_part
 from allpacs.domain.image import Cell, Frame
 
 Floats = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 Labels = NDArray[np.int32]
 
-#: Frames are searched at no more than this many pixels along their longer side.
-WORKING_SIDE_PX = 720
+#: Longer side at which a frame is measured for its red cells' radius.
+MEASURED_SIDE_PX = 480
 
-#: Violet (difference of optical densities, green less blue) of a nucleus: at least the first; more than the second is
-#: never asked for, so that pale nuclei beside dark ones are still found.
+#: Radius of a red cell in the pixels that cells are sought at: finer costs time and adds no cells.
+WORKING_RADIUS_PX = 11
+
+#: Violet of a nucleus: at least the first; more than the second is never asked for, so that pale nuclei beside dark
+#: ones are found too.
 PALEST_NUCLEUS = 0.20
 SURE_NUCLEUS = 0.42
 
 #: Optical density in green of anything that is not background.
 FAINTEST_OBJECT = 0.10
+
+#: Nuclei enough to measure a field by.
+MANY_NUCLEI = 10
+
+#: A nucleus covers at least this share of a red cell; platelets and debris cover less.
+SMALLEST_NUCLEUS = 0.35
+
+#: Cytoplasm reaches no further than this from the nucleus.
+WIDEST_CYTOPLASM = 0.9
 
 
 class Nucleus:
@@ -43,20 +59,19 @@ class Nucleus:
     def find(self, frame: Frame) -> tuple[Cell, ...]:
         """Return the white cells, ordered by row then column of their boxes; empty where there are none."""
         rows, columns = frame.rgb.shape[:2]
-        step = -(-max(rows, columns) // WORKING_SIDE_PX)
-        if min(rows, columns) < 8 * step:
+        if min(rows, columns) < 8:
             return ()
-        labels = _segment(_stain_of(_shrink(frame.rgb, step)))
+        coarse = -(-max(rows, columns) // MEASURED_SIDE_PX)
+        radius = _red_cell_radius(_stain_of(_shrink(frame.rgb, coarse))) * coarse
+        step = max(1, round(radius / WORKING_RADIUS_PX))
+        labels = _cells_of(_stain_of(_shrink(frame.rgb, step)), radius / step)
         cells = []
         for number, window in enumerate(ndimage.find_objects(labels), start=1):
             if window is None:
                 continue
-            mask = labels[window] == number
-            if step > 1:
-                mask = mask.repeat(step, axis=0).repeat(step, axis=1)
-            top, left = window[0].start * step, window[1].start * step
-            mask = mask[: rows - top, : columns - left]
-            cells.append(cell_of(mask, (top, left), (rows // step * step, columns // step * step)))
+            mask, offset = _enlarge(labels, number, window, step, (rows, columns))
+            if mask.any():
+                cells.append(cell_of(mask, offset, (rows, columns)))
         return tuple(sorted(cells, key=lambda cell: (cell.box.y, cell.box.x)))
 
 
@@ -64,83 +79,118 @@ class Nucleus:
 class _Stain:
     """Optical densities of a field against its background, smoothed; each of shape (rows, columns)."""
 
-    violet: Floats  # green less blue: nuclei
-    green: Floats  # anything but background
+    green: Floats
+    blue: Floats
+
+    @property
+    def violet(self) -> Floats:
+        """What nuclei have most of."""
+        return self.green - self.blue
 
 
 def _shrink(rgb: NDArray[np.uint8], step: int) -> NDArray[np.uint8]:
-    """Return the image with each step × step block averaged; what is left over at the right and bottom is dropped."""
+    """Return the image with each step × step block averaged; the last row and column are repeated to fill blocks."""
     if step == 1:
         return rgb
-    rows, columns = rgb.shape[0] // step, rgb.shape[1] // step
-    blocks = rgb[: rows * step, : columns * step].reshape(rows, step, columns, step, 3)
-    shrunk: NDArray[np.uint8] = blocks.mean(axis=(1, 3), dtype=np.float32).astype(np.uint8)
+    rows, columns = rgb.shape[:2]
+    padded = np.pad(rgb, ((0, -rows % step), (0, -columns % step), (0, 0)), mode="edge")
+    sums = np.zeros((padded.shape[0] // step, padded.shape[1] // step, 3), np.uint32)
+    for row in range(step):
+        for column in range(step):
+            sums += padded[row::step, column::step]
+    shrunk: NDArray[np.uint8] = (sums // step**2).astype(np.uint8)
     return shrunk
+
+
+def _enlarge(
+    labels: Labels, number: int, window: tuple[slice, slice], step: int, shape: tuple[int, int]
+) -> tuple[Mask, tuple[int, int]]:
+    """Return a label as a smooth mask in the frame's own pixels, and the row and column of the mask's window."""
+    top, left = (max(0, part.start - 2) for part in window)
+    small = labels[top : window[0].stop + 2, left : window[1].stop + 2] == number
+    large = small.repeat(step, axis=0).repeat(step, axis=1)
+    if step > 1:
+        large = ndimage.gaussian_filter(large.astype(np.float32), 0.7 * step, mode="nearest") > 0.5
+    offset = (top * step, left * step)
+    return largest_part(large[: shape[0] - offset[0], : shape[1] - offset[1]]), offset
 
 
 def _stain_of(rgb: NDArray[np.uint8]) -> _Stain:
     """Return the optical densities of an image of shape (rows, columns, 3)."""
     green = rgb[..., 1]
-    background = rgb[green >= np.percentile(green[::2, ::2], 85)]
-    white = np.median(background, axis=0)
+    white = np.median(rgb[green >= np.percentile(green, 85)], axis=0)
     # One table a channel: the logarithm of 256 values instead of one of every pixel.
     levels = np.log1p(np.arange(256, dtype=np.float32))
-    od_green, od_blue = ((np.log1p(np.float32(white[c])) - levels)[rgb[..., c]] for c in (1, 2))
     return _Stain(
-        violet=ndimage.gaussian_filter(od_green - od_blue, 1.0, output=np.float32),
-        green=ndimage.gaussian_filter(od_green, 1.0, output=np.float32),
+        *(
+            ndimage.gaussian_filter((np.log1p(np.float32(white[c])) - levels)[rgb[..., c]], 0.8, output=np.float32)
+            for c in (1, 2)
+        )
     )
 
 
-def _segment(stain: _Stain) -> Labels:
-    """Return the cells of a field as labels from 1; 0 elsewhere."""
-    nothing = np.zeros(stain.violet.shape, np.int32)
-    stained = stain.violet[stain.violet > PALEST_NUCLEUS / 2]
+def _nuclei_of(violet: Floats) -> tuple[Mask, float]:
+    """Return where nuclei are, and the violet from which on they are."""
+    stained = violet[violet > PALEST_NUCLEUS / 2]
     if stained.size < 16 or float(np.ptp(stained)) < 1e-3:
-        return nothing
+        return np.zeros(violet.shape, np.bool_), PALEST_NUCLEUS
     threshold = min(max(float(threshold_otsu(stained)), PALEST_NUCLEUS), SURE_NUCLEUS)
-    nuclei = stain.violet > threshold
-    radius = _cell_radius(stain, nuclei)
-    nuclei = _without_specks(nuclei, 0.08 * np.pi * radius**2)
-    if not nuclei.any():
-        return nothing
-    parts = _split(nuclei, radius)
-    cells = _grow(parts, stain, threshold, radius)
-    return _without_platelets(cells, parts, radius)
+    return violet > threshold, threshold
 
 
-def _cell_radius(stain: _Stain, nuclei: Mask) -> float:
-    """Return the radius of a red cell in working pixels: the ruler of the field.
+def _red_cell_radius(stain: _Stain) -> float:
+    """Return the radius of a red cell in pixels: the ruler of the field.
 
     A small lymphocyte's nucleus is as large as a red cell. Where no red cells are seen, the nuclei are the ruler.
     """
-    red = _peaks(
-        ndimage.binary_fill_holes(stain.green > FAINTEST_OBJECT) & ~ndimage.binary_dilation(nuclei, iterations=3)
-    )
-    white = _peaks(ndimage.binary_fill_holes(nuclei))
+    nuclei, _ = _nuclei_of(stain.violet)
+    objects = ndimage.binary_fill_holes(stain.green > FAINTEST_OBJECT)
+    red = _half_widths(objects & ~ndimage.binary_dilation(nuclei, iterations=2))
+    white = _half_widths(ndimage.binary_fill_holes(nuclei))
     largest = float(white.max(initial=0.0))
-    red = np.sort(red[(red > 0.3 * largest) & (red < 2.0 * largest)])
+    red = red[(red > 0.3 * largest) & (red < 2.0 * largest)] if white.size else red
     if red.size < 3:
-        return max(0.8 * largest, 2.0)
-    # Weighted by area: the gaps, rims and slivers that the edges leave are many, but small.
-    area = np.cumsum(red**2)
-    return float(red[np.searchsorted(area, 0.5 * area[-1])])
+        return max(0.8 * largest, 3.0)
+    radius = _weighted_median(red)
+    # Heaps of red cells look like large ones. Nuclei are the better ruler where there are too many to be lobes.
+    white = white[white > 0.5 * largest]
+    return min(radius, 1.1 * _weighted_median(white)) if white.size >= MANY_NUCLEI else radius
 
 
-def _peaks(mask: Mask) -> Floats:
+def _half_widths(mask: Mask) -> Floats:
     """Return the distances from the edge at the middles of a mask's parts."""
     distance = _distance(mask)
-    places = peak_local_max(distance, min_distance=4, threshold_abs=3.0, exclude_border=False)
-    peaks: Floats = distance[tuple(places.T)]
-    return peaks
+    places = peak_local_max(distance, min_distance=3, threshold_abs=2.0, exclude_border=False)
+    widths: Floats = distance[tuple(places.T)]
+    return widths
+
+
+def _weighted_median(radii: Floats) -> float:
+    """Return the median by area: the gaps, rims and slivers between cells are many, but small."""
+    ordered = np.sort(radii)
+    area = np.cumsum(ordered**2)
+    return float(ordered[np.searchsorted(area, 0.5 * area[-1])])
 
 
 def _distance(mask: Mask) -> Floats:
     """Return each pixel's distance from the outside of the mask; the frame's edge is not an outside."""
     if mask.all():
-        return np.full(mask.shape, float(min(mask.shape)) / 2, np.float32)
+        return np.full(mask.shape, min(mask.shape) / 2, np.float32)
     distance: Floats = ndimage.distance_transform_edt(mask).astype(np.float32)
     return distance
+
+
+def _cells_of(stain: _Stain, radius: float) -> Labels:
+    """Return the cells of a field as labels from 1, 0 elsewhere; `radius` is a red cell's in pixels."""
+    nuclei, threshold = _nuclei_of(stain.violet)
+    nuclei = _without_specks(nuclei, 0.08 * np.pi * radius**2)
+    if not nuclei.any():
+        return np.zeros(nuclei.shape, np.int32)
+    distance = ndimage.gaussian_filter(_distance(nuclei), max(0.5, 0.08 * radius))
+    parts = _split(nuclei, distance, radius)
+    cells = _grow(parts, stain, threshold, radius)
+    roots = joined(parts, cells, distance, radius)
+    return _tidy(roots[cells], roots[parts], radius)
 
 
 def _without_specks(mask: Mask, smallest: float) -> Mask:
@@ -152,105 +202,52 @@ def _without_specks(mask: Mask, smallest: float) -> Mask:
     return filled
 
 
-def _split(nuclei: Mask, radius: float) -> Labels:
-    """Return one label a cell: touching nuclei apart, lobes of one nucleus together."""
-    distance = ndimage.gaussian_filter(_distance(nuclei), max(0.5, 0.08 * radius))
-    distance[~nuclei] = 0
+def _split(nuclei: Mask, distance: Floats, radius: float) -> Labels:
+    """Return one label for each bulge of the nuclei: one cell may still have several."""
     places = peak_local_max(
-        distance, min_distance=max(2, int(0.3 * radius)), threshold_abs=0.15 * radius, exclude_border=False
+        distance * nuclei, min_distance=max(2, int(0.3 * radius)), threshold_abs=0.15 * radius, exclude_border=False
     )
     markers = np.zeros(nuclei.shape, np.int32)
     markers[tuple(places.T)] = np.arange(1, len(places) + 1)
     parts: Labels = watershed(-distance, markers, mask=nuclei)
-    return _merge_lobes(parts, distance, radius)
-
-
-def _merge_lobes(parts: Labels, distance: Floats, radius: float) -> Labels:
-    """Return the parts with those joined that belong to one cell.
-
-    Two parts are one cell where the neck between them is nearly as wide as the smaller of them, or where they are so
-    small that together they still fit into one cell.
-    """
-    windows = ndimage.find_objects(parts)
-    count = len(windows)
-    areas = np.bincount(parts.ravel(), minlength=count + 1).astype(float)
-    peaks = ndimage.maximum(distance, parts, np.arange(count + 1))
-    centres = np.array(ndimage.center_of_mass(parts > 0, parts, np.arange(1, count + 1))).reshape(count, 2)
-    centres = np.vstack([[0.0, 0.0], centres])
-    necks = _necks(parts, distance)
-    parent = list(range(count + 1))
-
-    def root(label: int) -> int:
-        while parent[label] != label:
-            label = parent[label]
-        return label
-
-    reach = 1.5 * radius
-    near = [
-        (float(np.hypot(*(centres[a] - centres[b]))), a, b)
-        for a in range(1, count + 1)
-        for b in range(a + 1, count + 1)
-        if abs(centres[a][0] - centres[b][0]) < 2.5 * radius and abs(centres[a][1] - centres[b][1]) < 2.5 * radius
-    ]
-    for apart, a, b in sorted(near):
-        first, second = root(a), root(b)
-        if first == second:
-            continue
-        neck = necks.get((a, b), 0.0) / max(min(peaks[a], peaks[b]), 1e-6)
-        lobes = apart < reach and areas[first] + areas[second] < 1.4 * np.pi * radius**2
-        if neck > 0.75 or lobes:
-            parent[second] = first
-            areas[first] += areas[second]
-    roots = np.array([root(label) for label in range(count + 1)], np.int32)
-    merged: Labels = roots[parts]
-    return merged
-
-
-def _necks(parts: Labels, distance: Floats) -> dict[tuple[int, int], float]:
-    """Return the half width of the neck between each two parts that touch."""
-    necks: dict[tuple[int, int], float] = {}
-    for first, second, here, there in (
-        (parts[:, :-1], parts[:, 1:], distance[:, :-1], distance[:, 1:]),
-        (parts[:-1], parts[1:], distance[:-1], distance[1:]),
-    ):
-        touching = (first != second) & (first > 0) & (second > 0)
-        width = np.minimum(here[touching], there[touching])
-        for a, b, value in zip(first[touching], second[touching], width, strict=True):
-            pair = (min(int(a), int(b)), max(int(a), int(b)))
-            necks[pair] = max(necks.get(pair, 0.0), float(value))
-    return necks
+    return parts
 
 
 def _grow(parts: Labels, stain: _Stain, threshold: float, radius: float) -> Labels:
     """Return the parts grown into their cytoplasm, as far as it can be told apart and a cell can reach."""
     away = ndimage.distance_transform_edt(parts == 0)
+    objects = stain.green > FAINTEST_OBJECT / 2
     others = (stain.green > FAINTEST_OBJECT) & (away > 1.5 * radius)
-    red = stain.violet[others]
-    # Cytoplasm is only a little more violet than red cells: ask for more than most of their pixels have.
-    palest = float(np.percentile(red, 90)) if red.size > 100 else 0.05
-    palest = min(max(palest, 0.04), 0.5 * threshold)
-    cytoplasm = (stain.violet > palest) & (stain.green > FAINTEST_OBJECT) & (away < 0.8 * radius)
-    field = ndimage.binary_opening(cytoplasm, iterations=max(1, round(0.12 * radius))) | (parts > 0)
+    # Cytoplasm is pale: what tells it is that it is not on the line through background and this field's red cells.
+    slope, palest = 1.0, 0.06
+    if np.count_nonzero(others) > 100:
+        green, blue = stain.green[others], stain.blue[others]
+        slope = float(np.clip(np.median(green) / max(float(np.median(blue)), 0.02), 0.7, 2.0))
+        palest = float(np.clip(np.percentile(green - slope * blue, 90), 0.04, 0.5 * threshold))
+    pale = stain.green - slope * stain.blue
+    cytoplasm = (ndimage.gaussian_filter(pale, 0.08 * radius) > palest) & objects & (away < WIDEST_CYTOPLASM * radius)
+    field = _opened(cytoplasm | (parts > 0), 0.2 * radius) | (parts > 0)
     grown: Labels = watershed(away, parts, mask=field)
     return grown
 
 
-def _without_platelets(cells: Labels, parts: Labels, radius: float) -> Labels:
-    """Return the cells without those that are too small for a white cell, each filled, smoothed and in one part."""
-    kept = np.zeros_like(cells)
-    smooth = max(1, round(0.1 * radius))
-    nuclei = np.bincount(parts.ravel(), minlength=int(cells.max()) + 1)
+def _opened(mask: Mask, by: float) -> Mask:
+    """Return the mask without anything that a disc of radius `by` does not fit into."""
+    core = _distance(mask) > by
+    if not core.any():
+        return core
+    opened: Mask = ndimage.distance_transform_edt(~core) <= by
+    return opened & mask
+
+
+def _tidy(cells: Labels, nuclei: Labels, radius: float) -> Labels:
+    """Return the cells without those too small for a white cell; each filled, smoothed and in one part."""
+    tidy = np.zeros_like(cells)
+    nuclear = np.bincount(nuclei.ravel(), minlength=int(cells.max()) + 1)
     for number, window in enumerate(ndimage.find_objects(cells), start=1):
-        if window is None or nuclei[number] < 0.3 * np.pi * radius**2:
+        if window is None or nuclear[number] < SMALLEST_NUCLEUS * np.pi * radius**2:
             continue
-        mask = np.pad(cells[window] == number, smooth + 1)
-        mask = ndimage.binary_fill_holes(ndimage.binary_opening(mask, iterations=smooth))
-        inner = tuple(slice(smooth + 1, -smooth - 1) for _ in range(2))
-        labels, count = ndimage.label(mask[inner])
-        if count == 0:
-            continue
-        sizes = np.bincount(labels.ravel())
-        sizes[0] = 0
-        target = kept[window]
-        target[(labels == int(sizes.argmax())) & (target == 0)] = number
-    return kept
+        mask = largest_part(_opened(cells[window] == number, 0.3 * radius))
+        target = tidy[window]
+        target[mask & (target == 0)] = number
+    return tidy

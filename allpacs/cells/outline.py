@@ -1,9 +1,10 @@
-"""Mask of a cell to the cell: its box, its outline and whether the edge of the frame cuts it."""
+"""Mask to cell: one part, its box, its outline and whether the edge of the frame cuts it."""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 from skimage.measure import approximate_polygon, find_contours
 
 from allpacs.domain.geometry import BoxPx, PointPx
@@ -40,12 +41,24 @@ def cell_of(mask: NDArray[np.bool_], offset: tuple[int, int] = (0, 0), shape: tu
     )
 
 
+def largest_part(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Return the largest connected part of a mask with its holes filled; all False where the mask is."""
+    labels, count = ndimage.label(mask)
+    if count == 0:
+        return mask
+    sizes = np.bincount(labels.ravel())
+    sizes[0] = 0
+    filled: NDArray[np.bool_] = ndimage.binary_fill_holes(labels == int(sizes.argmax()))
+    return filled
+
+
 def _outline(mask: NDArray[np.bool_], box: BoxPx) -> tuple[PointPx, ...]:
     """Return the longest contour of a mask as at most `MOST_POINTS` points in frame pixels."""
     # Padding closes contours at the box; (0, 0) is the corner of the first pixel, not its centre (PS3.3 C.18.6.1.2).
     contours = find_contours(np.pad(mask, 1).astype(np.float32), 0.5)
     contour = max(contours, key=len)
-    tolerance = 0.3
+    # A tolerance that grows with the cell: following a large one pixel by pixel is slow.
+    tolerance = max(0.3, 0.004 * len(contour))
     polygon = approximate_polygon(contour, tolerance)
     while len(polygon) - 1 > MOST_POINTS:
         tolerance *= 1.5

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
-from allpacs.cells.outline import cell_of
+from allpacs.cells.outline import cell_of, largest_part
 from allpacs.domain.image import Cell, Frame
 
 #: Largest channel value still taken for black: lossy compression leaves a faint halo around the cell.
@@ -33,14 +32,3 @@ def not_black(rgb: NDArray[np.uint8]) -> NDArray[np.bool_]:
     """Return where an image of shape (rows, columns, 3) is lighter than black."""
     lit: NDArray[np.bool_] = rgb.max(axis=2) > BLACK
     return lit
-
-
-def largest_part(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Return the largest connected part of a mask with its holes filled; all False where the mask is."""
-    labels, count = ndimage.label(mask)
-    if count == 0:
-        return mask
-    sizes = np.bincount(labels.ravel())
-    sizes[0] = 0
-    filled: NDArray[np.bool_] = ndimage.binary_fill_holes(labels == int(sizes.argmax()))
-    return filled
