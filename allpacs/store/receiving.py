@@ -74,7 +74,7 @@ class Receiving:
                 with self._database.writing() as connection:
                     self._open_study(connection, identity.study_uid, calling_ae, received_at, quiet_s, max_age_s)
                     self._add_series(connection, identity, received_at)
-                    inserted = connection.execute(
+                    inserted = connection.scalar(
                         self._database.insert(schema.instances)
                         .values(
                             sop_instance_uid=identity.sop_instance_uid,
@@ -89,8 +89,9 @@ class Receiving:
                             sha256=sha256,
                         )
                         .on_conflict_do_nothing()
+                        .returning(schema.instances.c.sop_instance_uid)
                     )
-                    if inserted.rowcount == 1:
+                    if inserted is not None:
                         # Within the transaction: of two senders of one UID, only the one with the row gets the file.
                         self._spool.place(staged, path)
                     else:
@@ -142,7 +143,7 @@ class Receiving:
         self, connection: sa.Connection, study_uid: str, calling_ae: str, now: float, quiet_s: float, max_age_s: float
     ) -> None:
         table = schema.studies
-        inserted = connection.execute(
+        inserted = connection.scalar(
             self._database.insert(table)
             .values(
                 study_uid=study_uid,
@@ -154,8 +155,9 @@ class Receiving:
                 due_at=now + min(quiet_s, max_age_s),
             )
             .on_conflict_do_nothing()
+            .returning(table.c.study_uid)
         )
-        if inserted.rowcount == 1:
+        if inserted is not None:
             return
         study = connection.execute(sa.select(table).where(table.c.study_uid == study_uid).with_for_update()).one()
         opened_at = study.opened_at if study.state == RECEIVING else now

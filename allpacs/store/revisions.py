@@ -116,7 +116,13 @@ class Revisions:
         with self._database.writing() as connection:
             revision: int | None = connection.scalar(
                 sa.update(schema.revisions)
-                .where(_REVISION.study_uid == study_uid, _REVISION.state == RevisionState.ATTENTION, ~reported)
+                .where(
+                    _REVISION.study_uid == study_uid,
+                    _REVISION.revision
+                    == sa.select(_STUDY.revision).where(_STUDY.study_uid == study_uid).scalar_subquery(),
+                    _REVISION.state == RevisionState.ATTENTION,
+                    ~reported,
+                )
                 .values(state=RevisionState.QUEUED, attempts=_REVISION.attempts + 1, reason=None, finished_at=None)
                 .returning(_REVISION.revision)
             )
@@ -132,9 +138,7 @@ class Revisions:
         """Return the instances of a revision, those of earlier ones included, by series and SOP Instance UID."""
         with self._database.reading() as connection:
             rows = connection.execute(
-                sa.select(schema.instances)
-                .where(_INSTANCE.study_uid == study_uid, _INSTANCE.revision <= revision)
-                .order_by(_INSTANCE.series_uid, _INSTANCE.sop_instance_uid)
+                sa.select(schema.instances).where(_INSTANCE.study_uid == study_uid, _INSTANCE.revision <= revision)
             ).all()
         return [
             InstanceRow(
@@ -150,7 +154,8 @@ class Revisions:
                 sha256=row.sha256,
                 revision=row.revision,
             )
-            for row in rows
+            # Not sorted by the database: its collation may pass over the dots.
+            for row in sorted(rows, key=lambda row: (row.series_uid, row.sop_instance_uid))
         ]
 
     def set_state(

@@ -51,7 +51,7 @@ class Studies:
                 .where(schema.instances.c.study_uid.in_([row.study_uid for row in rows]))
                 .group_by(schema.instances.c.study_uid)
             )
-            counts: dict[str, int] = dict(counted.tuples().all())
+            counts: dict[str, int] = dict(counted.all())
         return [
             StudyRow(
                 study_uid=row.study_uid,

@@ -1,0 +1,523 @@
+"""What the store promises, over every database it runs on."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from allpacs.domain.artefacts import Artefact, ArtefactKind
+from allpacs.domain.errors import InstanceRefused, StoreFault
+from allpacs.domain.findings import CellFinding, CellLabel, InstanceFindings, NotAssessable
+from allpacs.domain.geometry import BoxPx
+from allpacs.domain.instance import InstanceIdentity
+from allpacs.store.records import RECEIVING, DeliveryState, RevisionState
+from allpacs.store.store import Store
+
+STUDY = "1.2.3"
+META = b"\0" * 128 + b"DICM"
+
+
+def _postgresql_programs() -> Path | None:
+    found = shutil.which("initdb") or next(
+        (str(path) for path in sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), reverse=True)), None
+    )
+    return None if found is None else Path(found).resolve().parent
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[sa.URL]:
+    """Start a PostgreSQL of our own on a socket; skip where none is installed."""
+    programs = _postgresql_programs()
+    pytest.importorskip("psycopg", reason="no PostgreSQL driver (psycopg)")
+    if programs is None:
+        pytest.skip("no PostgreSQL installed")
+    user = None
+    if os.geteuid() == 0:  # PostgreSQL refuses to run as root
+        user = pwd.getpwnam("nobody").pw_name
+    folder = Path(tempfile.mkdtemp(prefix="pg", dir="/tmp"))
+    if user is not None:
+        shutil.chown(folder, user)
+
+    def run(program: str, *arguments: str) -> None:
+        subprocess.run(
+            [str(programs / program), *arguments],
+            check=True, user=user, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+
+    try:
+        run("initdb", "-D", f"{folder}/db", "-U", "allpacs", "-A", "trust", "-N")
+        options = f"-k {folder} -c listen_addresses= -c fsync=off"
+        run("pg_ctl", "-D", f"{folder}/db", "-w", "-o", options, "-l", f"{folder}/log", "start")
+        try:
+            yield sa.URL.create(
+                "postgresql+psycopg", username="allpacs", database="postgres", query={"host": str(folder)}
+            )
+        finally:
+            run("pg_ctl", "-D", f"{folder}/db", "-m", "immediate", "stop")
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest) -> Iterator[str | None]:
+    if request.param == "sqlite":
+        yield None
+        return
+    server: sa.URL = request.getfixturevalue("postgresql")
+    engine = sa.create_engine(server, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
+    with engine.connect() as connection:
+        connection.exec_driver_sql("DROP DATABASE IF EXISTS one WITH (FORCE)")
+        connection.exec_driver_sql("CREATE DATABASE one")
+    yield server.set(database="one").render_as_string(hide_password=False)
+
+
+@pytest.fixture
+def store(tmp_path: Path, database_url: str | None) -> Iterator[Store]:
+    store = Store.open(tmp_path, database_url)
+    yield store
+    store.close()
+
+
+def identity(number: int, *, study: str = STUDY, series: str = "1.2.4") -> InstanceIdentity:
+    return InstanceIdentity(
+        sop_instance_uid=f"{study}.5.{number}",
+        sop_class_uid="1.2.840.10008.5.1.4.1.1.77.1.2",
+        transfer_syntax_uid="1.2.840.10008.1.2.1",
+        study_uid=study,
+        series_uid=series,
+    )
+
+
+def keep(store: Store, which: InstanceIdentity, content: bytes = b"pixels", *, at: float = 100.0) -> str:
+    return store.receiving.keep_instance(
+        which, META, content, calling_ae="PACS", received_at=at, quiet_s=10.0, max_age_s=60.0
+    )
+
+
+def close(store: Store, at: float) -> tuple[str, int]:
+    (closed,) = store.revisions.close_due(at)
+    return closed
+
+
+def due_at(store: Store, study: str = STUDY) -> float | None:
+    row = store.studies.get(study)
+    assert row is not None
+    return row.due_at
+
+
+# --- receiving
+
+
+def test_an_instance_is_kept_with_the_bytes_it_was_sent_with(store: Store) -> None:
+    assert keep(store, identity(1), b"some bytes") == "stored"
+    study_uid, revision = close(store, 110.0)
+    (row,) = store.revisions.instances(study_uid, revision)
+    assert row.path.is_absolute()
+    assert row.path.read_bytes() == META + b"some bytes"
+    assert row.size_bytes == len(META) + 10
+    assert (row.sop_instance_uid, row.calling_ae, row.received_at, row.revision) == ("1.2.3.5.1", "PACS", 100.0, 1)
+
+
+def test_the_same_bytes_again_change_nothing(store: Store) -> None:
+    keep(store, identity(1))
+    assert keep(store, identity(1), at=105.0) == "same"
+    assert due_at(store) == 110.0
+    close(store, 110.0)
+    assert keep(store, identity(1), at=200.0) == "same"
+    row = store.studies.get(STUDY)
+    assert row is not None
+    assert row.state == RevisionState.QUEUED
+
+
+@pytest.mark.parametrize("study", [STUDY, "1.2.99"])
+def test_other_bytes_under_a_known_uid_are_refused_and_the_first_stay(store: Store, study: str) -> None:
+    keep(store, identity(1), b"first")
+    changed = InstanceIdentity(
+        sop_instance_uid=identity(1).sop_instance_uid,
+        sop_class_uid=identity(1).sop_class_uid,
+        transfer_syntax_uid=identity(1).transfer_syntax_uid,
+        study_uid=study,
+        series_uid="1.2.4",
+    )
+    with pytest.raises(InstanceRefused) as refused:
+        keep(store, changed, b"second")
+    assert refused.value.status == 0x0111
+    (row,) = store.revisions.instances(*close(store, 110.0))
+    assert row.path.read_bytes() == META + b"first"
+    assert len(store.studies.latest()) == 1
+
+
+def test_another_transfer_syntax_is_other_bytes(store: Store) -> None:
+    keep(store, identity(1))
+    one = identity(1)
+    other = InstanceIdentity(
+        one.sop_instance_uid, one.sop_class_uid, "1.2.840.10008.1.2", one.study_uid, one.series_uid
+    )
+    with pytest.raises(InstanceRefused):
+        keep(store, other)
+
+
+def test_a_study_is_due_when_it_has_been_quiet_or_is_too_old(store: Store) -> None:
+    keep(store, identity(1), at=100.0)
+    assert due_at(store) == 110.0
+    keep(store, identity(2), at=108.0)
+    assert due_at(store) == 118.0
+    assert store.revisions.next_due_at() == 118.0
+    for number, at in enumerate((117.0, 126.0, 135.0, 144.0, 153.0), start=3):
+        keep(store, identity(number), at=at)
+    assert due_at(store) == 160.0  # opened at 100, at most 60 old
+
+
+def test_clocks_of_two_associations_need_not_agree(store: Store) -> None:
+    keep(store, identity(1), at=100.0)
+    keep(store, identity(2), at=99.5)
+    assert due_at(store) == 110.0
+
+
+def test_the_end_of_an_association_makes_its_receiving_studies_due(store: Store) -> None:
+    keep(store, identity(1))
+    keep(store, identity(1, study="1.2.77"))
+    store.receiving.association_ended([STUDY, "9.9"], 101.0)
+    assert due_at(store) == 101.0
+    assert due_at(store, "1.2.77") == 110.0
+    close(store, 101.0)
+    store.receiving.association_ended([STUDY], 102.0)
+    assert due_at(store) is None
+
+
+def test_a_uid_that_is_no_uid_never_becomes_a_file_name(store: Store, tmp_path: Path) -> None:
+    one = identity(1)
+    for bad in (
+        InstanceIdentity("../../x", one.sop_class_uid, one.transfer_syntax_uid, STUDY, "1.2.4"),
+        InstanceIdentity("1.2.3.4", one.sop_class_uid, one.transfer_syntax_uid, "/etc", "1.2.4"),
+    ):
+        with pytest.raises(StoreFault):
+            keep(store, bad)
+    assert not list(tmp_path.glob("spool/**/*.dcm"))
+
+
+def test_refusals_are_recorded_and_found_by_the_study_that_keeps_the_instance(store: Store) -> None:
+    keep(store, identity(1))
+    store.receiving.note_refusal(
+        at=1.0, calling_ae="PACS", sop_instance_uid=identity(1).sop_instance_uid, status=0x0111, reason="other bytes"
+    )
+    store.audit.record("delivery_revived", at=2.0, study_uid=STUDY)
+    store.audit.record("delivery_revived", at=3.0, study_uid="9.9")
+    assert [row.event for row in store.audit.of_study(STUDY)] == ["instance_refused", "delivery_revived"]
+    assert store.audit.of_study(STUDY)[0].status == 0x0111
+    assert [row.at for row in store.audit.latest(2)] == [3.0, 2.0]
+
+
+# --- revisions
+
+
+def test_a_study_closes_once_and_only_when_due(store: Store) -> None:
+    keep(store, identity(1))
+    assert store.revisions.close_due(109.9) == []
+    assert store.revisions.close_due(110.0) == [(STUDY, 1)]
+    assert store.revisions.close_due(200.0) == []
+    assert [(row.study_uid, row.revision) for row in store.revisions.ready()] == [(STUDY, 1)]
+    assert store.revisions.next_due_at() is None
+    (row,) = store.revisions.of_study(STUDY)
+    assert (row.state, row.created_at, row.finished_at) == (RevisionState.QUEUED, 110.0, None)
+
+
+def test_a_late_instance_makes_a_new_revision_with_all_instances(store: Store) -> None:
+    keep(store, identity(1))
+    close(store, 110.0)
+    store.revisions.set_state(STUDY, 1, RevisionState.READING)
+    keep(store, identity(2), at=500.0)
+    assert due_at(store) == 510.0
+    store.revisions.set_state(STUDY, 1, RevisionState.DELIVERED, finished_at=505.0)
+    row = store.studies.get(STUDY)
+    assert row is not None
+    assert (row.state, row.revision, row.instances) == (RECEIVING, 1, 2)
+    assert close(store, 510.0) == (STUDY, 2)
+    assert [i.revision for i in store.revisions.instances(STUDY, 1)] == [1]
+    assert [i.revision for i in store.revisions.instances(STUDY, 2)] == [1, 2]
+    store.revisions.set_state(STUDY, 1, RevisionState.SUPERSEDED)
+    row = store.studies.get(STUDY)
+    assert row is not None
+    assert row.state == RevisionState.QUEUED
+
+
+def test_a_revision_waits_until_the_one_before_has_been_read(store: Store) -> None:
+    keep(store, identity(1))
+    close(store, 110.0)
+    keep(store, identity(2), at=200.0)
+    close(store, 210.0)
+    assert [row.revision for row in store.revisions.ready()] == [1]
+    store.revisions.set_state(STUDY, 1, RevisionState.READING)
+    assert store.revisions.ready() == []
+    store.revisions.set_state(STUDY, 1, RevisionState.REPORTED)
+    assert [row.revision for row in store.revisions.ready()] == [2]
+    assert store.revisions.get(STUDY, 2) == store.revisions.ready()[0]
+    assert [row.revision for row in store.revisions.in_state(RevisionState.REPORTED)] == [1]
+    with pytest.raises(StoreFault):
+        store.revisions.get(STUDY, 3)
+
+
+def test_only_the_latest_revision_is_read_again_and_only_if_its_reading_failed(store: Store) -> None:
+    keep(store, identity(1))
+    close(store, 110.0)
+    assert store.revisions.read_again(STUDY) is None
+    store.revisions.set_state(STUDY, 1, RevisionState.ATTENTION, reason="no bundle", finished_at=120.0)
+    keep(store, identity(2), at=200.0)
+    close(store, 210.0)
+    store.revisions.set_state(STUDY, 2, RevisionState.ATTENTION, reason="no bundle", finished_at=220.0)
+    assert store.revisions.read_again(STUDY) == 2
+    assert store.revisions.read_again(STUDY) is None
+    first, second = store.revisions.of_study(STUDY)
+    assert (first.state, first.attempts) == (RevisionState.ATTENTION, 1)
+    assert (second.state, second.attempts, second.reason, second.finished_at) == (RevisionState.QUEUED, 2, None, None)
+    store.revisions.set_state(STUDY, 2, RevisionState.ATTENTION, reason="pacs: 0xA900")
+    store.deliveries.queue(STUDY, 2, ["pacs"], now=300.0)
+    assert store.revisions.read_again(STUDY) is None
+
+
+def test_instances_come_by_series_and_uid(store: Store) -> None:
+    for series in ("1.2.9", "1.2.4"):
+        for number in (3, 1, 2):
+            keep(
+                store, identity(number + 10 * len(store.studies.latest()), series=series, study=STUDY), bytes([number])
+            )
+            break
+    keep(store, identity(30, series="1.2.4"))
+    keep(store, identity(20, series="1.2.4"))
+    rows = store.revisions.instances(*close(store, 110.0))
+    keys = [(row.series_uid, row.sop_instance_uid) for row in rows]
+    assert len(keys) == 4
+    assert keys == sorted(keys)
+
+
+def test_the_state_of_a_revision_moves_and_is_kept(store: Store) -> None:
+    keep(store, identity(1))
+    close(store, 110.0)
+    store.revisions.set_state(STUDY, 1, RevisionState.READING, bundle_digest="sha256:00")
+    assert store.revisions.ready() == []
+    store.revisions.set_state(STUDY, 1, RevisionState.ATTENTION, reason="no bundle", finished_at=120.0)
+    (row,) = store.revisions.of_study(STUDY)
+    assert row.state is RevisionState.ATTENTION
+    assert (row.reason, row.finished_at, row.bundle_digest) == ("no bundle", 120.0, "sha256:00")
+    assert [study.study_uid for study in store.studies.latest(state="attention")] == [STUDY]
+
+
+# --- findings, artefacts, deliveries
+
+
+def _findings(number: int, series: str = "1.2.4") -> InstanceFindings:
+    uid = identity(number).sop_instance_uid
+    cells = (
+        CellFinding(uid, 1, 1, BoxPx(0, 1, 10, 20), ((0.0, 1.5), (3.25, 4.0), (9.1, 0.1)), CellLabel.ALL, 0.1 + 0.2),
+        CellFinding(uid, 2, 1, BoxPx(5, 5, 1, 1), (), None, 0.5, NotAssessable.INDETERMINATE),
+    )
+    return InstanceFindings(uid, identity(number).sop_class_uid, series, 2, cells)
+
+
+@pytest.fixture
+def closed(store: Store) -> Store:
+    """A store with a study of three instances, closed once."""
+    for number in (1, 2, 3):
+        keep(store, identity(number))
+    close(store, 110.0)
+    return store
+
+
+def test_findings_come_back_equal_and_in_order(closed: Store) -> None:
+    first, second = _findings(1, series="1.2.9"), _findings(2)
+    broken = InstanceFindings(identity(3).sop_instance_uid, "1.2", "1.2.4", 0, (), "cannot be decoded: µ–é")
+    closed.findings.put(STUDY, 1, [first, second, broken], stage="classified")
+    assert closed.findings.get(STUDY, 1) == [second, broken, first]
+    assert closed.findings.get(STUDY, 1, of=[second.sop_instance_uid]) == [second]
+    assert closed.findings.get(STUDY, 2) == []
+    assert isinstance(closed.findings.get(STUDY, 1)[0].cells[0].outline, tuple)
+
+
+def test_findings_of_a_later_stage_replace_the_earlier(closed: Store) -> None:
+    closed.findings.put(STUDY, 1, [], stage="cells")
+    closed.findings.put(STUDY, 1, [_findings(1), _findings(2)], stage="cells")
+    closed.findings.put(STUDY, 1, [_findings(1)], stage="classified")
+    closed.findings.put(STUDY, 1, [_findings(1)], stage="classified")
+    assert closed.findings.done(STUDY, 1, stage="classified") == {identity(1).sop_instance_uid}
+    assert closed.findings.get(STUDY, 1, stage="cells") == [_findings(2)]
+    assert len(closed.findings.get(STUDY, 1)) == 2
+
+
+def test_artefacts_come_back_with_their_bytes(closed: Store) -> None:
+    sr = Artefact(ArtefactKind.SR, "2.25.1", "application/dicom", "2.25.1.dcm", b"\x00sr", supersedes="2.25.0")
+    html = Artefact(ArtefactKind.HTML, "2.25.2", "text/html", "2.25.2.html", b"<html>")
+    path = closed.artefacts.put(STUDY, 1, sr)
+    closed.artefacts.put(STUDY, 1, html)
+    closed.artefacts.put(STUDY, 1, sr)
+    assert path.read_bytes() == b"\x00sr"
+    assert closed.artefacts.get(STUDY, 1) == [html, sr]
+    assert closed.artefacts.paths(STUDY, 1)[ArtefactKind.SR] == path
+    assert closed.artefacts.get(STUDY, 2) == []
+
+
+def test_an_artefact_changed_on_disk_is_a_fault(closed: Store) -> None:
+    path = closed.artefacts.put(STUDY, 1, Artefact(ArtefactKind.SR, "2.25.1", "application/dicom", "a.dcm", b"sr"))
+    path.write_bytes(b"rs")
+    with pytest.raises(StoreFault):
+        closed.artefacts.get(STUDY, 1)
+    path.unlink()
+    with pytest.raises(StoreFault):
+        closed.artefacts.get(STUDY, 1)
+
+
+def test_an_artefact_stays_within_its_folder(closed: Store) -> None:
+    with pytest.raises(ValueError, match="file name"):
+        closed.artefacts.put(STUDY, 1, Artefact(ArtefactKind.SR, "2.25.1", "application/dicom", "../a.dcm", b"sr"))
+
+
+def test_the_artefact_to_supersede_is_that_of_the_latest_earlier_revision(closed: Store) -> None:
+    for revision in (1, 2, 3):
+        if revision > 1:
+            at = 1000.0 * revision
+            keep(closed, identity(10 * revision), at=at)
+            assert close(closed, at + 10) == (STUDY, revision)
+        if revision != 2:
+            closed.artefacts.put(STUDY, revision, Artefact(ArtefactKind.SR, f"2.25.{revision}", "a/b", "a.dcm", b"sr"))
+    assert closed.artefacts.latest_uid(STUDY, 1, ArtefactKind.SR) is None
+    assert closed.artefacts.latest_uid(STUDY, 3, ArtefactKind.SR) == "2.25.1"
+    assert closed.artefacts.latest_uid(STUDY, 4, ArtefactKind.SR) == "2.25.3"
+    assert closed.artefacts.latest_uid(STUDY, 4, ArtefactKind.FHIR) is None
+
+
+def test_deliveries_move_each_by_itself_and_sent_is_final(closed: Store) -> None:
+    closed.deliveries.queue(STUDY, 1, ["pacs", "ehr"], now=1.0)
+    closed.deliveries.set_state(
+        STUDY, 1, "pacs", DeliveryState.RETRYING, now=2.0, attempts=1, reason="no answer", next_attempt_at=4.0
+    )
+    closed.deliveries.queue(STUDY, 1, ["pacs", "ehr"], now=3.0)
+    ehr, pacs = closed.deliveries.of_study(STUDY)
+    assert (ehr.state, ehr.attempts) == (DeliveryState.QUEUED, 0)
+    assert (pacs.state, pacs.attempts, pacs.reason, pacs.next_attempt_at) == (
+        DeliveryState.RETRYING, 1, "no answer", 4.0,
+    )  # fmt: skip
+    assert closed.deliveries.set_state(STUDY, 1, "pacs", DeliveryState.SENT, now=5.0, reason="0x0000")
+    assert not closed.deliveries.set_state(STUDY, 1, "pacs", DeliveryState.DEAD, now=6.0)
+    assert not closed.deliveries.set_state(STUDY, 1, "nobody", DeliveryState.SENT, now=6.0)
+    assert [row.destination for row in closed.deliveries.in_state(DeliveryState.SENT)] == ["pacs"]
+    assert [row.attempts for row in closed.deliveries.of_revision(STUDY, 1)] == [0, 1]
+
+
+def test_deliveries_are_due_in_order_of_revision(closed: Store) -> None:
+    keep(closed, identity(9), at=200.0)
+    close(closed, 210.0)
+    for revision in (2, 1):
+        closed.deliveries.queue(STUDY, revision, ["ehr", "pacs"], now=220.0)
+    assert closed.deliveries.begin(STUDY, 1, "ehr", now=221.0) == 1
+    assert closed.deliveries.set_state(STUDY, 1, "ehr", DeliveryState.SENT, now=222.0)
+    assert closed.deliveries.begin(STUDY, 1, "ehr", now=223.0) is None
+    assert closed.deliveries.begin(STUDY, 1, "pacs", now=221.0) == 1
+    closed.deliveries.set_state(STUDY, 1, "pacs", DeliveryState.RETRYING, now=222.0, next_attempt_at=230.0)
+    assert [(row.revision, row.destination) for row in closed.deliveries.due(229.0)] == [(2, "ehr")]
+    assert [(row.revision, row.destination) for row in closed.deliveries.due(230.0)] == [(1, "pacs"), (2, "ehr")]
+    assert closed.deliveries.begin(STUDY, 1, "pacs", now=230.0) == 2
+    closed.deliveries.set_state(STUDY, 1, "pacs", DeliveryState.DEAD, now=231.0)
+    assert [(row.revision, row.destination) for row in closed.deliveries.due(232.0)] == [(2, "ehr"), (2, "pacs")]
+
+
+def test_dead_deliveries_can_be_revived_and_only_those(closed: Store) -> None:
+    closed.deliveries.queue(STUDY, 1, ["a", "b", "c"], now=1.0)
+    closed.deliveries.set_state(STUDY, 1, "a", DeliveryState.DEAD, now=2.0, attempts=7, reason="0xA900")
+    closed.deliveries.set_state(STUDY, 1, "b", DeliveryState.SENT, now=2.0, attempts=1)
+    assert closed.deliveries.revive(STUDY, now=3.0) == [(1, "a")]
+    assert closed.deliveries.revive(STUDY, now=3.0) == []
+    a, b, _ = closed.deliveries.of_study(STUDY)
+    assert (a.state, a.attempts) == (DeliveryState.QUEUED, 7)
+    assert b.state is DeliveryState.SENT
+
+
+# --- studies
+
+
+def test_studies_are_listed_newest_first_and_found_by_prefix(store: Store) -> None:
+    for number, study in enumerate(("1.2.3", "1.2.33", "1.2.4")):
+        keep(store, identity(1, study=study), at=100.0 + number)
+        keep(store, identity(2, study=study), at=100.0 + number)
+    assert [(s.study_uid, s.instances) for s in store.studies.latest()] == [("1.2.4", 2), ("1.2.33", 2), ("1.2.3", 2)]
+    assert [s.study_uid for s in store.studies.latest(limit=1)] == ["1.2.4"]
+    assert [s.study_uid for s in store.studies.find("1.2.3")] == ["1.2.3"]
+    assert [s.study_uid for s in store.studies.find("1.2")] == ["1.2.3", "1.2.33", "1.2.4"]
+    assert store.studies.find("%") == []
+    assert store.studies.latest(state="delivered") == []
+
+
+# --- several at once
+
+
+def test_many_threads_store_at_once(store: Store) -> None:
+    uids = [(number % 200, number % 3) for number in range(400)]  # every instance twice, over three studies
+
+    def one(which: tuple[int, int]) -> str:
+        number, _ = which
+        return keep(store, identity(number, study=f"1.2.{number % 3}"), str(number).encode())
+
+    with ThreadPoolExecutor(8) as threads:
+        outcomes = list(threads.map(one, uids))
+    assert outcomes.count("stored") == 200
+    assert outcomes.count("same") == 200
+    closed = store.revisions.close_due(110.0)
+    rows = [row for study_uid, revision in closed for row in store.revisions.instances(study_uid, revision)]
+    assert len(rows) == 200
+    for row in rows:
+        number = row.sop_instance_uid.rsplit(".", 1)[1]
+        assert row.path.read_bytes() == META + number.encode()
+    assert not list((store.spool.folder / "incoming").iterdir())
+
+
+def test_of_two_senders_of_one_uid_one_wins_with_its_own_bytes(store: Store) -> None:
+    def one(content: bytes) -> str:
+        try:
+            return keep(store, identity(1), content)
+        except InstanceRefused as refused:
+            return f"{refused.status:04X}"
+
+    contents = [bytes([number]) * 1000 for number in range(8)]
+    with ThreadPoolExecutor(8) as threads:
+        outcomes = list(threads.map(one, contents))
+    assert sorted(outcomes) == ["0111"] * 7 + ["stored"]
+    (row,) = store.revisions.instances(*close(store, 110.0))
+    assert row.path.read_bytes() == META + contents[outcomes.index("stored")]
+
+
+def test_several_workers_never_close_a_study_twice_nor_lose_an_instance(
+    tmp_path: Path, database_url: str | None
+) -> None:
+    stores = [Store.open(tmp_path, database_url) for _ in range(4)]
+    try:
+
+        def receive(number: int) -> None:
+            keep(stores[0], identity(number, study=f"1.2.{number % 5}"), at=100.0)
+
+        def work(worker: int) -> list[tuple[str, int]]:
+            return [closed for _ in range(20) for closed in stores[worker].revisions.close_due(200.0)]
+
+        with ThreadPoolExecutor(8) as threads:
+            received = [threads.submit(receive, number) for number in range(60)]
+            workers = [threads.submit(work, worker) for worker in (1, 2, 3)]
+            for done in received:
+                done.result()
+            closed = [one for worker in workers for one in worker.result()]
+        closed += stores[1].revisions.close_due(200.0)
+        assert len(closed) == len(set(closed))
+        assert sorted((r.study_uid, r.revision) for r in stores[2].revisions.in_state(RevisionState.QUEUED)) == sorted(
+            closed
+        )
+        latest = dict(sorted(closed))
+        kept = [row for study, revision in latest.items() for row in stores[3].revisions.instances(study, revision)]
+        assert len(kept) == 60
+    finally:
+        for store in stores:
+            store.close()
