@@ -1,0 +1,101 @@
+"""Files of pictures to one DICOM study in a folder."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+
+from pydicom import FileDataset
+
+from allpacs.capture.specimen import PatientAndSpecimen
+from allpacs.capture.vl_microscopic import capture
+from allpacs.decode.picture import lossy_ratio, read_picture
+from allpacs.domain.errors import InputFault, StoreFault, UndecodablePixels
+from allpacs.domain.identity import derive_uid
+
+
+def import_pictures(
+    paths: Sequence[Path],
+    out_dir: Path,
+    *,
+    patient: PatientAndSpecimen,
+    made_at: datetime,
+    spacing_um: float | None = None,
+    study_uid: str | None = None,
+    synthetic: bool = False,
+) -> list[Path]:
+    """Write one study with one series: an instance for each picture, for each page of a multi-page TIFF.
+
+    Importing the same pictures with the same particulars again writes the same files.
+
+    Parameters
+    ----------
+    study_uid:
+        Study to add to; None for a new one, derived from the pictures, the patient and the time.
+
+    Returns
+    -------
+    The files written, in order; each is named by its SOP Instance UID.
+
+    Raises
+    ------
+    InputFault
+        No picture was named, or one cannot be read; the message names the file. Pictures before it are written.
+    StoreFault
+        The folder cannot be written.
+    """
+    if not paths:
+        raise InputFault("no pictures to import")
+    if study_uid is None:
+        digests = [_digest(path) for path in paths]
+        study_uid = derive_uid("imported study", repr(patient), made_at.isoformat(), *digests)
+    series_uid = derive_uid("imported series", study_uid, made_at.isoformat())
+    written: list[Path] = []
+    for path in paths:
+        try:
+            ratio = lossy_ratio(path)
+            for frame in read_picture(path):
+                image = capture(
+                    frame.rgb,
+                    patient=patient,
+                    study_uid=study_uid,
+                    series_uid=series_uid,
+                    instance_number=len(written) + 1,
+                    made_at=made_at,
+                    spacing_um=spacing_um,
+                    lossy_ratio=ratio,
+                    synthetic=synthetic,
+                )
+                written.append(save(image, out_dir))
+        except UndecodablePixels as fault:
+            raise UndecodablePixels(f"{path}: {fault}") from None
+    return written
+
+
+def save(image: FileDataset, out_dir: Path) -> Path:
+    """Write the instance into the folder as ``<SOP Instance UID>.dcm``, whole or not at all; return the file.
+
+    Raises
+    ------
+    StoreFault
+        It cannot be written.
+    """
+    path = out_dir / f"{image.SOPInstanceUID}.dcm"
+    unfinished = path.with_suffix(".part")
+    try:
+        out_dir.mkdir(parents=True, exist_ok=True)
+        image.save_as(unfinished, enforce_file_format=True)
+        unfinished.replace(path)
+    except OSError as fault:
+        raise StoreFault(f"{out_dir} cannot be written: {fault.strerror}") from fault
+    return path
+
+
+def _digest(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as fault:
+        raise InputFault(f"{path} cannot be opened: {fault.strerror}") from None
