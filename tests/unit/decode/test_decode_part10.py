@@ -292,7 +292,6 @@ class TestJpegLs:
         (found,) = frames_of(tmp_path, samples.encapsulated(ds, JPEGLSLossless, [encoded]))
         assert (found[..., 0] == GREY).all()
 
-
     def test_a_comment_before_the_frame_header(self, tmp_path: Path) -> None:
         encoded = samples.jpeg_ls()(RGB)
         commented = encoded[:2] + b"\xff\xfe\x00\x06cell" + encoded[2:]
