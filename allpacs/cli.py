@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 from datetime import UTC, datetime
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -21,6 +20,7 @@ from allpacs.domain.errors import (
     ModelFault,
     StoreFault,
 )
+from allpacs.domain.specimen import PatientAndSpecimen, SpecimenKind, Stain
 
 if TYPE_CHECKING:
     from allpacs.settings import Settings
@@ -51,13 +51,6 @@ ConfigOption = Annotated[
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON to standard output.")]
 PeerArgument = Annotated[str, typer.Argument(metavar="AE@HOST:PORT", help="AE title and address of the peer.")]
-
-
-class Specimen(StrEnum):
-    """Where the cells come from."""
-
-    BLOOD = "blood"
-    BONE_MARROW = "bone-marrow"
 
 
 def main() -> NoReturn:
@@ -154,26 +147,28 @@ def import_pictures(
     patient_id: Annotated[str, typer.Option(help="Patient ID.")] = "",
     patient_name: Annotated[str, typer.Option(help="Patient's name, as Family^Given.")] = "",
     accession: Annotated[str, typer.Option(help="Accession number.")] = "",
-    specimen: Annotated[Specimen, typer.Option(help="Where the cells come from.")] = Specimen.BLOOD,
-    stain: Annotated[str, typer.Option(help="Stain, for example wright, giemsa, may-gruenwald-giemsa.")] = "wright",
+    specimen: Annotated[SpecimenKind | None, typer.Option(help="Where the cells come from.")] = None,
+    stain: Annotated[Stain | None, typer.Option(help="How the smear was stained.")] = None,
     spacing_um: Annotated[float | None, typer.Option(help="Distance of pixel centres, micrometres.")] = None,
 ) -> None:
     """Turn pictures from a microscope camera into one study of VL Microscopic Image instances."""
-    from allpacs.capture.vl_microscopic import PatientAndSpecimen, import_pictures
+    from allpacs.capture.pictures import import_pictures as write_study
     from allpacs.commands.files import picture_files
-    from allpacs.commands.progress import tracked
+    from allpacs.commands.progress import counted
 
-    described = PatientAndSpecimen(
-        patient_id=patient_id,
-        patient_name=patient_name,
-        accession_number=accession,
-        specimen=specimen.value,
-        stain=stain,
+    patient = PatientAndSpecimen(
+        patient_id=patient_id, patient_name=patient_name, accession_number=accession, kind=specimen, stain=stain
     )
     files = picture_files(images)
-    written = import_pictures(
-        tracked(files, "importing"), out, described, spacing_um=spacing_um, made_at=datetime.now(UTC)
-    )
+    with counted("importing", len(files)) as advance:
+        written = write_study(
+            files,
+            out,
+            patient=patient,
+            made_at=datetime.now(UTC).astimezone(),
+            spacing_um=spacing_um,
+            progress=advance,
+        )
     typer.echo(f"{len(written)} instances in {out}")
 
 

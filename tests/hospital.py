@@ -13,14 +13,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
 
+from allpacs.demo.synthetic import draw_cell
 from PIL import Image
 
-from allpacs.capture.vl_microscopic import PatientAndSpecimen, import_pictures
+from allpacs.capture.pictures import import_pictures
 from allpacs.deliver.c_store import SentFile, echo, send_files
 from allpacs.demo.archive import Archive
 from allpacs.demo.fhir_endpoint import FhirEndpoint
-from allpacs.demo.synthetic import draw_cell
 from allpacs.domain.errors import DeliveryUnavailable
+from allpacs.domain.specimen import PatientAndSpecimen, SpecimenKind, Stain
 from allpacs.settings import Settings, load_settings
 
 AE_TITLE = "ALLPACS"
@@ -141,7 +142,6 @@ def drawn_study(
     patient_name: str = "Synthetic^Test",
     patient_id: str = "TEST-1",
     study_uid: str | None = None,
-    first_number: int = 1,
 ) -> list[Path]:
     """Write a study of drawn cells, one a picture, and return its DICOM files."""
     pictures = folder / "pictures"
@@ -151,13 +151,13 @@ def drawn_study(
         path = pictures / f"{seed:03d}.png"
         Image.fromarray(draw_cell(seed=seed, blast=seed % 2 == 0)).save(path)
         paths.append(path)
-    described = PatientAndSpecimen(
+    patient = PatientAndSpecimen(
         patient_id=patient_id,
         patient_name=patient_name,
         accession_number="A-1",
-        specimen="bone-marrow",
-        stain="giemsa",
+        kind=SpecimenKind.BONE_MARROW,
+        stain=Stain.GIEMSA,
     )
     return import_pictures(
-        paths, folder / "dicom", described, made_at=datetime.now(UTC), synthetic=True, study_uid=study_uid
+        paths, folder / "dicom", patient=patient, made_at=datetime.now(UTC), synthetic=True, study_uid=study_uid
     )

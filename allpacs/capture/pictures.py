@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
 
 from pydicom import FileDataset
 
-from allpacs.capture.specimen import PatientAndSpecimen
 from allpacs.capture.vl_microscopic import capture
 from allpacs.decode.picture import lossy_ratio, read_picture
 from allpacs.domain.errors import InputFault, StoreFault, UndecodablePixels
 from allpacs.domain.identity import derive_uid
+from allpacs.domain.specimen import PatientAndSpecimen
 
 
 def import_pictures(
@@ -25,6 +25,7 @@ def import_pictures(
     spacing_um: float | None = None,
     study_uid: str | None = None,
     synthetic: bool = False,
+    progress: Callable[[], None] = lambda: None,
 ) -> list[Path]:
     """Write one study with one series: an instance for each picture, for each page of a multi-page TIFF.
 
@@ -34,6 +35,8 @@ def import_pictures(
     ----------
     study_uid:
         Study to add to; None for a new one, derived from the pictures, the patient and the time.
+    progress:
+        Called after each picture.
 
     Returns
     -------
@@ -69,6 +72,7 @@ def import_pictures(
                     synthetic=synthetic,
                 )
                 written.append(save(image, out_dir))
+            progress()
         except UndecodablePixels as fault:
             raise UndecodablePixels(f"{path}: {fault}") from None
     return written

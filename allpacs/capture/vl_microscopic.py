@@ -18,7 +18,6 @@ from allpacs.capture.specimen import (
     MICROSCOPE_SLIDE,
     SPECIMEN_TYPE_CODES,
     STAIN_CODES,
-    PatientAndSpecimen,
 )
 from allpacs.domain.errors import InputFault
 from allpacs.domain.identity import (
@@ -27,6 +26,7 @@ from allpacs.domain.identity import (
     MANUFACTURER,
     derive_uid,
 )
+from allpacs.domain.specimen import PatientAndSpecimen
 
 #: Not the model name of results: an imported picture is input, and the receiver takes in no output.
 MODEL_NAME = "allpacs import"

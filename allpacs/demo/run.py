@@ -143,24 +143,27 @@ def _plugin(config: Path, log: Path) -> Iterator[subprocess.Popen[bytes]]:
 
 def _study(images: Path | None, folder: Path) -> Path:
     """Return a folder of DICOM files: those given, or pictures made into a study."""
-    from allpacs.capture.vl_microscopic import PatientAndSpecimen, import_pictures
+    from allpacs.capture.pictures import import_pictures
+    from allpacs.domain.specimen import PatientAndSpecimen, SpecimenKind, Stain
 
     if images is not None and any(is_dicom(path) for path in image_files([images])):
         return images
     if images is None:
-        pictures, note = _draw_cells(folder / "synthetic"), True
+        pictures, synthetic = _draw_cells(folder / "synthetic"), True
     else:
-        pictures, note = image_files([images]), False
-    described = PatientAndSpecimen(
+        pictures, synthetic = image_files([images]), False
+    patient = PatientAndSpecimen(
         patient_id="DEMO-1",
         patient_name="Demonstration^Study",
         accession_number="DEMO-1",
-        specimen="bone-marrow",
-        stain="may-gruenwald-giemsa",
+        kind=SpecimenKind.BONE_MARROW,
+        stain=Stain.MAY_GRUNWALD_GIEMSA,
     )
-    import_pictures(
-        tracked(pictures, "importing"), folder / "study", described, made_at=datetime.now(UTC), synthetic=note
-    )
+    with counted("importing", len(pictures)) as advance:
+        made_at = datetime.now(UTC).astimezone()
+        import_pictures(
+            pictures, folder / "study", patient=patient, made_at=made_at, synthetic=synthetic, progress=advance
+        )
     return folder / "study"
 
 

@@ -21,14 +21,12 @@ from allpacs.capture.specimen import (
     MICROSCOPE_SLIDE,
     SPECIMEN_TYPE_CODES,
     STAIN_CODES,
-    PatientAndSpecimen,
-    SpecimenKind,
-    Stain,
 )
 from allpacs.capture.vl_microscopic import SYNTHETIC_REMARK, capture
 from allpacs.decode.part10 import read_frames
 from allpacs.domain.errors import InputFault, StoreFault, UndecodablePixels
 from allpacs.domain.identity import is_uid
+from allpacs.domain.specimen import PatientAndSpecimen, SpecimenKind, Stain
 
 RGB = np.random.default_rng(11).integers(0, 256, (31, 45, 3), dtype=np.uint8)
 MADE_AT = datetime(2024, 3, 9, 14, 5, 6, 70000, tzinfo=timezone(timedelta(hours=2)))
