@@ -1,0 +1,124 @@
+"""The paper's network in Keras 3, and its weights as safetensors. Keras is imported only when a function is called."""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from allpacs.domain.errors import ModelFault
+
+FAMILY = "EfficientNetB3"
+_NUMBERED = re.compile(r"(?<=^normalization)_\d+$")
+
+
+def build_network(
+    labels: Sequence[str], *, input_px: int = 128, dense_units: int = 256, dropout: float = 0.45, seed: int | None = None
+) -> Any:
+    """Return EfficientNetB3 → BatchNormalization → Dense ReLU → Dropout → Dense, with random weights.
+
+    Takes RGB of shape (batch, input_px, input_px, 3), 0 to 255; rescaling and normalisation are inside. Returns
+    *logits* of shape (batch, labels): where the paper ends in a softmax layer, softmax is applied outside, because a
+    temperature has to divide the logits first and the cross-entropy of logits is the stabler of the two. The
+    function computed is the same.
+
+    Source: paper section IV step 3 (dropout 0.45, two output neurons); the width of the Dense layer, the input size
+    and the average pooling are our choice, for the paper does not state them.
+    """
+    import keras
+
+    if seed is not None:  # seeds the whole process: for training only
+        keras.utils.set_random_seed(seed)
+    backbone = keras.applications.EfficientNetB3(
+        weights=None, include_top=False, pooling="avg", input_shape=(input_px, input_px, 3)
+    )
+    hidden = keras.layers.BatchNormalization(name="head_bn")(backbone.output)
+    hidden = keras.layers.Dense(dense_units, activation="relu", name="head_dense")(hidden)
+    hidden = keras.layers.Dropout(dropout, seed=seed, name="head_dropout")(hidden)
+    logits = keras.layers.Dense(len(labels), dtype="float32", name="head_logits")(hidden)
+    return keras.Model(backbone.input, logits, name=FAMILY)
+
+
+def state_of(model: Any) -> dict[str, NDArray[np.float32]]:
+    """Return every weight by ``layer/weight`` name; the counters of random generators and adaption are no weights."""
+    return {name: np.asarray(variable, dtype=np.float32) for name, variable in _variables(model).items()}
+
+
+def set_state(model: Any, state: dict[str, NDArray[np.float32]]) -> None:
+    """Give the model these weights.
+
+    Raises
+    ------
+    ModelFault
+        A weight is missing, unknown, of another shape, or not finite.
+    """
+    variables = _variables(model)
+    if missing := sorted(variables.keys() - state.keys()):
+        raise ModelFault(f"weights: {len(missing)} missing, first {missing[0]}")
+    if unknown := sorted(state.keys() - variables.keys()):
+        raise ModelFault(f"weights: {len(unknown)} unknown, first {unknown[0]}")
+    for name, variable in variables.items():
+        if tuple(variable.shape) != state[name].shape:
+            raise ModelFault(f"weights: {name} has shape {state[name].shape}, not {tuple(variable.shape)}")
+        if not np.isfinite(state[name]).all():
+            raise ModelFault(f"weights: {name} is not finite")
+    for name, variable in variables.items():
+        variable.assign(state[name])
+    for layer in model.layers:
+        if hasattr(layer, "finalize_state"):  # Normalization keeps constants computed from its weights
+            layer.finalize_state()
+
+
+def save_weights(model: Any, path: Path) -> None:
+    """Write the weights as float16 safetensors, whole or not at all.
+
+    Raises
+    ------
+    ModelFault
+        A weight is not finite, or does not fit into float16.
+    """
+    with np.errstate(over="ignore"):
+        state = {name: value.astype(np.float16) for name, value in state_of(model).items()}
+    for name, value in state.items():
+        if not np.isfinite(value).all():
+            raise ModelFault(f"weights: {name} is not finite in float16")
+    handle, scratch = tempfile.mkstemp(dir=path.parent, prefix=path.name)
+    os.close(handle)
+    save_file(state, scratch, metadata={"format": "allpacs", "network": FAMILY})
+    Path(scratch).replace(path)
+
+
+def load_weights(model: Any, path: Path) -> None:
+    """Read weights written by `save_weights` into a model of the same architecture, as float32.
+
+    Raises
+    ------
+    ModelFault
+        The file is missing or unreadable, or a name or shape does not match.
+    """
+    try:
+        state = load_file(path)
+    except (OSError, SafetensorError) as fault:
+        raise ModelFault(f"weights cannot be read: {path.name}: {fault}") from fault
+    set_state(model, {name: value.astype(np.float32) for name, value in state.items()})
+
+
+def _variables(model: Any) -> dict[str, Any]:
+    """Return the model's weights by a name that is the same for every model of this architecture.
+
+    Keras numbers layers that `keras.applications` leaves unnamed (``normalization_1`` in a process's second model).
+    """
+    return {
+        f"{_NUMBERED.sub('', layer.name)}/{variable.name}": variable
+        for layer in model.layers
+        for variable in layer.weights
+        if variable.name not in {"count", "seed_generator_state"}
+    }

@@ -1,0 +1,95 @@
+"""A found cell → the square picture that the network sees. Pure: numpy and Pillow only.
+
+Training and serving both call `prepare`, so a model never sees a cell in another way than it was trained on.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from allpacs.domain.errors import ModelFault
+from allpacs.domain.image import Cell
+
+#: What `prepare` does, by name: a bundle made for another way is refused rather than fed the wrong pictures.
+METHOD = "segmented-to-black-square"
+
+
+@dataclass(frozen=True, slots=True)
+class Preprocessing:
+    """How a cell becomes a picture; part of a bundle's contract.
+
+    Attributes
+    ----------
+    input_px:
+        Side of the square picture.
+    margin:
+        Black margin on each side of the cell, as a share of its longer side.
+    """
+
+    input_px: int = 128
+    margin: float = 0.06
+
+    def __post_init__(self) -> None:
+        if not 16 <= self.input_px <= 1024 or not 0.0 <= self.margin <= 1.0:
+            raise ModelFault(f"preprocessing out of range: input_px {self.input_px}, margin {self.margin}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the contract as it stands in ``bundle.json``."""
+        return {"method": METHOD, **asdict(self)}
+
+    @classmethod
+    def from_dict(cls, written: Mapping[str, Any]) -> Preprocessing:
+        """Return the contract that a ``bundle.json`` states.
+
+        Raises
+        ------
+        ModelFault
+            Another method, unknown or missing keys, or a value that is not a number.
+        """
+        if set(written) != {"method", "input_px", "margin"}:
+            raise ModelFault(f"preprocessing must name method, input_px and margin, not {sorted(written)}")
+        if written["method"] != METHOD:
+            raise ModelFault(f"preprocessing method is not {METHOD}: {written['method']}")
+        try:
+            return cls(input_px=int(written["input_px"]), margin=float(written["margin"]))
+        except (TypeError, ValueError) as fault:
+            raise ModelFault("preprocessing input_px and margin must be numbers") from fault
+
+
+def prepare(rgb: NDArray[np.uint8], cell: Cell, contract: Preprocessing) -> NDArray[np.uint8]:
+    """Return the cell alone on black, centred in a square, at the contract's size.
+
+    Everything outside the mask becomes black, as in C-NMC; the longer side of the cell's box always fills the same
+    share of the picture, so that a cell looks the same whatever the objective, camera or source.
+
+    Parameters
+    ----------
+    rgb:
+        ``uint8`` frame of shape (rows, columns, 3) in which the cell was found.
+    cell:
+        Its box lies within the frame.
+
+    Returns
+    -------
+    ``uint8`` array of shape (input_px, input_px, 3).
+
+    Source: C-NMC 2019 (cells segmented to black), paper section IV step 2.
+    """
+    box = cell.box
+    side = max(box.width, box.height)
+    side += 2 * math.ceil(side * contract.margin)
+    left, top = (side - box.width) // 2, (side - box.height) // 2
+    square = np.zeros((side, side, 3), np.uint8)
+    inside = rgb[box.y : box.bottom, box.x : box.right]
+    square[top : top + box.height, left : left + box.width] = np.where(cell.mask[..., np.newaxis], inside, 0)
+    # Bilinear in Pillow widens its support when it shrinks (antialiased) and, unlike bicubic or Lanczos, never
+    # overshoots at the edge between cell and black.
+    size = (contract.input_px, contract.input_px)
+    return np.asarray(Image.fromarray(square).resize(size, Image.Resampling.BILINEAR))
