@@ -40,7 +40,7 @@ _ROWS_SHOWN = 40
 _SETTLED = {RevisionState.DELIVERED, RevisionState.ATTENTION}
 
 
-class DemoFailed(AllpacsError):  # noqa: N818 - named as the other faults are
+class DemoFailed(AllpacsError):
     """The demo did not come to its end; the message says where to look."""
 
 

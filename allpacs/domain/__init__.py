@@ -1,1 +1,1 @@
-"""Frozen values that every stage speaks in. Standard library and numpy only: no I/O, no DICOM, FHIR or model library."""
+"""Frozen values every stage speaks in. Standard library and numpy only: no I/O, no DICOM, FHIR or model library."""
