@@ -18,6 +18,7 @@ The peer's free text (0000,0902) may repeat patient data and is never copied.
 
 from __future__ import annotations
 
+import socket
 import ssl
 import struct
 import zlib
@@ -32,10 +33,10 @@ import structlog
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
-from pydicom.uid import UID, ImplicitVRLittleEndian
+from pydicom.uid import UID, ImplicitVRLittleEndian, MediaStorageDirectoryStorage
 from pynetdicom import AE, evt
 from pynetdicom.association import Association
-from pynetdicom.pdu_primitives import A_ASSOCIATE
+from pynetdicom.pdu import A_ASSOCIATE_RJ
 from pynetdicom.presentation import PresentationContext, build_context
 from pynetdicom.sop_class import Verification
 from pynetdicom.status import STORAGE_SERVICE_CLASS_STATUS, code_to_category
@@ -166,6 +167,12 @@ class CStoreDestination:
                     never.append(rejected.reason)
                     continue
                 statuses.append(status)
+                _log.info(
+                    "result_sent",
+                    called_ae=self._peer.called_ae,
+                    sop_instance_uid=str(dataset.SOPInstanceUID),
+                    status=f"0x{status:04X}",
+                )
                 line = f"{dataset.SOPInstanceUID}: {status_text(status)}"
                 if judge(status) is Verdict.NEVER:
                     never.append(line)
@@ -177,8 +184,6 @@ class CStoreDestination:
         if never:
             raise DeliveryRejected(f"{self._peer.name}: {'; '.join(never)}")
         told = [f"0x{status:04X}" for status in statuses]
-        uids = [str(dataset.SOPInstanceUID) for dataset in objects]
-        _log.info("results_delivered", destination="c_store", called_ae=self._peer.called_ae, uids=uids, statuses=told)
         warnings = sorted({status for status in statuses if judge(status) is Verdict.WARNING})
         return Receipt(detail=", ".join(told), warning="; ".join(status_text(status) for status in warnings) or None)
 
@@ -339,6 +344,8 @@ def _sendable(dataset: Dataset) -> Dataset:
     transfer_syntax = getattr(dataset, "file_meta", Dataset()).get("TransferSyntaxUID")
     if not all(is_uid(str(dataset.get(k, ""))) for k in ("SOPClassUID", "SOPInstanceUID")) or not transfer_syntax:
         raise ValueError("no storage object: SOP class, SOP instance or transfer syntax UID is missing")
+    if dataset.SOPClassUID == MediaStorageDirectoryStorage:
+        raise ValueError("no storage object: a DICOMDIR")
     return dataset
 
 
@@ -412,7 +419,21 @@ def _associated(peer: Peer, contexts: Sequence[_Context]) -> Iterator[Associatio
     ae.connection_timeout = ae.acse_timeout = ae.dimse_timeout = peer.timeout_s
     ae.network_timeout = 2 * peer.timeout_s  # must outlast one slow answer
 
-    connected: list[object] = []
+    connected: list[str] = []
+    rejections: list[A_ASSOCIATE_RJ] = []
+
+    def on_open(event: evt.Event) -> None:
+        connected.append(peer.name)
+        # A request goes out as several small writes: without this each waits for the peer's delayed
+        # acknowledgement of the one before, 40 ms an object.
+        event.assoc.dul.socket.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    def on_pdu(event: evt.Event) -> None:
+        # Seen here it is never missed: pynetdicom 3.0 itself takes a rejection that comes very quickly for a failed
+        # connection.
+        if isinstance(event.pdu, A_ASSOCIATE_RJ):
+            rejections.append(event.pdu)
+
     try:
         association = ae.associate(
             peer.host,
@@ -420,12 +441,19 @@ def _associated(peer: Peer, contexts: Sequence[_Context]) -> Iterator[Associatio
             contexts=[_context(*context) for context in contexts],
             ae_title=peer.called_ae,
             tls_args=(peer.tls, peer.host) if peer.tls is not None else None,
-            evt_handlers=[(evt.EVT_CONN_OPEN, connected.append)],
+            evt_handlers=[(evt.EVT_CONN_OPEN, on_open), (evt.EVT_PDU_RECV, on_pdu)],
         )
     except OSError as unknown:  # the name of the host
         raise DeliveryUnavailable(f"{peer.name}: {unknown.strerror}; check host and port") from unknown
     if not association.is_established:
-        raise _refusal(peer, association, contexts, bool(connected))
+        if rejections:
+            raise _rejection(peer, rejections[0])
+        if not connected:
+            raise DeliveryUnavailable(f"{peer.name}: no connection; check host, port and firewall")
+        if association.rejected_contexts:
+            names = ", ".join(sorted({UID(sop_class).name for sop_class, _ in contexts}))
+            raise DeliveryRejected(f"{peer.name}: accepts no presentation context for {names}; enable it there")
+        raise DeliveryUnavailable(f"{peer.name}: no answer to the association request: time-out or abort")
     try:
         yield association
     except BaseException:
@@ -439,22 +467,10 @@ def _context(sop_class: str, transfer_syntax: str) -> PresentationContext:
     return build_context(UID(sop_class), [UID(transfer_syntax)])
 
 
-def _refusal(
-    peer: Peer, association: Association, contexts: Sequence[_Context], connected: bool
-) -> DeliveryUnavailable | DeliveryRejected:
-    """Say why there is no association (PS3.8 9.3.4: A-ASSOCIATE-RJ)."""
-    answer = association.acceptor.primitive
-    if not connected:
-        return DeliveryUnavailable(f"{peer.name}: no connection; check host, port and firewall")
-    if association.is_rejected and isinstance(answer, A_ASSOCIATE):
-        line = f"{peer.name}: association rejected ({answer.result_str}: {answer.reason_str})"
-        # Source 3 with its congestion and local limit is transient even where the result says otherwise.
-        if answer.result == 2 or answer.result_source == 3:
-            return DeliveryUnavailable(line)
-        return DeliveryRejected(f"{line}; check both AE titles there and here")
-    if association.rejected_contexts:
-        names = ", ".join(sorted({UID(sop_class).name for sop_class, _ in contexts}))
-        return DeliveryRejected(f"{peer.name}: accepts no presentation context for {names}; enable it there")
-    if isinstance(answer, A_ASSOCIATE):
-        return DeliveryUnavailable(f"{peer.name}: association accepted, then aborted")
-    return DeliveryUnavailable(f"{peer.name}: no answer to the association request: time-out or abort")
+def _rejection(peer: Peer, rejection: A_ASSOCIATE_RJ) -> DeliveryUnavailable | DeliveryRejected:
+    """Judge an A-ASSOCIATE-RJ (PS3.8 9.3.4)."""
+    line = f"{peer.name}: association rejected ({rejection.result_str}: {rejection.reason_str})"
+    # Source 3, with its congestion and local limit, passes even where the result says otherwise.
+    if rejection.result == 2 or rejection.source == 3:
+        return DeliveryUnavailable(line)
+    return DeliveryRejected(f"{line}; check both AE titles there and here")

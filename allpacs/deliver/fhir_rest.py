@@ -32,12 +32,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
-import structlog
 
 from allpacs.domain.artefacts import Artefact, ArtefactKind, Receipt
 from allpacs.domain.errors import ConfigFault, DeliveryRejected, DeliveryUnavailable
-
-_log = structlog.get_logger(__name__)
 
 _FHIR_JSON = "application/fhir+json"
 
@@ -123,7 +120,6 @@ class FhirRestDestination:
             sent = _entries(bundle)
             answer = self._request("POST", content=bundle.content)
             statuses.update(_check_entries(sent, answer))
-            _log.info("results_delivered", destination="fhir", server=self._name, uids=[bundle.uid], entries=len(sent))
         return Receipt(
             detail=", ".join(f"{_named(status)} x{n}" for status, n in sorted(statuses.items())) or "nothing sent"
         )

@@ -8,12 +8,8 @@ from collections.abc import Sequence
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
 
-import structlog
-
 from allpacs.domain.artefacts import Artefact, ArtefactKind, Receipt
 from allpacs.domain.errors import DeliveryRejected, DeliveryUnavailable
-
-_log = structlog.get_logger(__name__)
 
 #: One part of a file name: what every file system takes, and never "." or "..".
 _SAFE_PART = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,199}")
@@ -59,7 +55,6 @@ class FolderDestination:
                 written += _write(target, artefact.content)
             except OSError as failure:
                 raise _unavailable(failure) from failure
-        _log.info("results_delivered", destination="folder", uids=[a.uid for a in artefacts], written=written)
         return Receipt(detail=f"{written} files written, {len(artefacts) - written} already there")
 
     def check(self) -> str:

@@ -10,6 +10,7 @@ keeps the version, as widely used servers do; so meta.versionId counts changes.
 from __future__ import annotations
 
 import copy
+import functools
 import json
 import os
 import re
@@ -86,7 +87,9 @@ class FhirEndpoint:
         handler = type("Handler", (_Handler,), {"owner": self})
         self._server = ThreadingHTTPServer((_HOST, self._asked_port), handler)
         self._server.daemon_threads = True
-        threading.Thread(target=self._server.serve_forever, name="fhir-endpoint", daemon=True).start()
+        # The poll interval is how long `stop` takes.
+        serve = functools.partial(self._server.serve_forever, poll_interval=0.05)
+        threading.Thread(target=serve, name="fhir-endpoint", daemon=True).start()
         return self
 
     def stop(self) -> None:
@@ -163,9 +166,7 @@ class FhirEndpoint:
                 matches = _search(self._held, parts[0], query)
                 entries = [{"resource": copy.deepcopy(match), "search": {"mode": "match"}} for match in matches]
                 return {"resourceType": "Bundle", "type": "searchset", "total": len(entries), "entry": entries}
-        raise RefusedError(
-            HTTPStatus.NOT_FOUND, "not-found", "metadata, read, search by identifier, transaction"
-        )
+        raise RefusedError(HTTPStatus.NOT_FOUND, "not-found", "metadata, read, search by identifier, transaction")
 
     def transaction(self, bundle: Any) -> Resource:
         """Answer a transaction: all of it is kept, or nothing."""

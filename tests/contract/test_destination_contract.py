@@ -1,0 +1,202 @@
+"""What the port `allpacs.deliver.port.Destination` promises, asked of every implementation in `allpacs/deliver`."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+from deliver_samples import fhir_artefact, free_port, html_artefact, http_server, leaks, scp, sr_artefact
+
+import allpacs.deliver
+from allpacs.deliver.c_store import CStoreDestination
+from allpacs.deliver.fhir_rest import FhirRestDestination
+from allpacs.deliver.folder import FolderDestination
+from allpacs.deliver.port import Destination
+from allpacs.demo.archive import Archive
+from allpacs.demo.fhir_endpoint import FhirEndpoint
+from allpacs.domain.artefacts import Artefact, ArtefactKind
+from allpacs.domain.errors import DeliveryRejected, DeliveryUnavailable
+
+
+@dataclass(frozen=True)
+class Running:
+    """A destination whose peer runs, and what the peer holds."""
+
+    destination: Destination
+    held: Callable[[], dict[str, bytes]]
+
+
+@dataclass(frozen=True)
+class Case:
+    """How the suite reaches one kind of destination."""
+
+    running: Callable[[Path], object]
+    unreachable: Callable[[Path], Destination]
+    refusing: Callable[[], object]
+
+
+def _files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@contextmanager
+def _archive(folder: Path) -> Iterator[Running]:
+    with Archive(folder, "PACS") as archive:
+        yield Running(CStoreDestination(archive.host, archive.port, "PACS", "ALLPACS"), lambda: _files(folder))
+
+
+@contextmanager
+def _refusing_archive() -> Iterator[Destination]:
+    with scp(lambda _event: 0xC000) as port:
+        yield CStoreDestination("127.0.0.1", port, "PACS", "ALLPACS")
+
+
+@contextmanager
+def _fhir_endpoint(folder: Path) -> Iterator[Running]:
+    with FhirEndpoint(folder) as endpoint:
+        yield Running(FhirRestDestination(endpoint.base_url), lambda: _files(folder))
+
+
+@contextmanager
+def _refusing_fhir_endpoint() -> Iterator[Destination]:
+    def refuse(request: object, body: bytes) -> None:
+        request.send_response(422)  # type: ignore[attr-defined]
+        request.end_headers()  # type: ignore[attr-defined]
+        request.wfile.write(body)  # type: ignore[attr-defined]
+
+    with http_server(refuse) as base_url:
+        yield FhirRestDestination(base_url)
+
+
+@contextmanager
+def _folder(folder: Path) -> Iterator[Running]:
+    yield Running(FolderDestination(folder), lambda: _files(folder))
+
+
+@contextmanager
+def _refusing_folder() -> Iterator[Destination]:
+    class Refusing(FolderDestination):
+        """A folder refuses nothing but a file name that leads out of it."""
+
+        def deliver(self, artefacts):
+            return super().deliver([replace(artefact, file_name="../out") for artefact in artefacts])
+
+    yield Refusing(Path("unused"))
+
+
+CASES: dict[type, Case] = {
+    CStoreDestination: Case(
+        _archive,
+        lambda _folder: CStoreDestination("127.0.0.1", free_port(), "PACS", "ALLPACS", timeout_s=5),
+        _refusing_archive,
+    ),
+    FhirRestDestination: Case(
+        _fhir_endpoint,
+        lambda _folder: FhirRestDestination(f"http://127.0.0.1:{free_port()}", timeout_s=5),
+        _refusing_fhir_endpoint,
+    ),
+    FolderDestination: Case(_folder, lambda folder: FolderDestination(folder / "not" / "mounted"), _refusing_folder),
+}
+
+ARTEFACTS: tuple[Artefact, ...] = (sr_artefact("first"), sr_artefact("second"), fhir_artefact(), html_artefact())
+
+
+def _destinations() -> set[type]:
+    """Return every class of the package that looks like a destination."""
+    modules = [
+        importlib.import_module(f"allpacs.deliver.{module.name}")
+        for module in pkgutil.iter_modules(allpacs.deliver.__path__)
+    ]
+    return {
+        kind
+        for module in modules
+        for _, kind in inspect.getmembers(module, inspect.isclass)
+        if kind is not Destination and kind.__module__ == module.__name__ and hasattr(kind, "deliver")
+    }
+
+
+def _for(destination: Destination) -> list[Artefact]:
+    return [artefact for artefact in ARTEFACTS if artefact.kind in destination.takes]
+
+
+each = pytest.mark.parametrize("case", CASES.values(), ids=lambda case: case.running.__name__.strip("_"))
+
+
+def test_every_destination_is_asked():
+    assert _destinations() == set(CASES)
+
+
+@each
+def test_it_takes_some_kind_and_says_it_is_there(case, tmp_path):
+    with case.running(tmp_path) as running:
+        assert running.destination.takes
+        assert running.destination.takes <= set(ArtefactKind)
+        assert running.destination.check()
+        assert running.held() == {}
+
+
+@each
+def test_delivered_once_it_is_there(case, tmp_path):
+    with case.running(tmp_path) as running:
+        receipt = running.destination.deliver(_for(running.destination))
+        assert receipt.detail
+        assert "\n" not in receipt.detail
+        assert receipt.warning is None
+        assert not leaks(receipt.detail)
+        assert running.held()
+
+
+@each
+def test_delivered_twice_has_the_effect_of_once(case, tmp_path):
+    with case.running(tmp_path) as running:
+        artefacts = _for(running.destination)
+        running.destination.deliver(artefacts)
+        once = running.held()
+        receipt = running.destination.deliver(artefacts)
+        assert running.held() == once
+        assert receipt.warning is None
+
+
+@each
+def test_delivered_by_parts_it_is_the_same_as_at_once(case, tmp_path):
+    with case.running(tmp_path / "parts") as parts, case.running(tmp_path / "all") as whole:
+        for artefact in _for(parts.destination):
+            parts.destination.deliver([artefact])
+        whole.destination.deliver(_for(whole.destination))
+        assert len(parts.held()) == len(whole.held())
+
+
+@each
+def test_kinds_it_does_not_take_are_left_out(case, tmp_path):
+    with case.running(tmp_path / "a") as every_kind, case.running(tmp_path / "b") as own_kinds:
+        every_kind.destination.deliver(ARTEFACTS)
+        own_kinds.destination.deliver(_for(own_kinds.destination))
+        assert len(every_kind.held()) == len(own_kinds.held())
+        own_kinds.destination.deliver([])
+
+
+@each
+def test_unreachable_is_unavailable(case, tmp_path):
+    destination = case.unreachable(tmp_path)
+    with pytest.raises(DeliveryUnavailable) as on_delivery:
+        destination.deliver(_for(destination))
+    with pytest.raises(DeliveryUnavailable) as on_check:
+        destination.check()
+    for caught in (on_delivery, on_check):
+        assert caught.value.reason
+        assert "\n" not in caught.value.reason
+        assert not leaks(str(caught.value))
+
+
+@each
+def test_refused_is_rejected_without_patient_data(case):
+    with case.refusing() as destination, pytest.raises(DeliveryRejected) as caught:
+        destination.deliver(_for(destination))
+    assert caught.value.reason
+    assert not leaks(str(caught.value))
