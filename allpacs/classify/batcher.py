@@ -220,12 +220,14 @@ class Batcher:
 
     def _answer(self, inputs: NDArray[np.uint8], *, sound: bool = False) -> NDArray[np.float32]:
         """Return logits, shape (n, labels), NaN for poison cells; `sound` where the engine was just seen to work."""
+        if len(inputs) > self._max_batch:  # the rest of a batch that did not fit
+            return self._halves(inputs, sound=sound)
         try:
             logits = self._engine.logits(inputs)
         except OutOfDeviceMemory:
             if len(inputs) == 1:
                 raise
-            self._max_batch = max(1, min(self._max_batch, len(inputs)) // 2)
+            self._max_batch = len(inputs) // 2
             _log.warning("batch_halved", max_batch=self._max_batch)
             return self._halves(inputs, sound=sound)
         except ModelFault:

@@ -1,0 +1,209 @@
+"""One suite, run over every engine found in `allpacs.classify.engines`: a new engine is tested unasked."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import os
+import pkgutil
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+import allpacs.classify.engines
+from allpacs.classify.aggregate import LABELS, probability_all
+from allpacs.classify.batcher import Batcher
+from allpacs.classify.bundle import Bundle, load_bundle, save_golden, verify_engine, write_bundle
+from allpacs.classify.engines.network import build_network, load_weights, save_weights, set_state, state_of
+from allpacs.classify.engines.port import Engine
+from allpacs.classify.preprocess import Preprocessing
+from allpacs.domain.errors import ModelFault
+
+pytestmark = pytest.mark.slow
+
+SIDE = 64
+
+
+def engine_classes() -> Iterator[type[Any]]:
+    """Yield every class named ``…Engine`` that a module beside the port defines."""
+    for found in pkgutil.iter_modules(allpacs.classify.engines.__path__, f"{allpacs.classify.engines.__name__}."):
+        module = importlib.import_module(found.name)
+        for name, kind in inspect.getmembers(module, inspect.isclass):
+            if kind.__module__ == module.__name__ and name.endswith("Engine") and kind is not Engine:
+                yield kind
+
+
+ENGINES = sorted(engine_classes(), key=lambda kind: kind.__name__)
+
+
+def pictures(count: int, seed: int = 0) -> NDArray[np.uint8]:
+    """Return blotches of differing size and colour on black."""
+    rng = np.random.default_rng(seed)
+    made = np.zeros((count, SIDE, SIDE, 3), np.uint8)
+    for picture in made:
+        side = int(rng.integers(12, SIDE - 8))
+        colour = rng.integers(0, 200, 3)
+        picture[4 : 4 + side, 4 : 4 + side] = np.clip(colour + rng.normal(0, 30, (side, side, 3)), 0, 255)
+    return made
+
+
+def _scores(network: Any, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
+    scores: NDArray[np.float32] = np.asarray(network(batch.astype(np.float32), training=False))
+    return scores
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """Return a bundle of the real network at 64 px with random weights that tell the pictures apart."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    folder = tmp_path_factory.mktemp("bundle")
+    network = build_network(LABELS, input_px=SIDE, dense_units=16)
+    samples = pictures(16)
+    # Random weights answer nearly the same whatever they see: the head is stretched until the samples' answers spread.
+    state = state_of(network)
+    for layer in ("head_dense", "head_logits", "head_logits"):
+        spread = float(_scores(network, samples).std(axis=0).mean())
+        state[f"{layer}/kernel"] *= min(2.0 / max(spread, 1e-12), 2e4)
+        set_state(network, state)
+    state["head_logits/bias"] = -_scores(network, samples).mean(axis=0)
+    set_state(network, state)
+    save_weights(network, folder / "weights.safetensors")
+    load_weights(network, folder / "weights.safetensors")
+    shutil.copy(__file__, folder / "MODEL_CARD.md")
+
+    probabilities = np.array([probability_all(row, 1.0) for row in _scores(network, samples)])
+    save_golden(folder, samples, probabilities)
+    ordered = np.sort(probabilities)
+    widest = int(np.diff(ordered).argmax())
+    threshold = float(ordered[widest : widest + 2].mean())
+    return write_bundle(
+        folder,
+        {
+            "name": "tiny",
+            "version": "0",
+            "network": {"name": "EfficientNetB3", "dense_units": 16, "dropout": 0.45},
+            "preprocessing": Preprocessing(input_px=SIDE),
+            "calibration": {"temperature": 1.0},
+            "thresholds": {"all_at_least": threshold, "hem_at_most": threshold},
+            "quality": {},
+            "metrics": [],
+            "training_data": [],
+            "licence": "Apache-2.0",
+            "model_card": "MODEL_CARD.md",
+            "intended_use": "Tests",
+        },
+    )
+
+
+@pytest.fixture(scope="session", params=ENGINES, ids=[kind.__name__ for kind in ENGINES])
+def engine(request: pytest.FixtureRequest, tiny_bundle: Bundle) -> Engine:
+    made: Engine = request.param(tiny_bundle, threads=None)
+    return made
+
+
+def test_there_is_an_engine() -> None:
+    assert "TensorFlowEngine" in [kind.__name__ for kind in ENGINES]
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_shape_and_type(engine: Engine, count: int) -> None:
+    logits = engine.logits(pictures(count))
+    assert logits.shape == (count, len(LABELS))
+    assert logits.dtype == np.float32
+    assert np.isfinite(logits).all()
+
+
+def test_the_answer_depends_on_the_picture(engine: Engine) -> None:
+    logits = engine.logits(pictures(8))
+    assert np.ptp(logits[:, 0]) > 0.5
+
+
+def test_the_same_batch_gets_the_same_answer(engine: Engine) -> None:
+    batch = pictures(4)
+    np.testing.assert_allclose(engine.logits(batch), engine.logits(batch.copy()), rtol=0, atol=1e-5)
+
+
+def test_the_input_is_left_as_it_was(engine: Engine) -> None:
+    batch = pictures(3)
+    engine.logits(batch)
+    np.testing.assert_array_equal(batch, pictures(3))
+
+
+def test_neighbours_make_no_difference(engine: Engine) -> None:
+    batch = pictures(9)
+    together = engine.logits(batch)
+    alone = np.concatenate([engine.logits(batch[i : i + 1]) for i in range(len(batch))])
+    np.testing.assert_allclose(together, alone, rtol=0, atol=2e-3)
+    np.testing.assert_allclose(together[::-1], engine.logits(batch[::-1]), rtol=0, atol=2e-3)
+
+
+def test_black_and_white_pictures_get_finite_answers(engine: Engine) -> None:
+    batch = np.stack([np.full((SIDE, SIDE, 3), value, np.uint8) for value in (0, 255)])
+    assert np.isfinite(engine.logits(batch)).all()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        np.zeros((1, SIDE + 1, SIDE, 3), np.uint8),
+        np.zeros((SIDE, SIDE, 3), np.uint8),
+        np.zeros((1, SIDE, SIDE, 1), np.uint8),
+        np.zeros((1, SIDE, SIDE, 3), np.float32),
+    ],
+)
+def test_another_kind_of_array_is_a_model_fault(engine: Engine, wrong: NDArray[np.uint8]) -> None:
+    with pytest.raises(ModelFault):
+        engine.logits(wrong)
+
+
+def test_golden_cells_are_repeated(engine: Engine, tiny_bundle: Bundle) -> None:
+    assert verify_engine(tiny_bundle, engine) <= 2e-3
+
+
+def test_behind_the_batcher(engine: Engine) -> None:
+    batch = pictures(11)
+    with Batcher(engine, max_batch=4, max_delay_s=0) as batcher:
+        logits = batcher.submit(batch).result(60)
+    np.testing.assert_allclose(logits, engine.logits(batch), rtol=0, atol=2e-3)
+
+
+@pytest.mark.parametrize("kind", ENGINES, ids=[kind.__name__ for kind in ENGINES])
+def test_a_bundle_of_another_network_is_refused(kind: type[Any], tiny_bundle: Bundle, tmp_path: Path) -> None:
+    shutil.copytree(tiny_bundle.folder, tmp_path, dirs_exist_ok=True)
+    path = tmp_path / "bundle.json"
+    path.write_text(path.read_text("utf-8").replace('"EfficientNetB3"', '"EfficientNetB9"'), "utf-8")
+    with pytest.raises(ModelFault, match=r"network\.name"):
+        kind(load_bundle(tmp_path), threads=None)
+
+
+@pytest.mark.parametrize("kind", ENGINES, ids=[kind.__name__ for kind in ENGINES])
+def test_weights_of_another_width_are_refused(kind: type[Any], tiny_bundle: Bundle, tmp_path: Path) -> None:
+    shutil.copytree(tiny_bundle.folder, tmp_path, dirs_exist_ok=True)
+    path = tmp_path / "bundle.json"
+    path.write_text(path.read_text("utf-8").replace('"dense_units": 16', '"dense_units": 17'), "utf-8")
+    with pytest.raises(ModelFault, match="weights"):
+        kind(load_bundle(tmp_path), threads=None)
+
+
+@pytest.mark.parametrize("kind", ENGINES, ids=[kind.__name__ for kind in ENGINES])
+def test_the_engine_starts_quietly(kind: type[Any], tiny_bundle: Bundle) -> None:
+    """In a process of its own: nothing on the terminal; and the module alone loads no model library."""
+    code = (
+        "import sys, pathlib\n"
+        f"from {kind.__module__} import {kind.__name__} as Engine\n"
+        "assert not {'tensorflow', 'keras', 'openvino'} & set(sys.modules)\n"
+        "from allpacs.classify.bundle import load_bundle, verify_engine\n"
+        f"bundle = load_bundle(pathlib.Path({str(tiny_bundle.folder)!r}))\n"
+        "print('worst', verify_engine(bundle, Engine(bundle, threads=1)))\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stderr == ""
+    assert ended.stdout.startswith("worst ")
