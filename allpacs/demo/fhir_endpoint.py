@@ -2,9 +2,9 @@
 
 It listens on 127.0.0.1 alone, asks nobody who they are, and does not validate resources: not a FHIR server.
 
-What it can do (HL7 FHIR R4 3.1.0, RESTful API): capabilities, transaction (atomic; POST with ifNoneExist, PUT by id or
-``?identifier=``, ``urn:uuid`` references resolved), read, search by ``identifier``. A PUT of what it holds already
-keeps the version, as widely used servers do; so meta.versionId counts changes.
+What it can do (HL7 FHIR R4 3.1.0, RESTful API): capabilities; transaction (atomic; POST with ifNoneExist, PUT by id or
+``?identifier=``, ``urn:uuid`` references resolved); read; search by ``identifier`` and ``_tag``. A PUT of what it
+holds already keeps the version, as widely used servers do; so meta.versionId counts changes.
 """
 
 from __future__ import annotations
@@ -166,7 +166,7 @@ class FhirEndpoint:
                 matches = _search(self._held, parts[0], query)
                 entries = [{"resource": copy.deepcopy(match), "search": {"mode": "match"}} for match in matches]
                 return {"resourceType": "Bundle", "type": "searchset", "total": len(entries), "entry": entries}
-        raise RefusedError(HTTPStatus.NOT_FOUND, "not-found", "metadata, read, search by identifier, transaction")
+        raise RefusedError(HTTPStatus.NOT_FOUND, "not-found", "metadata, read, search, transaction only")
 
     def transaction(self, bundle: Any) -> Resource:
         """Answer a transaction: all of it is kept, or nothing."""
@@ -252,18 +252,19 @@ def _target(held: _Held, entry: Any) -> tuple[tuple[str, str], bool]:
 
 
 def _search(held: _Held, resource_type: str, query: str) -> list[Resource]:
-    """Return the resources of a type that have the identifier: ``identifier=system|value`` or ``identifier=value``."""
+    """Return the resources of a type by ``identifier`` and ``_tag`` (``system|value`` or ``value``)."""
     matches = [resource for (kind, _), resource in held.items() if kind == resource_type]
     for name, token in parse_qsl(query, keep_blank_values=True):
-        if name != "identifier":
-            raise RefusedError(HTTPStatus.BAD_REQUEST, "not-supported", "search by identifier only")
+        if name not in _SEARCHABLE:
+            raise RefusedError(HTTPStatus.BAD_REQUEST, "not-supported", "search by identifier or _tag only")
+        candidates, field = _SEARCHABLE[name]
         system, bar, value = token.rpartition("|")
         matches = [
             resource
             for resource in matches
             if any(
-                known.get("value") == value and (not bar or known.get("system", "") == system)
-                for known in _identifiers(resource)
+                known.get(field) == value and (not bar or known.get("system", "") == system)
+                for known in candidates(resource)
             )
         ]
     return matches
@@ -274,6 +275,17 @@ def _identifiers(resource: Resource) -> list[Mapping[str, Any]]:
     identifiers = resource.get("identifier", [])
     found = list(identifiers) if isinstance(identifiers, list) else [identifiers]
     return [*found, resource["masterIdentifier"]] if "masterIdentifier" in resource else found
+
+
+def _tags(resource: Resource) -> list[Mapping[str, Any]]:
+    return list(resource.get("meta", {}).get("tag", []))
+
+
+#: Search parameters: where their tokens stand in a resource, and the field of the value.
+_SEARCHABLE: dict[str, tuple[Callable[[Resource], list[Mapping[str, Any]]], str]] = {
+    "identifier": (_identifiers, "value"),
+    "_tag": (_tags, "code"),
+}
 
 
 def _resolved(value: Any, references: Mapping[str, str]) -> Any:

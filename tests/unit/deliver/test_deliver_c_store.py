@@ -21,9 +21,10 @@ from pydicom.uid import (
 )
 from pynetdicom import AllStoragePresentationContexts
 
-from allpacs.deliver.c_store import CStoreDestination, Verdict, echo, judge, send_files
+from allpacs.deliver.association import Verdict, judge
+from allpacs.deliver.c_store import CStoreDestination, echo, send_files
 from allpacs.demo.archive import Archive
-from allpacs.domain.errors import DeliveryRejected, DeliveryUnavailable
+from allpacs.domain.errors import ConfigFault, DeliveryRejected, DeliveryUnavailable
 from allpacs.domain.identity import IMPLEMENTATION_CLASS_UID
 
 WAIT_S = 10.0
@@ -191,10 +192,19 @@ def test_connection_refused():
         to(free_port()).deliver([sr_artefact()])
 
 
-def test_unknown_host():
-    destination = CStoreDestination("no-such-host.invalid", 104, "PACS", "ALLPACS", timeout_s=1)
+@pytest.mark.parametrize("host", ["no-such-host.invalid", "a" * 70, "a..b"])
+def test_unknown_host(host):
+    destination = CStoreDestination(host, 104, "PACS", "ALLPACS", timeout_s=1)
     with pytest.raises(DeliveryUnavailable, match="check host and port"):
         destination.deliver([sr_artefact()])
+
+
+@pytest.mark.parametrize(
+    ("host", "called_ae"), [("", "PACS"), ("h", ""), ("h", "A" * 17), ("h", "Łódź"), ("h", "A\\B")]
+)
+def test_a_wrong_address_is_the_operators_fault(host, called_ae):
+    with pytest.raises(ConfigFault):
+        CStoreDestination(host, 104, called_ae, "ALLPACS")
 
 
 def _reject(result: int, source: int, reason: int):

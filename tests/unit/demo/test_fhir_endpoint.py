@@ -181,6 +181,20 @@ def test_a_document_is_found_by_its_master_identifier(client):
     assert statuses(post(client, body)) == ["200 OK"]
 
 
+def test_what_has_no_identifier_is_created_once_by_its_tag(client, endpoint):
+    tag = {"system": "urn:example", "code": "sr-1"}
+    entry = {
+        "resource": {"resourceType": "Provenance", "meta": {"tag": [tag]}},
+        "request": {"method": "POST", "url": "Provenance", "ifNoneExist": "_tag=urn:example|sr-1"},
+    }
+    body = {"resourceType": "Bundle", "type": "transaction", "entry": [entry]}
+    assert statuses(post(client, body)) == ["201 Created"]
+    assert statuses(post(client, body)) == ["200 OK"]
+    (kept,) = endpoint.resources("Provenance")
+    assert kept["meta"] == {"tag": [tag], "versionId": "1"}
+    assert client.get("/Provenance", params={"_tag": "other|sr-1"}).json()["total"] == 0
+
+
 def test_what_is_kept_is_there_after_a_restart(tmp_path):
     for version in ("1", "2"):
         with FhirEndpoint(tmp_path) as endpoint:
