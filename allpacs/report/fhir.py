@@ -1,0 +1,527 @@
+"""Findings to a FHIR R4 (4.0.1) transaction bundle.
+
+    DiagnosticReport (preliminary) ── result ──► Observation: the panel (counts, fraction, interval)
+        │                                            └─ hasMember ──► Observation: one a cell
+        ├─ presentedForm: the HTML report
+    DocumentReference ──► the DICOM structured report          Provenance ──► made by Device (the model) ──► host
+
+Sending a bundle twice leaves one of each: everything is a conditional update on an identifier that derives from the
+study, the cell or the model. A later revision therefore updates the *same* report. Only the Provenance, of which there
+is one a revision, has no identifier in R4: it is created unless one with its tag exists.
+
+Patient, order, imaging study and specimens are logical references by the identifiers of the DICOM header; none of them
+is ever created. All resources say that they were asserted by an algorithm (security label AIAST).
+
+Source: HL7 FHIR R4 sections 3.1.0.11 (transaction), 2.3.0.2 (logical references), 6.1 (security labels).
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from dataclasses import replace
+from datetime import datetime
+from html import escape
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+from fhir.resources.R4B.bundle import Bundle
+from pydantic import ValidationError
+from pydicom.sr.coding import Code
+from pydicom.uid import Comprehensive3DSRStorage
+
+import allpacs
+from allpacs.domain.artefacts import Artefact, ArtefactKind
+from allpacs.domain.findings import CellFinding, CellLabel, InstanceFindings, NotAssessable, StudyFindings
+from allpacs.domain.identity import derive_uid, derive_uuid, is_uid
+from allpacs.report import codes, wording
+from allpacs.report.context import ReportContext, result_uid, sr_series_uid
+from allpacs.report.html import html_report
+from allpacs.report.source import Headers, Source, Specimen, clean, lead_header, read_source, text
+
+Resource = dict[str, Any]
+
+#: Largest HTML report, in bytes, carried within the DiagnosticReport (base64 makes it a third larger). Above it the
+#: thumbnails are left out, and if that does not suffice, the list of cells: the HTML artefact itself stays whole.
+PRESENTED_FORM_LIMIT = 2_000_000
+
+SYSTEMS = {
+    "DCM": "http://dicom.nema.org/resources/ontology/DCM",
+    "SCT": "http://snomed.info/sct",
+    "LN": "http://loinc.org",
+    "UCUM": "http://unitsofmeasure.org",
+    codes.PRIVATE_SCHEME: f"urn:oid:{codes.PRIVATE_SCHEME_UID}",
+}
+DICOM_UID = "urn:dicom:uid"
+URI = "urn:ietf:rfc:3986"
+TERMINOLOGY = "http://terminology.hl7.org/CodeSystem"
+
+_AI_ASSERTED = {
+    "security": [
+        {
+            "system": f"{TERMINOLOGY}/v3-ObservationValue",
+            "code": "AIAST",
+            "display": "Artificial Intelligence asserted",
+        }
+    ]
+}
+
+#: Data absent reasons of HL7 by our own reasons: the quality gate never asked, the model could not tell, it failed.
+_ABSENT = {
+    NotAssessable.INDETERMINATE: ("unknown", "Unknown"),
+    NotAssessable.OUT_OF_DISTRIBUTION: ("unknown", "Unknown"),
+    NotAssessable.MODEL_FAILED: ("error", "Error"),
+}
+_NOT_PERFORMED = ("not-performed", "Not Performed")
+
+
+class InvalidBundle(ValueError):
+    """A bundle that the FHIR models reject: a defect of this module. Names elements, never their values."""
+
+
+def fhir_bundle(
+    findings: StudyFindings,
+    headers: Headers,
+    context: ReportContext,
+    sr_artefact_uid: str,
+    html: Artefact | None = None,
+) -> Artefact:
+    """Return the transaction bundle of one revision of a study, as JSON.
+
+    Parameters
+    ----------
+    sr_artefact_uid:
+        SOP Instance UID of the structured report that states the same findings.
+    html:
+        The HTML report of the same findings, where it is already made.
+
+    Raises
+    ------
+    InvalidBundle
+        The result does not conform to the FHIR models.
+    """
+    maker = _Maker(findings, headers, context, sr_artefact_uid)
+    cells = maker.cells()
+    rest = maker.rest(_presented_form(findings, headers, context, html))
+    document = {
+        "resourceType": "Bundle",
+        "identifier": _own_identifier(result_uid("fhir", findings)),
+        "type": "transaction",
+        "timestamp": _instant(context.made_at),
+        "entry": [*cells, *rest],
+    }
+    try:  # Cells differ from one another in numbers only, and checking a thousand takes a second: one stands for all.
+        Bundle.model_validate({**document, "entry": [*cells[:1], *rest]})
+    except ValidationError as fault:
+        places = sorted({".".join(map(str, error["loc"])) for error in fault.errors(include_input=False)})
+        raise InvalidBundle(f"FHIR models reject {', '.join(places)}") from None
+    uid = result_uid("fhir", findings)
+    content = json.dumps(document, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return Artefact(ArtefactKind.FHIR, uid, "application/fhir+json", f"{uid}.json", content.encode())
+
+
+def report_identifier(study_uid: str) -> dict[str, str]:
+    """Return the identifier of a study's DiagnosticReport: the same for every revision."""
+    return _own_identifier(derive_uid("diagnostic-report", study_uid))
+
+
+def panel_identifier(study_uid: str) -> dict[str, str]:
+    """Return the identifier of a study's panel Observation: the same for every revision."""
+    return _own_identifier(derive_uid("panel", study_uid))
+
+
+def dicom_identifier(uid: str) -> dict[str, str]:
+    """Return a DICOM UID as a FHIR identifier (HL7 FHIR R4 ImagingStudy, notes)."""
+    return {"system": DICOM_UID, "value": f"urn:oid:{uid}"}
+
+
+class _Maker:
+    """Makes the resources of one bundle; holds what they share."""
+
+    def __init__(self, findings: StudyFindings, headers: Headers, context: ReportContext, sr_uid: str) -> None:
+        self.findings = findings
+        self.context = context
+        self.sr_uid = sr_uid
+        self.source = read_source(findings, headers)
+        self.organisation = text(lead_header(findings, headers), "InstitutionName")
+        self.issued = _instant(context.made_at)
+        self.study = {"type": "ImagingStudy", "identifier": dicom_identifier(findings.study_uid)}
+        self.report_url = _full_url("DiagnosticReport", findings.study_uid)
+        self.panel_url = _full_url("Observation", findings.study_uid)
+        self.device_url = _full_url("Device", findings.model.digest)
+        self.host_url = _full_url("Device", f"host {context.host_name}")
+        self.document_url = _full_url("DocumentReference", sr_uid)
+        self.about = self._about()
+
+    def cells(self) -> list[Resource]:
+        """Return one entry a cell."""
+        return [
+            _updated(_full_url("Observation", cell.tracking_uid), self._cell(instance, cell))
+            for instance in self.findings.instances
+            for cell in instance.cells
+        ]
+
+    def rest(self, presented_form: Resource) -> list[Resource]:
+        """Return the entries of everything that is there once."""
+        host = [_updated(self.host_url, self._host())] if self.context.host_name else []
+        return [
+            *host,
+            _updated(self.device_url, self._device()),
+            _updated(self.panel_url, self._panel()),
+            _updated(self.document_url, self._document()),
+            _updated(self.report_url, self._report(presented_form)),
+            self._provenance(),
+        ]
+
+    def _about(self) -> Resource:
+        """Return the elements that report, panel and cells share: subject, order, time."""
+        source = self.source
+        about: Resource = {}
+        if source.accession_number:
+            about["basedOn"] = [_order(source)]
+        if source.patient_id:
+            about["subject"] = _patient(source)
+        if source.study_date:
+            date = source.study_date
+            about["effectiveDateTime"] = f"{date[:4]}-{date[4:6]}-{date[6:]}"
+        return about
+
+    def _host(self) -> Resource:
+        name = clean(self.context.host_name)
+        return {
+            "resourceType": "Device",
+            "text": _narrative(f"Computer {name}, on which allpacs {allpacs.__version__} runs."),
+            "identifier": [{"system": SYSTEMS[codes.PRIVATE_SCHEME], "value": f"host:{name}"}],
+            "status": "active",
+            "deviceName": [{"name": name, "type": "user-friendly-name"}],
+            "version": [{"type": {"text": "allpacs"}, "value": allpacs.__version__}],
+        }
+
+    def _device(self) -> Resource:
+        model = self.findings.model
+        name = clean(model.name)
+        device: Resource = {
+            "resourceType": "Device",
+            "text": _narrative(f"Algorithm {name} {clean(model.version)} ({clean(model.family)}). Research use only."),
+            "identifier": [
+                dicom_identifier(model.device_uid),
+                {"system": SYSTEMS[codes.PRIVATE_SCHEME], "value": model.digest},
+            ],
+            "status": "active",
+            "manufacturer": clean(model.manufacturer),
+            "modelNumber": clean(model.family),
+            "deviceName": [{"name": name, "type": "model-name"}],
+            "type": _concept(codes.ARTIFICIAL_INTELLIGENCE),
+            "version": [
+                {"type": {"text": "model"}, "value": clean(model.version)},
+                {"type": {"text": "allpacs"}, "value": allpacs.__version__},
+            ],
+            "note": [{"text": wording.RESEARCH_USE}],
+        }
+        if self.context.model_card.strip():
+            device["note"].append({"text": self.context.model_card.strip()})
+        if self.context.host_name:
+            device["parent"] = {"reference": self.host_url}
+        return device
+
+    def _observation(self, identifier: dict[str, str], code: Code, said: str) -> Resource:
+        return {
+            "resourceType": "Observation",
+            "meta": _AI_ASSERTED,
+            "text": _narrative(f"{said} {wording.RESEARCH_USE}"),
+            "identifier": [identifier],
+            "status": "preliminary",
+            "category": [_category("observation-category", "imaging", "Imaging")],
+            "code": _concept(code),
+            "issued": self.issued,
+            "device": {"reference": self.device_url},
+            "derivedFrom": [self.study],
+            **self.about,
+        }
+
+    def _cell(self, instance: InstanceFindings, cell: CellFinding) -> Resource:
+        observation = self._observation(
+            dicom_identifier(cell.tracking_uid),
+            codes.CELL_CLASS,
+            f"White cell, {cell.tracking_id}: {wording.outcome(cell)}{_probability_words(cell)}.",
+        )
+        specimens = self.source.specimens.get(instance.sop_instance_uid, ())
+        if len(specimens) == 1:
+            observation["specimen"] = _specimen(specimens[0])
+        site = self.source.site(instance.sop_instance_uid)
+        if site is not None:
+            observation["bodySite"] = _concept(site)
+        if cell.label is not None:
+            observation["valueCodeableConcept"] = _class(cell.label)
+        else:
+            observation["dataAbsentReason"] = _absent(cell.reason)
+        region = f"urn:oid:{instance.sop_instance_uid}#frame={cell.frame_number}&xywh="
+        observation["component"] = [
+            {
+                "code": _concept(codes.IMAGE_REGION),
+                "valueString": region + ",".join(map(str, cell.box.as_list())),
+            }
+        ]
+        if cell.probability_all is not None:
+            probability = _concept(codes.PROBABILITY)
+            probability["text"] = "Probability that the cell is a lymphoblast"
+            observation["component"].insert(0, {"code": probability, "valueQuantity": _share(cell.probability_all)})
+        return observation
+
+    def _panel(self) -> Resource:
+        findings = self.findings
+        counts = findings.counts
+        panel = self._observation(panel_identifier(findings.study_uid), codes.CLASSIFICATION, wording.summary(findings))
+        specimens = self.source.all_specimens
+        if len(specimens) == 1:
+            panel["specimen"] = _specimen(specimens[0])
+        members = [{"reference": _full_url("Observation", cell.tracking_uid)} for cell in findings.cells]
+        if members:
+            panel["hasMember"] = members
+        panel["component"] = [
+            {"code": _concept(name), "valueInteger": number}
+            for name, number in (
+                (codes.CELLS_FOUND, counts.total),
+                (codes.LYMPHOBLASTS, counts.all),
+                (codes.HEMATOGONES, counts.hem),
+                (codes.CELLS_NOT_ASSESSABLE, counts.not_assessable),
+            )
+        ]
+        fraction: Resource = {"code": _concept(codes.LYMPHOBLAST_FRACTION)}
+        interval: Resource = {"code": _concept(codes.INTERVAL)}
+        if findings.fraction is not None:
+            fraction["valueQuantity"] = _share(findings.fraction.value)
+            interval["valueRange"] = {"low": _share(findings.fraction.low), "high": _share(findings.fraction.high)}
+        else:
+            fraction["dataAbsentReason"] = interval["dataAbsentReason"] = _data_absent(
+                "not-applicable", "Not Applicable"
+            )
+        panel["component"] += [fraction, interval]
+        unreadable = [i for i in findings.instances if i.fault is not None]
+        if unreadable:
+            lines = (f"{clean(i.sop_instance_uid)}: {clean(i.fault or '')}" for i in unreadable)
+            panel["note"] = [{"text": f"Instance that could not be read: {line}"} for line in lines]
+        return panel
+
+    def _document(self) -> Resource:
+        attachment: Resource = {
+            "contentType": "application/dicom",
+            "title": "DICOM structured report: white cell classification (research use only)",
+            "creation": self.issued,
+        }
+        if self.context.wado_url_template:
+            url = self.context.wado_url_template.replace("{study}", self.findings.study_uid)
+            url = url.replace("{series}", sr_series_uid(self.findings)).replace("{instance}", self.sr_uid)
+            attachment["url"] = url
+        document: Resource = {
+            "resourceType": "DocumentReference",
+            "meta": _AI_ASSERTED,
+            "text": _narrative(f"DICOM structured report of a white cell classification. {wording.RESEARCH_USE}"),
+            "masterIdentifier": {"system": URI, "value": f"urn:oid:{self.sr_uid}"},
+            "identifier": [dicom_identifier(self.sr_uid)],
+            "status": "current",
+            "docStatus": "preliminary",
+            "type": _concept(codes.DIAGNOSTIC_IMAGING_REPORT),
+            "date": self.issued,
+            "author": [{"reference": self.device_url}],
+            "description": "DICOM structured report of a white cell classification by an algorithm",
+            "content": [
+                {
+                    "attachment": attachment,
+                    "format": {
+                        "system": URI,
+                        "code": f"urn:oid:{Comprehensive3DSRStorage}",
+                        "display": "Comprehensive 3D SR Storage",
+                    },
+                }
+            ],
+            "context": {"related": [self.study]},
+        }
+        if "subject" in self.about:
+            document["subject"] = self.about["subject"]
+        prior = self.context.predecessor
+        if prior is not None and prior.sop_instance_uid != self.sr_uid:
+            replaced = {"type": "DocumentReference", "identifier": dicom_identifier(prior.sop_instance_uid)}
+            document["relatesTo"] = [{"code": "replaces", "target": replaced}]
+        return document
+
+    def _report(self, presented_form: Resource) -> Resource:
+        code = _concept(codes.DIAGNOSTIC_IMAGING_REPORT)
+        code["coding"].append(_coding(codes.CLASSIFICATION))
+        code["text"] = f"{codes.CLASSIFICATION.meaning} (research use only)"
+        conclusion = f"{wording.summary(self.findings)} {wording.RESEARCH_USE}"
+        report: Resource = {
+            "resourceType": "DiagnosticReport",
+            "meta": _AI_ASSERTED,
+            "text": _narrative(conclusion),
+            "identifier": [report_identifier(self.findings.study_uid)],
+            "status": "preliminary",
+            "category": [_category("v2-0074", "HM", "Hematology")],
+            "code": code,
+            "issued": self.issued,
+            "result": [{"reference": self.panel_url}],
+            "imagingStudy": [self.study],
+            "conclusion": conclusion,
+            "presentedForm": [presented_form],
+            **self.about,
+        }
+        if self.organisation:
+            report["performer"] = [{"type": "Organization", "display": self.organisation}]
+        if self.source.all_specimens:
+            report["specimen"] = [_specimen(specimen) for specimen in self.source.all_specimens]
+        return report
+
+    def _provenance(self) -> Resource:
+        tag = {"system": SYSTEMS[codes.PRIVATE_SCHEME], "code": derive_uuid("provenance", self.sr_uid)}
+        targets = (self.report_url, self.panel_url, self.document_url)
+        inputs = [dicom_identifier(instance.sop_instance_uid) for instance in self.findings.instances]
+        provenance = {
+            "resourceType": "Provenance",
+            "meta": {**_AI_ASSERTED, "tag": [tag]},
+            "text": _narrative(
+                f"Revision {self.findings.revision}, made from {wording.counted(len(inputs), 'instance', 'instances')} "
+                f"by {clean(self.findings.model.name)} {clean(self.findings.model.version)}. {wording.RESEARCH_USE}"
+            ),
+            "target": [{"reference": url} for url in targets],
+            "occurredDateTime": self.issued,
+            "recorded": self.issued,
+            "agent": [
+                {
+                    "type": _category("provenance-participant-type", "assembler", "Assembler"),
+                    "who": {"reference": self.device_url},
+                }
+            ],
+            "entity": [{"role": "source", "what": self.study}],
+        }
+        return {
+            "fullUrl": _full_url("Provenance", self.sr_uid),
+            "resource": provenance,
+            "request": {
+                "method": "POST",
+                "url": "Provenance",
+                "ifNoneExist": f"_tag={tag['system']}|{tag['code']}",
+            },
+        }
+
+
+def _presented_form(
+    findings: StudyFindings, headers: Headers, context: ReportContext, html: Artefact | None
+) -> Resource:
+    form = html.content if html is not None else html_report(findings, headers, context).content
+    if len(form) > PRESENTED_FORM_LIMIT:
+        context = replace(context, thumbnails={})
+        form = html_report(findings, headers, context).content
+    if len(form) > PRESENTED_FORM_LIMIT:
+        form = html_report(findings, headers, context, list_cells=False).content
+    return {
+        "contentType": "text/html",
+        "language": "en",
+        "data": base64.b64encode(form).decode("ascii"),
+        "size": len(form),
+        "hash": base64.b64encode(hashlib.sha1(form, usedforsecurity=False).digest()).decode("ascii"),
+        "title": "White cell classification (research use only)",
+        "creation": _instant(context.made_at),
+    }
+
+
+def _updated(full_url: str, resource: Resource) -> Resource:
+    """Return a conditional update: the resource with this identifier is replaced, or made where there is none."""
+    identifier = resource["identifier"][0]
+    value = quote(identifier["value"], safe=":")
+    url = f"{resource['resourceType']}?identifier={identifier['system']}|{value}"
+    return {"fullUrl": full_url, "resource": resource, "request": {"method": "PUT", "url": url}}
+
+
+def _full_url(kind: str, of: str) -> str:
+    return f"urn:uuid:{derive_uuid('fhir', kind, of)}"
+
+
+def _own_identifier(uid: str) -> dict[str, str]:
+    return {"system": URI, "value": f"urn:oid:{uid}"}
+
+
+def _coding(code: Code) -> Resource:
+    return {"system": SYSTEMS[code.scheme_designator], "code": code.value, "display": code.meaning}
+
+
+def _concept(code: Code) -> Resource:
+    return {"coding": [_coding(code)], "text": code.meaning}
+
+
+def _category(system: str, code: str, display: str) -> Resource:
+    return {"coding": [{"system": f"{TERMINOLOGY}/{system}", "code": code, "display": display}]}
+
+
+def _class(label: CellLabel) -> Resource:
+    value = _concept(codes.LABELS[label])
+    if label is CellLabel.HEM:
+        value["coding"].append(_coding(codes.LYMPHOID_PRECURSOR))
+        value["text"] = "Hematogone (no standard code; the SNOMED CT code given is a broader concept)"
+    return value
+
+
+def _data_absent(code: str, display: str) -> Resource:
+    return _category("data-absent-reason", code, display)
+
+
+def _absent(reason: NotAssessable | None) -> Resource:
+    if reason is None:
+        return _data_absent("unknown", "Unknown")
+    absent = _data_absent(*_ABSENT.get(reason, _NOT_PERFORMED))
+    absent["coding"] += [_coding(codes.NOT_ASSESSABLE[reason]), _coding(codes.REASONS[reason])]
+    absent["text"] = codes.REASONS[reason].meaning
+    return absent
+
+
+def _share(number: float) -> Resource:
+    return {"value": wording.stated(number), "unit": "1", "system": SYSTEMS["UCUM"], "code": codes.NO_UNITS.value}
+
+
+def _probability_words(cell: CellFinding) -> str:
+    if cell.probability_all is None:
+        return ""
+    return f", probability of a lymphoblast {wording.percent(wording.stated(cell.probability_all))}"
+
+
+def _patient(source: Source) -> Resource:
+    return {
+        "type": "Patient",
+        "identifier": _issued("MR", "Medical record number", source.patient_id, source.patient_id_issuer),
+    }
+
+
+def _order(source: Source) -> Resource:
+    identifier = _issued("ACSN", "Accession ID", source.accession_number, source.accession_issuer)
+    return {"type": "ServiceRequest", "identifier": identifier}
+
+
+def _issued(kind: str, display: str, value: str, issuer: str) -> Resource:
+    """Return an identifier with its type; the issuer is its system where it is a UID or a URI, else its assigner."""
+    identifier: Resource = {"type": _category("v2-0203", kind, display), "value": value}
+    if is_uid(issuer):
+        identifier["system"] = f"urn:oid:{issuer}"
+    elif urlsplit(issuer).scheme in {"http", "https", "urn"} and " " not in issuer:
+        identifier["system"] = issuer
+    elif issuer:
+        identifier["assigner"] = {"display": issuer}
+    return identifier
+
+
+def _specimen(specimen: Specimen) -> Resource:
+    identifier = dicom_identifier(specimen.uid) if specimen.uid else {"value": specimen.identifier}
+    reference: Resource = {"type": "Specimen", "identifier": identifier}
+    named = [specimen.type.meaning] if specimen.type else []
+    if specimen.identifier:
+        named.append(specimen.identifier)
+    if named:
+        reference["display"] = " ".join(named)
+    return reference
+
+
+def _narrative(said: str) -> Resource:
+    return {"status": "generated", "div": f'<div xmlns="http://www.w3.org/1999/xhtml">{escape(said)}</div>'}
+
+
+def _instant(moment: datetime) -> str:
+    return moment.isoformat(timespec="seconds")

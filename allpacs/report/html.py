@@ -1,0 +1,186 @@
+"""Findings to one self-contained HTML page for the reader: no scripts, nothing loaded from anywhere.
+
+The cells come first to last by probability, so that the reader sees at once what the model is sure of and where it is
+not. Everything that comes from a header is escaped by the template engine.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
+from pydicom.dataset import Dataset
+
+import allpacs
+from allpacs.domain.artefacts import Artefact, ArtefactKind
+from allpacs.domain.findings import CellFinding, CellLabel, InstanceFindings, StudyFindings
+from allpacs.report import codes, wording
+from allpacs.report.context import ReportContext, result_uid
+from allpacs.report.source import Headers, read_source, text
+
+#: Bars of the histogram: each five hundredths wide.
+BINS = 20
+
+_STYLES = {CellLabel.ALL: "all", CellLabel.HEM: "hem", None: "none"}
+
+
+@dataclass(frozen=True, slots=True)
+class _Picture:
+    """One source instance as the page names it: a short number instead of a long UID."""
+
+    number: int
+    uid: str
+    instance_number: str
+    cells: int
+    fault: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Card:
+    """One cell as the page shows it."""
+
+    place: str
+    outcome: str
+    style: str
+    reason: str
+    probability: float | None
+    percent: str
+    image: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Bar:
+    """One piece of a histogram bar, in the units of its drawing: 400 wide and 100 high."""
+
+    style: str
+    x: float
+    y: float
+    width: float
+    height: float
+
+
+def html_report(
+    findings: StudyFindings, headers: Headers, context: ReportContext, *, list_cells: bool = True
+) -> Artefact:
+    """Return the report of one revision of a study as an HTML page in UTF-8.
+
+    Parameters
+    ----------
+    list_cells:
+        False leaves out the single cells and keeps the summary.
+    """
+    source = read_source(findings, headers)
+    pictures = _pictures(findings, headers)
+    numbers = {picture.uid: picture.number for picture in pictures}
+    cards = [
+        _card(instance, cell, numbers, context.thumbnails) for instance in findings.instances for cell in instance.cells
+    ]
+    assessed = sorted(
+        (card for card in cards if card.style != "none"),
+        key=lambda card: -1.0 if card.probability is None else card.probability,
+        reverse=True,
+    )
+    histogram, tallest = _histogram(findings.cells)
+    page = _template().render(
+        findings=findings,
+        source=source,
+        context=context,
+        summary=wording.summary(findings),
+        notice=wording.RESEARCH_USE,
+        percent=wording.percent,
+        pictures=pictures,
+        unreadable=[picture for picture in pictures if picture.fault is not None],
+        assessed=assessed,
+        rejected=[card for card in cards if card.style == "none"],
+        list_cells=list_cells,
+        histogram=histogram,
+        tallest=tallest,
+        made_at=context.made_at.strftime("%Y-%m-%d %H:%M %z"),
+        version=allpacs.__version__,
+        uid=result_uid("html", findings),
+    )
+    uid = result_uid("html", findings)
+    return Artefact(ArtefactKind.HTML, uid, "text/html; charset=utf-8", f"{uid}.html", page.encode())
+
+
+@lru_cache(maxsize=1)
+def _template() -> Template:
+    environment = Environment(
+        loader=PackageLoader("allpacs.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["iso_date"] = _iso_date
+    return environment.get_template("report.html")
+
+
+def _pictures(findings: StudyFindings, headers: Headers) -> list[_Picture]:
+    return [
+        _Picture(
+            number,
+            instance.sop_instance_uid,
+            text(headers.get(instance.sop_instance_uid, Dataset()), "InstanceNumber"),
+            len(instance.cells),
+            instance.fault,
+        )
+        for number, instance in enumerate(findings.instances, start=1)
+    ]
+
+
+def _card(
+    instance: InstanceFindings, cell: CellFinding, numbers: Mapping[str, int], thumbnails: Mapping[str, bytes]
+) -> _Card:
+    place = [f"image {numbers[instance.sop_instance_uid]}"]
+    if instance.frames > 1:
+        place.append(f"frame {cell.frame_number}")
+    if instance.frames > 1 or len(instance.cells) > 1:
+        place.append(f"cell {cell.cell_number}")
+    probability = None if cell.probability_all is None else wording.stated(cell.probability_all)
+    return _Card(
+        place=", ".join(place),
+        outcome=wording.LABEL_NAMES[cell.label] if cell.label else "Not assessable",
+        style=_STYLES[cell.label],
+        reason=codes.REASONS[cell.reason].meaning if cell.reason else "",
+        probability=probability,
+        percent="" if probability is None else wording.percent(probability),
+        image=_data_uri(thumbnails.get(cell.tracking_uid, b"")),
+    )
+
+
+def _data_uri(image: bytes) -> str:
+    """Return the picture as a data URI; empty where it is neither PNG nor JPEG."""
+    if image.startswith(b"\x89PNG\r\n\x1a\n"):
+        kind = "png"
+    elif image.startswith(b"\xff\xd8\xff"):
+        kind = "jpeg"
+    else:
+        return ""
+    return f"data:image/{kind};base64,{base64.b64encode(image).decode('ascii')}"
+
+
+def _histogram(cells: Sequence[CellFinding]) -> tuple[list[_Bar], int]:
+    """Return the pieces of the bars, stacked by outcome, and the number of cells in the tallest bar."""
+    counts = {style: [0] * BINS for style in ("hem", "none", "all")}
+    for cell in cells:
+        if cell.probability_all is not None:
+            place = min(BINS - 1, int(wording.stated(cell.probability_all) * BINS))
+            counts[_STYLES[cell.label]][place] += 1
+    tallest = max(sum(pieces) for pieces in zip(*counts.values(), strict=True))
+    bars = []
+    for place in range(BINS):
+        top = 100.0
+        for style, pieces in counts.items():
+            if pieces[place]:
+                height = 100 * pieces[place] / tallest
+                top -= height
+                bars.append(_Bar(style, 400 / BINS * place + 1, round(top, 2), 400 / BINS - 2, round(height, 2)))
+    return bars, tallest
+
+
+def _iso_date(date: str) -> str:
+    return f"{date[:4]}-{date[4:6]}-{date[6:]}" if date else ""

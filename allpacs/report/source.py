@@ -1,0 +1,192 @@
+"""What the source headers say of patient, study and specimen: read once, for every report.
+
+Headers come from anywhere: any element may be missing, empty, of the wrong type or in an unknown character set.
+Nothing here raises for that; what cannot be read is left out.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+from pydicom.dataset import Dataset
+from pydicom.multival import MultiValue
+from pydicom.sequence import Sequence
+from pydicom.sr.coding import Code
+
+from allpacs.domain.findings import StudyFindings
+from allpacs.domain.identity import is_uid
+from allpacs.report import codes
+
+Headers = Mapping[str, Dataset]
+
+WHOLE_SLIDE_IMAGE = "1.2.840.10008.5.1.4.1.1.77.1.6"
+
+
+@dataclass(frozen=True, slots=True)
+class Specimen:
+    """A specimen as the source names it; never invented.
+
+    Attributes
+    ----------
+    site:
+        Blood or bone marrow where the specimen's type or anatomic structure says so, otherwise None.
+    """
+
+    identifier: str
+    uid: str
+    type: Code | None
+    site: Code | None
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Patient, study and specimens of a study; empty strings where the source does not say.
+
+    Attributes
+    ----------
+    study_date:
+        ``YYYYMMDD`` or empty.
+    timezone_offset:
+        ``+HHMM`` or ``-HHMM`` as in Timezone Offset From UTC (0008,0201), or empty.
+    specimens:
+        By SOP Instance UID; instances without a specimen are left out.
+    """
+
+    patient_name: str
+    patient_id: str
+    patient_id_issuer: str
+    birth_date: str
+    sex: str
+    accession_number: str
+    accession_issuer: str
+    study_date: str
+    study_description: str
+    timezone_offset: str
+    procedure: Code
+    specimens: Mapping[str, tuple[Specimen, ...]]
+
+    @property
+    def all_specimens(self) -> tuple[Specimen, ...]:
+        """Return every specimen once, in order of identifier."""
+        found = {specimen for several in self.specimens.values() for specimen in several}
+        return tuple(sorted(found, key=lambda specimen: (specimen.identifier, specimen.uid)))
+
+    def site(self, sop_instance_uid: str) -> Code | None:
+        """Return blood or bone marrow where the instance's specimens all agree on it."""
+        sites = {specimen.site for specimen in self.specimens.get(sop_instance_uid, ())}
+        return sites.pop() if len(sites) == 1 else None
+
+
+def lead_header(findings: StudyFindings, headers: Headers) -> Dataset:
+    """Return the header that patient and study are taken from: the first instance's that has one, or an empty one."""
+    known = (headers[i.sop_instance_uid] for i in findings.instances if i.sop_instance_uid in headers)
+    return next(known, Dataset())
+
+
+def read_source(findings: StudyFindings, headers: Headers) -> Source:
+    """Return what the headers say."""
+    lead = lead_header(findings, headers)
+    patient_qualifiers = next(items(lead, "IssuerOfPatientIDQualifiersSequence"), Dataset())
+    accession_issuer = next(items(lead, "IssuerOfAccessionNumberSequence"), Dataset())
+    specimens = {
+        instance.sop_instance_uid: found
+        for instance in findings.instances
+        if (found := tuple(_specimens(headers.get(instance.sop_instance_uid, Dataset()))))
+    }
+    slides = all(instance.sop_class_uid == WHOLE_SLIDE_IMAGE for instance in findings.instances)
+    return Source(
+        patient_name=person_name(lead),
+        patient_id=text(lead, "PatientID"),
+        patient_id_issuer=text(patient_qualifiers, "UniversalEntityID") or text(lead, "IssuerOfPatientID"),
+        birth_date=_date(lead, "PatientBirthDate"),
+        sex=text(lead, "PatientSex"),
+        accession_number=text(lead, "AccessionNumber"),
+        accession_issuer=text(accession_issuer, "UniversalEntityID")
+        or text(accession_issuer, "LocalNamespaceEntityID"),
+        study_date=_date(lead, "StudyDate"),
+        study_description=text(lead, "StudyDescription"),
+        timezone_offset=_timezone_offset(lead),
+        procedure=next(
+            coded_concepts(lead, "ProcedureCodeSequence"),
+            codes.WHOLE_SLIDE_IMAGING if slides else codes.LIGHT_MICROSCOPY,
+        ),
+        specimens=specimens,
+    )
+
+
+def text(header: Dataset, keyword: str) -> str:
+    """Return an element as one line of clean text; empty where it is missing or cannot be read."""
+    value = _value(header, keyword)
+    if isinstance(value, MultiValue):
+        value = "\\".join(str(part) for part in value)
+    return "" if value is None or isinstance(value, Sequence | bytes) else clean(str(value))
+
+
+def clean(value: str) -> str:
+    """Return the text on one line without control characters or surrounding spaces."""
+    spaced = (" " if unicodedata.category(char) in {"Cc", "Cs", "Zl", "Zp", "Cn"} else char for char in value)
+    return " ".join("".join(spaced).split())
+
+
+def person_name(header: Dataset) -> str:
+    """Return the patient's name for a reader: component groups with spaces for carets, one after the other."""
+    groups = (group.replace("^", " ") for group in text(header, "PatientName").split("="))
+    return " / ".join(name for group in groups if (name := clean(group)))
+
+
+def items(header: Dataset, keyword: str) -> Iterator[Dataset]:
+    """Yield the items of a sequence; none where it is missing or not a sequence."""
+    value = _value(header, keyword)
+    if isinstance(value, Sequence):
+        yield from value
+
+
+def coded_concepts(header: Dataset, keyword: str) -> Iterator[Code]:
+    """Yield the complete codes (value, scheme and meaning) of a code sequence."""
+    for item in items(header, keyword):
+        parts = [text(item, part) for part in ("CodeValue", "CodingSchemeDesignator", "CodeMeaning")]
+        if all(parts) and len(parts[2]) <= 64:
+            yield Code(*parts)
+
+
+def _value(header: Dataset, keyword: str) -> object:
+    try:
+        return header.get(keyword)
+    except (ValueError, TypeError, LookupError, NotImplementedError, AttributeError):  # pydicom on a corrupt element
+        return None
+
+
+def _date(header: Dataset, keyword: str) -> str:
+    value = text(header, keyword)
+    return value if len(value) == 8 and value.isascii() and value.isdigit() else ""
+
+
+def _timezone_offset(header: Dataset) -> str:
+    value = text(header, "TimezoneOffsetFromUTC")
+    valid = len(value) == 5 and value[0] in "+-" and value[1:].isascii() and value[1:].isdigit()
+    return value if valid and int(value[1:3]) <= 14 and int(value[3:]) < 60 else ""
+
+
+def _specimens(header: Dataset) -> Iterator[Specimen]:
+    for item in items(header, "SpecimenDescriptionSequence"):
+        types = list(coded_concepts(item, "SpecimenTypeCodeSequence"))
+        structures = list(coded_concepts(item, "PrimaryAnatomicStructureSequence"))
+        uid = text(item, "SpecimenUID")
+        specimen = Specimen(
+            identifier=text(item, "SpecimenIdentifier"),
+            uid=uid if is_uid(uid) else "",
+            type=types[0] if types else None,
+            site=_site([*structures, *types]),
+        )
+        if specimen.identifier or specimen.uid:
+            yield specimen
+
+
+def _site(given: Iterable[Code]) -> Code | None:
+    for concept in given:
+        for known, site in codes.FINDING_SITES.items():
+            if known == concept:
+                return site
+    return None

@@ -1,0 +1,69 @@
+"""What every report says in the same words and the same numbers."""
+
+from __future__ import annotations
+
+from allpacs.domain.findings import CellFinding, CellLabel, StudyFindings
+from allpacs.report import codes
+
+RESEARCH_USE = (
+    "Research use only. Not a diagnosis and not for clinical decisions: made by an algorithm, not verified by a person."
+)
+#: Name of a class for a reader; a cell is never named by the disease.
+LABEL_NAMES = {CellLabel.ALL: "Lymphoblast", CellLabel.HEM: "Hematogone"}
+
+#: Decimals of every probability and fraction: all reports state exactly the same number.
+DECIMALS = 6
+
+
+def stated(number: float) -> float:
+    """Return the probability or fraction (0 to 1) as reports state it, rounded to `DECIMALS`."""
+    return round(float(number), DECIMALS)
+
+
+def decimal_string(number: float) -> str:
+    """Return the stated number as a DICOM decimal string of at most 16 characters (PS3.5 section 6.2, VR DS)."""
+    return f"{stated(number):.{DECIMALS}f}"
+
+
+def percent(number: float) -> str:
+    """Return a fraction as per cent for a reader: ``0.9731`` becomes ``97.3 %``."""
+    return f"{100 * number:.1f} %"
+
+
+def outcome(cell: CellFinding) -> str:
+    """Return the outcome of a cell in a few words: its class, or why it has none."""
+    if cell.label is not None:
+        return LABEL_NAMES[cell.label]
+    return "Not assessable" if cell.reason is None else f"Not assessable: {codes.REASONS[cell.reason].meaning.lower()}"
+
+
+def counted(number: int, one: str, many: str) -> str:
+    """Return ``1 cell`` or ``2 cells``."""
+    return f"{number} {one if number == 1 else many}"
+
+
+def summary(findings: StudyFindings) -> str:
+    """Return the study's result in two or three sentences, ASCII, without any patient data."""
+    counts = findings.counts
+    unreadable = sum(instance.fault is not None for instance in findings.instances)
+    sentences = []
+    if counts.total == 0:
+        sentences.append("No white cells were found.")
+    else:
+        sentences.append(
+            f"{counted(counts.total, 'white cell', 'white cells')} found: "
+            f"{counted(counts.all, 'lymphoblast', 'lymphoblasts')}, "
+            f"{counted(counts.hem, 'hematogone', 'hematogones')}, {counts.not_assessable} not assessable."
+        )
+    if findings.fraction is not None:
+        fraction = findings.fraction
+        sentences.append(
+            f"Lymphoblasts among the {counted(counts.assessable, 'assessable cell', 'assessable cells')}: "
+            f"{percent(fraction.value)} (95 % interval {percent(fraction.low)} to {percent(fraction.high)})."
+        )
+    elif counts.total:
+        sentences.append("No fraction is stated, because no cell was assessable.")
+    if unreadable:
+        total = counted(len(findings.instances), "instance", "instances")
+        sentences.append(f"{unreadable} of {total} could not be read.")
+    return " ".join(sentences)
