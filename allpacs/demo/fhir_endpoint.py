@@ -34,6 +34,9 @@ Resource = dict[str, Any]
 #: Resources by (type, id).
 _Held = dict[tuple[str, str], Resource]
 
+#: Keys of resources by (type, search parameter, token).
+_Index = dict[tuple[str, str, str], set[tuple[str, str]]]
+
 
 class RefusedError(Exception):
     """A request that is answered with an OperationOutcome.
@@ -163,7 +166,7 @@ class FhirEndpoint:
                     raise RefusedError(HTTPStatus.NOT_FOUND, "not-found", "no such resource")
                 return copy.deepcopy(found)
             if len(parts) == 1 and _TYPE.fullmatch(parts[0]):
-                matches = _search(self._held, parts[0], query)
+                matches = _search(self._held, _index(self._held), parts[0], query)
                 entries = [{"resource": copy.deepcopy(match), "search": {"mode": "match"}} for match in matches]
                 return {"resourceType": "Bundle", "type": "searchset", "total": len(entries), "entry": entries}
         raise RefusedError(HTTPStatus.NOT_FOUND, "not-found", "metadata, read, search, transaction only")
@@ -184,16 +187,17 @@ def _transact(before: _Held, bundle: Any) -> tuple[_Held, Resource, list[tuple[s
     if not isinstance(bundle, dict) or bundle.get("resourceType") != "Bundle" or bundle.get("type") != "transaction":
         raise RefusedError(HTTPStatus.BAD_REQUEST, "invalid", "not a Bundle of type transaction")
     held = dict(before)
-    targets: list[tuple[str, str]] = []
+    index = _index(held)
+    targets: dict[tuple[str, str], None] = {}  # in order
     statuses: list[HTTPStatus] = []
     references: dict[str, str] = {}
     entries = bundle.get("entry", [])
     kept_as_is: set[tuple[str, str]] = set()
     for entry in entries:
-        key, found = _target(held, entry)
+        key, found = _target(held, index, entry)
         if key in targets:
             raise RefusedError(HTTPStatus.BAD_REQUEST, "duplicate", "two entries mean the same resource")
-        targets.append(key)
+        targets[key] = None
         statuses.append(HTTPStatus.OK if found else HTTPStatus.CREATED)
         if found and entry["request"]["method"] == "POST":  # conditional create: it is there already
             kept_as_is.add(key)
@@ -225,7 +229,7 @@ def _transact(before: _Held, bundle: Any) -> tuple[_Held, Resource, list[tuple[s
     return held, {"resourceType": "Bundle", "type": "transaction-response", "entry": responses}, changed
 
 
-def _target(held: _Held, entry: Any) -> tuple[tuple[str, str], bool]:
+def _target(held: _Held, index: _Index, entry: Any) -> tuple[tuple[str, str], bool]:
     """Return the key of the resource that an entry means, and whether it is held already."""
     try:
         resource_type = entry["resource"]["resourceType"]
@@ -243,7 +247,7 @@ def _target(held: _Held, entry: Any) -> tuple[tuple[str, str], bool]:
         condition = entry["request"].get("ifNoneExist", "")
     else:
         raise RefusedError(HTTPStatus.BAD_REQUEST, "not-supported", "POST, or PUT with an id or ?identifier= only")
-    matches = _search(held, resource_type, condition) if condition else []
+    matches = _search(held, index, resource_type, condition) if condition else []
     if len(matches) > 1:
         raise RefusedError(HTTPStatus.PRECONDITION_FAILED, "multiple-matches", "a condition matches several resources")
     if matches:
@@ -251,23 +255,27 @@ def _target(held: _Held, entry: Any) -> tuple[tuple[str, str], bool]:
     return (resource_type, str(uuid.uuid4())), False
 
 
-def _search(held: _Held, resource_type: str, query: str) -> list[Resource]:
+def _index(held: _Held) -> _Index:
+    """Return the keys of resources by type, search parameter and token; a token stands with and without its system."""
+    index: _Index = {}
+    for key, resource in held.items():
+        for name, (tokens, field) in _SEARCHABLE.items():
+            for token in tokens(resource):
+                value = token.get(field, "")
+                for written in (value, f"{token.get('system', '')}|{value}"):
+                    index.setdefault((key[0], name, written), set()).add(key)
+    return index
+
+
+def _search(held: _Held, index: _Index, resource_type: str, query: str) -> list[Resource]:
     """Return the resources of a type by ``identifier`` and ``_tag`` (``system|value`` or ``value``)."""
-    matches = [resource for (kind, _), resource in held.items() if kind == resource_type]
+    matches = {key for key in held if key[0] == resource_type} if not query else None
     for name, token in parse_qsl(query, keep_blank_values=True):
         if name not in _SEARCHABLE:
             raise RefusedError(HTTPStatus.BAD_REQUEST, "not-supported", "search by identifier or _tag only")
-        candidates, field = _SEARCHABLE[name]
-        system, bar, value = token.rpartition("|")
-        matches = [
-            resource
-            for resource in matches
-            if any(
-                known.get(field) == value and (not bar or known.get("system", "") == system)
-                for known in candidates(resource)
-            )
-        ]
-    return matches
+        found = index.get((resource_type, name, token), set())
+        matches = found if matches is None else matches & found
+    return [held[key] for key in sorted(matches or ())]
 
 
 def _identifiers(resource: Resource) -> list[Mapping[str, Any]]:
