@@ -121,8 +121,17 @@ class Flow:
                 "log_level": "ERROR",
             }
         )
-        self._read = DBOS.workflow(name="read_study", max_recovery_attempts=_MAX_RECOVERIES)(self._read_study)
-        self._deliver = DBOS.workflow(name="deliver", max_recovery_attempts=None)(self._deliver_once)
+
+        # The engine marks the functions it wraps, which bound methods do not allow.
+        @DBOS.workflow(name="read_study", max_recovery_attempts=_MAX_RECOVERIES)
+        def read_study(study_uid: str, revision: int) -> str:
+            return self._read_study(study_uid, revision)
+
+        @DBOS.workflow(name="deliver", max_recovery_attempts=None)
+        def deliver(study_uid: str, revision: int, destination: str) -> str:
+            return self._deliver_once(study_uid, revision, destination)
+
+        self._read, self._deliver = read_study, deliver
         self._dispatcher = threading.Thread(target=self._dispatch_until_stopped, name="dispatcher", daemon=True)
 
     def start(self) -> None:

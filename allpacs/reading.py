@@ -128,7 +128,7 @@ class Reading:
         yield sr
         html = html_report(findings, headers, context)
         yield html
-        yield fhir_bundle(findings, headers, context, sr.uid)
+        yield fhir_bundle(findings, headers, context, sr.uid, html)
 
     def _predecessor(self, study_uid: str, revision: int) -> PriorReport | None:
         """Return the SR of the nearest earlier revision that has one."""
