@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 _log = structlog.get_logger("allpacs.app")
 
-#: Our AE title as a sender: `allpacs send` and `allpacs echo`.
-SCU_AE_TITLE = "ALLPACS_SCU"
+#: A file staged for longer than this was left by a receiver that was killed, seconds.
+_STAGED_FOR_S = 86_400.0
 
 
 def open_store(settings: Settings) -> Store:
@@ -34,9 +34,14 @@ def open_store(settings: Settings) -> Store:
 
 def make_receiver(settings: Settings, store: Store) -> StorageScp:
     """Return the Storage SCP, not yet started."""
+    from pydicom.uid import DeflatedExplicitVRLittleEndian
+
     from allpacs.decode.part10 import SUPPORTED_TRANSFER_SYNTAXES
     from allpacs.receive.scp import SourceRule, StorageScp
 
+    # A deflated data set would have to be inflated before it is admitted; no PACS routes microscopy so.
+    offered = [uid for uid in SUPPORTED_TRANSFER_SYNTAXES if uid != DeflatedExplicitVRLittleEndian]
+    store.spool.sweep(time.time() - _STAGED_FOR_S)
     receive = settings.receive
     rules = {
         ae_title: SourceRule(
@@ -51,7 +56,7 @@ def make_receiver(settings: Settings, store: Store) -> StorageScp:
         host=receive.host,
         port=receive.port,
         ae_title=receive.ae_title,
-        transfer_syntaxes=SUPPORTED_TRANSFER_SYNTAXES,
+        transfer_syntaxes=offered,
         default_rule=SourceRule(quiet_s=receive.quiet_s, max_age_s=receive.max_age_s),
         rules=rules,
         require_called_ae=receive.require_called_ae_title,

@@ -35,6 +35,9 @@ EXIT_CODES: dict[type[AllpacsError], int] = {
     DeliveryRejected: 6,
 }
 
+#: Our AE title as a sender.
+SCU_AE_TITLE = "ALLPACS_SCU"
+
 app = typer.Typer(
     name="allpacs",
     no_args_is_help=True,
@@ -50,6 +53,7 @@ ConfigOption = Annotated[
     Path | None, typer.Option("--config", "-c", help="TOML file; without it, defaults and the environment.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON to standard output.")]
+CallingOption = Annotated[str, typer.Option("--from", help="Our AE title.")]
 PeerArgument = Annotated[str, typer.Argument(metavar="AE@HOST:PORT", help="AE title and address of the peer.")]
 
 
@@ -176,7 +180,7 @@ def import_pictures(
 def send(
     folder: Annotated[Path, typer.Argument(help="DICOM file or folder of them.")],
     to: Annotated[str, typer.Option(metavar="AE@HOST:PORT", help="Who takes them.")],
-    calling: Annotated[str, typer.Option("--from", help="Our AE title.")] = "ALLPACS_SCU",
+    calling: CallingOption = SCU_AE_TITLE,
 ) -> None:
     """Send DICOM files by C-STORE and check every status."""
     from allpacs.commands.files import dicom_files
@@ -196,9 +200,7 @@ def send(
 
 
 @app.command()
-def echo(
-    to: PeerArgument, calling: Annotated[str, typer.Option("--from", help="Our AE title.")] = "ALLPACS_SCU"
-) -> None:
+def echo(to: PeerArgument, calling: CallingOption = SCU_AE_TITLE) -> None:
     """Ask a DICOM peer whether it is there (C-ECHO)."""
     from allpacs.deliver.c_store import echo as c_echo
 

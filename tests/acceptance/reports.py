@@ -62,7 +62,11 @@ def cells_of_ehr(ehr: Path) -> dict[str, Stated]:
             continue
         codings = observation.get("valueCodeableConcept", {}).get("coding", [])
         label = next(
-            ({LYMPHOBLAST: "ALL", HEMATOGONE: "HEM"}[c["code"]] for c in codings if c["code"] in (LYMPHOBLAST, HEMATOGONE)),
+            (
+                {LYMPHOBLAST: "ALL", HEMATOGONE: "HEM"}[c["code"]]
+                for c in codings
+                if c["code"] in (LYMPHOBLAST, HEMATOGONE)
+            ),
             None,
         )
         assert (label is None) == ("dataAbsentReason" in observation)

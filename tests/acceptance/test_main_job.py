@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from acceptance.reports import cells_of_ehr, cells_of_sr, numbers_of_sr, panel_of_ehr, read, resources
+from allpacs.demo.synthetic import draw_field
 from hospital import Hospital, drawn_study, wait_until
 from PIL import Image
 from pydicom import dcmread
@@ -16,14 +17,13 @@ from pydicom.uid import generate_uid
 
 from allpacs.app import open_store
 from allpacs.capture.pictures import import_pictures
-from allpacs.demo.synthetic import draw_field
 from allpacs.domain.specimen import PatientAndSpecimen
 from allpacs.store.records import RevisionState
 from allpacs.store.store import Store
 
 pytestmark = pytest.mark.slow
 
-NAME = "Иванова^Анна"  # noqa: RUF001
+NAME = "Иванова^Анна"
 
 
 @pytest.fixture(scope="module")
@@ -50,9 +50,7 @@ def _reports(hospital: Hospital, study_uid: str) -> list[Path]:
     return [path for path in hospital.reports if path.parent.name == study_uid]
 
 
-def test_a_study_comes_back_as_sr_and_fhir_that_say_the_same(
-    hospital: Hospital, store: Store, tmp_path: Path
-) -> None:
+def test_a_study_comes_back_as_sr_and_fhir_that_say_the_same(hospital: Hospital, store: Store, tmp_path: Path) -> None:
     files = drawn_study(tmp_path, range(6), patient_name=NAME)
     source = read(files[0])
     study_uid = source.StudyInstanceUID
@@ -79,7 +77,9 @@ def test_a_study_comes_back_as_sr_and_fhir_that_say_the_same(
         ("Hematogones", labels.count("HEM")),
         ("Cells not assessable", labels.count(None)),
     ):
-        name = next(one for one in numbers if one.lower().startswith(meaning.lower()[:9]) and "fraction" not in one.lower())
+        name = next(
+            one for one in numbers if one.lower().startswith(meaning.lower()[:9]) and "fraction" not in one.lower()
+        )
         assert numbers[name] == count
         assert panel[name]["valueInteger"] == count
 

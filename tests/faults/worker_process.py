@@ -1,4 +1,4 @@
-"""A worker that dies by SIGKILL at a chosen point of the flow: before a step, after its effect, or after its checkpoint."""
+"""A worker that dies by SIGKILL at a chosen point: before a step, after its effect, or after its checkpoint."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from allpacs.app import Worker, open_store
-from allpacs.supervise import until_stopped
 from allpacs.flow import Flow
 from allpacs.settings import load_settings
+from allpacs.supervise import until_stopped
 
 T = TypeVar("T")
 

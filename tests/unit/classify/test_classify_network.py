@@ -1,0 +1,83 @@
+"""The paper's network and its weights file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from allpacs.classify.engines.network import build_network, load_weights, save_weights, set_state, state_of
+from allpacs.domain.errors import ModelFault
+
+pytestmark = pytest.mark.slow
+SIDE = 32
+
+
+@pytest.fixture(scope="module")
+def network() -> Any:
+    return build_network(["ALL", "HEM"], input_px=SIDE, dense_units=16, seed=3)
+
+
+@pytest.fixture(scope="module")
+def weights(network: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("weights") / "weights.safetensors"
+    save_weights(network, path)
+    return path
+
+
+def test_head_is_the_papers(network: Any) -> None:
+    names = [layer.name for layer in network.layers[-4:]]
+    assert names == ["head_bn", "head_dense", "head_dropout", "head_logits"]
+    assert network.get_layer("head_dropout").rate == 0.45
+    assert network.get_layer("head_dense").activation.__name__ == "relu"
+    assert network.output_shape == (None, 2)
+
+
+def test_weights_round_trip(network: Any, weights: Path) -> None:
+    other = build_network(["ALL", "HEM"], input_px=SIDE, dense_units=16, seed=4)
+    picture = np.random.default_rng(0).integers(0, 256, (2, SIDE, SIDE, 3)).astype(np.float32)
+    assert not np.allclose(network(picture), other(picture), atol=1e-3)
+    load_weights(other, weights)
+    np.testing.assert_allclose(network(picture), other(picture), atol=5e-3)
+    assert {str(v.dtype) for v in other.weights if "seed" not in v.path and "count" not in v.path} == {"float32"}
+    assert {a.dtype for a in load_file(weights).values()} == {np.dtype(np.float16)}
+    assert sorted(p.name for p in weights.parent.iterdir()) == [weights.name]  # no scratch file left
+
+
+def test_normalisation_constants_follow_the_weights(network: Any) -> None:
+    state = state_of(network)
+    picture = np.full((1, SIDE, SIDE, 3), 100, np.float32)
+    before = np.asarray(network(picture))
+    set_state(network, state | {"normalization/mean": np.full(3, 0.9, np.float32)})
+    shifted = np.asarray(network(picture))
+    set_state(network, state)
+    assert not np.allclose(before, shifted)
+    np.testing.assert_array_equal(before, np.asarray(network(picture)))
+
+
+def test_wrong_weights_are_refused(network: Any, weights: Path, tmp_path: Path) -> None:
+    good = load_file(weights)
+    broken = {
+        "missing": {k: v for k, v in good.items() if k != "stem_conv/kernel"},
+        "unknown": good | {"more/kernel": np.zeros(1, np.float16)},
+        "has shape": good | {"stem_conv/kernel": np.zeros((3, 3, 3, 8), np.float16)},
+        "not finite": good | {"stem_bn/gamma": np.full_like(good["stem_bn/gamma"], np.nan)},
+    }
+    for reason, state in broken.items():
+        path = tmp_path / "w.safetensors"
+        save_file(state, path)
+        with pytest.raises(ModelFault, match=reason):
+            load_weights(network, path)
+    np.testing.assert_array_equal(state_of(network)["stem_conv/kernel"].astype(np.float16), good["stem_conv/kernel"])
+
+
+def test_unreadable_file_is_refused(network: Any, tmp_path: Path) -> None:
+    path = tmp_path / "w.safetensors"
+    with pytest.raises(ModelFault, match="cannot be read"):
+        load_weights(network, path)
+    path.write_bytes(b"not safetensors")
+    with pytest.raises(ModelFault, match="cannot be read"):
+        load_weights(network, path)
