@@ -13,17 +13,20 @@ Window = tuple[slice, slice]
 #: A neck this wide, against the narrower of its two parts, is no neck.
 WIDEST_NECK = 0.75
 
+#: Share of its convex hull that a single nucleus without lobes fills; two that touch leave notches.
+NUCLEUS_SOLIDITY = 0.92
+
 #: Lobes of one nucleus together cover at most this many red cells; whole nuclei of two cells cover more.
-LOBES_AREA = 1.4
+LOBES_AREA = 1.5
 LOBES_REACH = 1.5
 
 #: With their cytoplasm, the lobes of one cell make a disc: of at most this diameter in red cell radii, filling these
 #: shares of the circle around it and of its convex hull, itself filled with nucleus to no more than the last share.
-CELL_NUCLEUS_AREA = 2.4
-CELL_DIAMETER = 5.6
-CELL_ROUNDNESS = 0.58
-CELL_SOLIDITY = 0.86
-CELL_NUCLEAR_SHARE = 0.75
+CELL_NUCLEUS_AREA = 3.7
+CELL_DIAMETER = 6.4
+CELL_ROUNDNESS = 0.54
+CELL_SOLIDITY = 0.84
+CELL_NUCLEAR_SHARE = 0.62
 
 
 def joined(
@@ -70,7 +73,9 @@ def joined(
             continue
         area = areas[first] + areas[second]
         window = _around(windows[first - 1], windows[second - 1])
-        no_neck = necks.get((a, b), 0.0) > WIDEST_NECK * min(peaks[a], peaks[b])
+        no_neck = necks.get((a, b), 0.0) > WIDEST_NECK * min(peaks[a], peaks[b]) and (
+            area < LOBES_AREA * disc or _convex(np.isin(roots[parts[window]], (first, second)))
+        )
         lobes = apart < LOBES_REACH * radius and area < LOBES_AREA * disc
         if no_neck or lobes or one_cell([first, second], window):
             roots[roots == second] = first
@@ -116,17 +121,28 @@ def _cut(window: Window, frame: NDArray[np.int32]) -> bool:
     return any(part.start == 0 or part.stop == size for part, size in zip(window, frame.shape, strict=True))
 
 
+def _convex(mask: NDArray[np.bool_]) -> bool:
+    """Whether a mask has no notches."""
+    hull = _hull(np.argwhere(mask))
+    return hull is not None and np.count_nonzero(mask) > NUCLEUS_SOLIDITY * hull.volume
+
+
 def _one_disc(mask: NDArray[np.bool_], nuclear_area: float, radius: float, *, cut: bool) -> bool:
     """Whether a mask is round enough, and not too large or too full of nucleus, for a single cell with lobes."""
     points = np.argwhere(mask)
-    if nuclear_area > CELL_NUCLEAR_SHARE * len(points):
-        return False
-    try:
-        hull = ConvexHull(points)
-    except QhullError:
+    hull = _hull(points)
+    if hull is None or nuclear_area > CELL_NUCLEAR_SHARE * len(points):
         return False
     diameter = float(pdist(points[hull.vertices]).max()) + 1.0
     solid = len(points) > CELL_SOLIDITY * hull.volume
     # The frame's edge makes a segment of a disc: what is left of the circle says nothing.
     full = cut or len(points) > CELL_ROUNDNESS * np.pi * (diameter / 2) ** 2
-    return solid and full and diameter < CELL_DIAMETER * radius
+    return bool(solid and full and diameter < CELL_DIAMETER * radius)
+
+
+def _hull(points: NDArray[np.intp]) -> ConvexHull | None:
+    """Return the convex hull of points, or None where they lie on a line."""
+    try:
+        return ConvexHull(points)
+    except QhullError:
+        return None

@@ -42,7 +42,7 @@ SURE_NUCLEUS = 0.42
 FAINTEST_OBJECT = 0.10
 
 #: Nuclei enough to measure a field by.
-MANY_NUCLEI = 10
+MANY_NUCLEI = 20
 
 #: A nucleus covers at least this share of a red cell; platelets and debris cover less.
 SMALLEST_NUCLEUS = 0.35
@@ -144,10 +144,11 @@ def _red_cell_radius(stain: _Stain) -> float:
     A small lymphocyte's nucleus is as large as a red cell. Where no red cells are seen, the nuclei are the ruler.
     """
     nuclei, _ = _nuclei_of(stain.violet)
-    objects = ndimage.binary_fill_holes(stain.green > FAINTEST_OBJECT)
+    white = _half_widths(nuclei)
+    largest = float(white.max(initial=3.0))
+    # A hole in a red cell is its pale middle; a larger one is background with red cells around it.
+    objects = _without_holes(stain.green > FAINTEST_OBJECT, np.pi * (0.7 * largest) ** 2)
     red = _half_widths(objects & ~ndimage.binary_dilation(nuclei, iterations=2))
-    white = _half_widths(ndimage.binary_fill_holes(nuclei))
-    largest = float(white.max(initial=0.0))
     red = red[(red > 0.3 * largest) & (red < 2.0 * largest)] if white.size else red
     if red.size < 3:
         return max(0.8 * largest, 3.0)
@@ -183,7 +184,8 @@ def _distance(mask: Mask) -> Floats:
 def _cells_of(stain: _Stain, radius: float) -> Labels:
     """Return the cells of a field as labels from 1, 0 elsewhere; `radius` is a red cell's in pixels."""
     nuclei, threshold = _nuclei_of(stain.violet)
-    nuclei = _without_specks(nuclei, 0.08 * np.pi * radius**2)
+    speck = 0.08 * np.pi * radius**2
+    nuclei = _without_holes(_without_specks(nuclei, speck), speck)
     if not nuclei.any():
         return np.zeros(nuclei.shape, np.int32)
     distance = ndimage.gaussian_filter(_distance(nuclei), max(0.5, 0.08 * radius))
@@ -194,12 +196,17 @@ def _cells_of(stain: _Stain, radius: float) -> Labels:
 
 
 def _without_specks(mask: Mask, smallest: float) -> Mask:
-    """Return the mask without parts of fewer pixels than `smallest`, holes filled."""
+    """Return the mask without parts of fewer pixels than `smallest`."""
     labels, _ = ndimage.label(mask)
-    keep = np.bincount(labels.ravel()) >= smallest
-    keep[0] = False
-    filled: Mask = ndimage.binary_fill_holes(keep[labels])
-    return filled
+    large = np.bincount(labels.ravel()) >= smallest
+    large[0] = False
+    kept: Mask = large[labels]
+    return kept
+
+
+def _without_holes(mask: Mask, smallest: float) -> Mask:
+    """Return the mask without holes of fewer pixels than `smallest`."""
+    return ~_without_specks(~mask, smallest)
 
 
 def _split(nuclei: Mask, distance: Floats, radius: float) -> Labels:
