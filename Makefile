@@ -1,4 +1,6 @@
 # The stable commands. Everything is installed into .venv from the package registries.
+# Where the demo writes.
+OUT ?= demo-out
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
@@ -17,7 +19,7 @@ install-dev: .venv/installed-dev
 	touch $@
 
 demo: install
-	$(BIN)/allpacs demo --out demo-out
+	$(BIN)/allpacs demo --out $(OUT)
 
 test: install-dev
 	$(BIN)/pytest --cov --cov-report=term:skip-covered --cov-report=xml
