@@ -362,6 +362,4 @@ def _plain(section: object) -> object:
         return section.to_dict()
     if dataclasses.is_dataclass(section) and not isinstance(section, type):
         return dataclasses.asdict(section)
-    if isinstance(section, BaseModel):
-        return section.model_dump(mode="json")
     raise TypeError(f"a contract cannot hold {type(section).__name__}")

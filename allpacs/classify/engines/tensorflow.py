@@ -1,8 +1,8 @@
 """The network on TensorFlow: CPU, or a GPU where TensorFlow sees one. TensorFlow is loaded with the first engine.
 
 Measured on two CPU cores at 128 px: XLA (``jit_compile=True``) compiles again for every new batch size, 4 to 27 s
-each, and then runs slower. Freezing the variables into constants runs 1.3 times as fast, but starts 3 s later and keeps
-0.7 GB more. Hence neither.
+each, and then runs a tenth as fast. Freezing the variables into constants runs 1.2 times (batches of 32 and 64) to 1.7
+times (single cells) as fast, but starts 3 s later and keeps 0.7 GB more. Hence neither.
 """
 
 from __future__ import annotations
