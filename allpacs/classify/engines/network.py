@@ -21,7 +21,12 @@ _NUMBERED = re.compile(r"(?<=^normalization)_\d+$")
 
 
 def build_network(
-    labels: Sequence[str], *, input_px: int = 128, dense_units: int = 256, dropout: float = 0.45, seed: int | None = None
+    labels: Sequence[str],
+    *,
+    input_px: int = 128,
+    dense_units: int = 256,
+    dropout: float = 0.45,
+    seed: int | None = None,
 ) -> Any:
     """Return EfficientNetB3 → BatchNormalization → Dense ReLU → Dropout → Dense, with random weights.
 

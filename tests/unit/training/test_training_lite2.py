@@ -90,9 +90,9 @@ def test_short_file_is_refused(lite2_file: Path, tmp_path: Path) -> None:
 def test_filters_stand_in_the_leading_channels(started: dict[str, Any], lite2: dict[str, Any]) -> None:
     stem = started["stem_conv/kernel"]
     np.testing.assert_array_equal(stem[..., :32], lite2["_conv_stem.weight"].transpose(2, 3, 1, 0))
-    # Stages 1 to 3 of Lite2 have 1, 3 and 3 blocks: block 7 is the first of stage 4.
-    expand = started["block4a_expand_conv/kernel"][0, 0]
-    theirs = lite2["_blocks.7._expand_conv.weight"][:, :, 0, 0].T
+    # Stages 1 to 4 of Lite2 have 1, 3, 3 and 4 blocks: block 12 is the second of stage 5.
+    expand = started["block5b_expand_conv/kernel"][0, 0]
+    theirs = lite2["_blocks.12._expand_conv.weight"][:, :, 0, 0].T
     inputs, outputs = theirs.shape
     np.testing.assert_array_equal(expand[:inputs, :outputs], theirs)
     assert (expand[inputs:, :outputs] == 0).all()  # new inputs do not disturb old outputs
