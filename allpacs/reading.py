@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
 
@@ -31,6 +32,7 @@ from allpacs.report.sr import structured_report
 from allpacs.store.records import InstanceRow
 from allpacs.store.store import Store
 
+_REVISIONS_REMEMBERED = 8
 #: Stages of an instance's findings in the index.
 FOUND, LABELLED = "cells", "classify"
 
@@ -62,13 +64,15 @@ class Reading:
     ) -> None:
         self._store = store
         self._ask = ask
+        # What is in a closed revision never changes; asking for it once keeps the cost of a chunk that of its cells.
+        self._instances = lru_cache(maxsize=_REVISIONS_REMEMBERED)(store.revisions.instances)
         self._work_folder = work_folder
         self._options = options
         self.pipeline = pipeline
 
     def chunks(self, study_uid: str, revision: int) -> int:
         """Return how many chunks the revision has."""
-        instances = len(self._store.revisions.instances(study_uid, revision))
+        instances = len(self._instances(study_uid, revision))
         return -(-instances // self._options.chunk_instances)
 
     def find_cells(self, study_uid: str, revision: int, chunk: int) -> int:
@@ -114,7 +118,7 @@ class Reading:
 
     def _artefacts(self, findings: StudyFindings) -> Iterator[Artefact]:
         study_uid, revision = findings.study_uid, findings.revision
-        rows = self._store.revisions.instances(study_uid, revision)
+        rows = self._instances(study_uid, revision)
         headers = {row.sop_instance_uid: _header(row) for row in rows}
         context = ReportContext(
             # When the revision was closed, not now: writing the report again gives the same bytes.
@@ -152,7 +156,7 @@ class Reading:
 
     def _chunk(self, study_uid: str, revision: int, chunk: int) -> list[InstanceRow]:
         size = self._options.chunk_instances
-        return self._store.revisions.instances(study_uid, revision)[chunk * size : (chunk + 1) * size]
+        return self._instances(study_uid, revision)[chunk * size : (chunk + 1) * size]
 
     def _find(self, study_uid: str, revision: int, chunk: int) -> tuple[list[InstanceFindings], Crops]:
         found = [self.pipeline.find(self._image(row)) for row in self._chunk(study_uid, revision, chunk)]

@@ -20,7 +20,7 @@ from allpacs.classify.preprocess import Preprocessing, prepare
 from allpacs.classify.quality import Quality
 from allpacs.domain.image import Frame
 from training.card import model_card
-from training.datasets import PBC_TYPES, READERS, Crops, Sample, read_crops
+from training.datasets import READERS, Crops, Sample, read_crops
 from training.first_bundle import SHIPPED_FOLD, FoldResult, pbc_held_out
 from training.fit import logits_of, stored_state
 from training.metrics import abstain_band, auroc, interval, report, sigmoid, temperature_of
@@ -180,12 +180,10 @@ def _metrics_of_pbc(
     data: Path, work: Path, contract: Preprocessing, model: Any, temperature: float, thresholds: Thresholds
 ) -> list[dict[str, Any]]:
     """Return the accuracy of pre-training, and what the model makes of another laboratory's normal lymphocytes."""
-    cells = read_crops(READERS["pbc"](data), contract, work / "crops")
-    held_out = pbc_held_out(np.array([PBC_TYPES.index(s.label) for s in cells.samples]))
-    lymphocytes = [int(i) for i in held_out if cells.samples[int(i)].label == "lymphocyte"]
-    logits = logits_of(model, cells.pixels[lymphocytes])
+    lymphocytes = [s for s in pbc_held_out(READERS["pbc"](data)) if s.label == "lymphocyte"]
+    logits = logits_of(model, read_crops(lymphocytes, contract, work / "crops").pixels)
     probability = sigmoid((logits[:, 0] - logits[:, 1]).astype(np.float64) / temperature)
-    names = [str(i) for i in lymphocytes]
+    names = [str(i) for i in range(len(probability))]
     figures = report(
         np.zeros(len(names), bool),
         probability,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from allpacs.classify.aggregate import LABELS
 from allpacs.classify.engines.network import build_network, set_state, state_of
 from allpacs.classify.preprocess import Preprocessing
-from training.datasets import PBC_TYPES, READERS, Crops, read_crops
+from training.datasets import PBC_TYPES, READERS, Crops, Sample, read_crops
 from training.fit import FitOptions, fit, keep, logits_of, reestimate_batch_norm, stored_state
 from training.lite2 import lite2_path, read_legacy_pth, start_from_lite2
 from training.splits import digest_of, group_of, subject_folds
@@ -59,10 +60,12 @@ def read_target_cells(data: Path, work: Path, contract: Preprocessing) -> tuple[
 def pretrain(data: Path, work: Path, contract: Preprocessing, options: FitOptions = PRETRAINING) -> Path:
     """Train on PBC's eight types from Lite2's filters; return the checkpoint. Continues from one that is there."""
     checkpoint = work / "pretraining.npz"
-    cells = read_crops(READERS["pbc"](data), contract, work / "crops")
+    samples = READERS["pbc"](data)
+    unseen = set(pbc_held_out(samples))
+    cells = read_crops(samples, contract, work / "crops")
     labels = np.array([PBC_TYPES.index(s.label) for s in cells.samples])
-    held_out = pbc_held_out(labels)
-    training = np.setdiff1d(np.arange(len(labels)), held_out)
+    held_out = np.array([s in unseen for s in cells.samples])
+    training = np.flatnonzero(~held_out)
     model = build_network(PBC_TYPES, input_px=contract.input_px, seed=options.seed)
     if not checkpoint.is_file():
         print("starting from Lite2", flush=True)
@@ -75,20 +78,18 @@ def pretrain(data: Path, work: Path, contract: Preprocessing, options: FitOption
     targets = np.eye(len(PBC_TYPES), dtype=np.float32)[labels[training]]
     fit(model, cells.pixels[training], targets, shares, options, checkpoint)
     right = logits_of(model, cells.pixels[held_out]).argmax(axis=1) == labels[held_out]
-    facts = {"accuracy": float(right.mean()), "cells": len(held_out), "trained_on": len(training)}
+    facts = {"accuracy": float(right.mean()), "cells": len(right), "trained_on": len(training)}
     (work / "pretraining.json").write_text(json.dumps(facts, indent=2))
-    print(f"PBC, {len(held_out)} cells held out: accuracy {right.mean():.3f}", flush=True)
+    print(f"PBC, {len(right)} cells held out: accuracy {right.mean():.3f}", flush=True)
     return checkpoint
 
 
-def pbc_held_out(labels: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return places of the PBC cells that pre-training never sees: the same number of each type."""
+def pbc_held_out(samples: Sequence[Sample]) -> list[Sample]:
+    """Return the PBC cells that pre-training never sees: the same number of each type."""
+    labels = np.array([s.label for s in samples])
     random = np.random.default_rng(SEED)
-    chosen = [
-        random.choice(np.flatnonzero(labels == kind), PBC_HELD_OUT_PER_TYPE, replace=False)
-        for kind in range(len(PBC_TYPES))
-    ]
-    return np.sort(np.concatenate(chosen))
+    chosen = [random.choice(np.flatnonzero(labels == kind), PBC_HELD_OUT_PER_TYPE, replace=False) for kind in PBC_TYPES]
+    return [samples[int(i)] for i in np.sort(np.concatenate(chosen))]
 
 
 def draw_shares(cells: Crops) -> NDArray[np.float64]:

@@ -21,10 +21,7 @@ import base64
 import hashlib
 import json
 from dataclasses import replace
-from datetime import datetime
-from html import escape
-from typing import Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 from fhir.resources.R4B.bundle import Bundle
 from pydantic import ValidationError
@@ -33,47 +30,38 @@ from pydicom.uid import Comprehensive3DSRStorage
 
 import allpacs
 from allpacs.domain.artefacts import Artefact, ArtefactKind
-from allpacs.domain.findings import CellFinding, CellLabel, InstanceFindings, NotAssessable, StudyFindings
-from allpacs.domain.identity import derive_uid, derive_uuid, is_uid
+from allpacs.domain.findings import CellFinding, InstanceFindings, StudyFindings
+from allpacs.domain.identity import derive_uuid
 from allpacs.report import codes, wording
 from allpacs.report.context import ReportContext, result_uid, sr_series_uid
+from allpacs.report.fhir_elements import (
+    AI_ASSERTED,
+    SYSTEMS,
+    URI,
+    Resource,
+    category,
+    cell_class,
+    coding,
+    concept,
+    data_absent,
+    dicom_identifier,
+    instant,
+    narrative,
+    not_assessable,
+    order_reference,
+    own_identifier,
+    panel_identifier,
+    patient_reference,
+    report_identifier,
+    share,
+    specimen_reference,
+)
 from allpacs.report.html import html_report
-from allpacs.report.source import Headers, Source, Specimen, clean, lead_header, read_source, text
-
-Resource = dict[str, Any]
+from allpacs.report.source import Headers, clean, lead_header, read_source, text
 
 #: Largest HTML report, in bytes, carried within the DiagnosticReport (base64 makes it a third larger). Above it the
 #: thumbnails are left out, and if that does not suffice, the list of cells: the HTML artefact itself stays whole.
 PRESENTED_FORM_LIMIT = 2_000_000
-
-SYSTEMS = {
-    "DCM": "http://dicom.nema.org/resources/ontology/DCM",
-    "SCT": "http://snomed.info/sct",
-    "LN": "http://loinc.org",
-    "UCUM": "http://unitsofmeasure.org",
-    codes.PRIVATE_SCHEME: f"urn:oid:{codes.PRIVATE_SCHEME_UID}",
-}
-DICOM_UID = "urn:dicom:uid"
-URI = "urn:ietf:rfc:3986"
-TERMINOLOGY = "http://terminology.hl7.org/CodeSystem"
-
-_AI_ASSERTED = {
-    "security": [
-        {
-            "system": f"{TERMINOLOGY}/v3-ObservationValue",
-            "code": "AIAST",
-            "display": "Artificial Intelligence asserted",
-        }
-    ]
-}
-
-#: Data absent reasons of HL7 by our own reasons: the quality gate never asked, the model could not tell, it failed.
-_ABSENT = {
-    NotAssessable.INDETERMINATE: ("unknown", "Unknown"),
-    NotAssessable.OUT_OF_DISTRIBUTION: ("unknown", "Unknown"),
-    NotAssessable.MODEL_FAILED: ("error", "Error"),
-}
-_NOT_PERFORMED = ("not-performed", "Not Performed")
 
 
 class InvalidBundle(ValueError):
@@ -106,9 +94,9 @@ def fhir_bundle(
     rest = maker.rest(_presented_form(findings, headers, context, html))
     document = {
         "resourceType": "Bundle",
-        "identifier": _own_identifier(result_uid("fhir", findings)),
+        "identifier": own_identifier(result_uid("fhir", findings)),
         "type": "transaction",
-        "timestamp": _instant(context.made_at),
+        "timestamp": instant(context.made_at),
         "entry": [*cells, *rest],
     }
     try:  # Cells differ from one another in numbers only, and checking a thousand takes a second: one stands for all.
@@ -121,21 +109,6 @@ def fhir_bundle(
     return Artefact(ArtefactKind.FHIR, uid, "application/fhir+json", f"{uid}.json", content.encode())
 
 
-def report_identifier(study_uid: str) -> dict[str, str]:
-    """Return the identifier of a study's DiagnosticReport: the same for every revision."""
-    return _own_identifier(derive_uid("diagnostic-report", study_uid))
-
-
-def panel_identifier(study_uid: str) -> dict[str, str]:
-    """Return the identifier of a study's panel Observation: the same for every revision."""
-    return _own_identifier(derive_uid("panel", study_uid))
-
-
-def dicom_identifier(uid: str) -> dict[str, str]:
-    """Return a DICOM UID as a FHIR identifier (HL7 FHIR R4 ImagingStudy, notes)."""
-    return {"system": DICOM_UID, "value": f"urn:oid:{uid}"}
-
-
 class _Maker:
     """Makes the resources of one bundle; holds what they share."""
 
@@ -145,7 +118,7 @@ class _Maker:
         self.sr_uid = sr_uid
         self.source = read_source(findings, headers)
         self.organisation = text(lead_header(findings, headers), "InstitutionName")
-        self.issued = _instant(context.made_at)
+        self.issued = instant(context.made_at)
         self.study = {"type": "ImagingStudy", "identifier": dicom_identifier(findings.study_uid)}
         self.report_url = _full_url("DiagnosticReport", findings.study_uid)
         self.panel_url = _full_url("Observation", findings.study_uid)
@@ -179,9 +152,9 @@ class _Maker:
         source = self.source
         about: Resource = {}
         if source.accession_number:
-            about["basedOn"] = [_order(source)]
+            about["basedOn"] = [order_reference(source)]
         if source.patient_id:
-            about["subject"] = _patient(source)
+            about["subject"] = patient_reference(source)
         if source.study_date:
             date = source.study_date
             about["effectiveDateTime"] = f"{date[:4]}-{date[4:6]}-{date[6:]}"
@@ -191,7 +164,7 @@ class _Maker:
         name = clean(self.context.host_name)
         return {
             "resourceType": "Device",
-            "text": _narrative(f"Computer {name}, on which allpacs {allpacs.__version__} runs."),
+            "text": narrative(f"Computer {name}, on which allpacs {allpacs.__version__} runs."),
             "identifier": [{"system": SYSTEMS[codes.PRIVATE_SCHEME], "value": f"host:{name}"}],
             "status": "active",
             "deviceName": [{"name": name, "type": "user-friendly-name"}],
@@ -203,7 +176,7 @@ class _Maker:
         name = clean(model.name)
         device: Resource = {
             "resourceType": "Device",
-            "text": _narrative(f"Algorithm {name} {clean(model.version)} ({clean(model.family)}). Research use only."),
+            "text": narrative(f"Algorithm {name} {clean(model.version)} ({clean(model.family)}). Research use only."),
             "identifier": [
                 dicom_identifier(model.device_uid),
                 {"system": SYSTEMS[codes.PRIVATE_SCHEME], "value": model.digest},
@@ -212,7 +185,7 @@ class _Maker:
             "manufacturer": clean(model.manufacturer),
             "modelNumber": clean(model.family),
             "deviceName": [{"name": name, "type": "model-name"}],
-            "type": _concept(codes.ARTIFICIAL_INTELLIGENCE),
+            "type": concept(codes.ARTIFICIAL_INTELLIGENCE),
             "version": [
                 {"type": {"text": "model"}, "value": clean(model.version)},
                 {"type": {"text": "allpacs"}, "value": allpacs.__version__},
@@ -228,12 +201,12 @@ class _Maker:
     def _observation(self, identifier: dict[str, str], code: Code, said: str) -> Resource:
         return {
             "resourceType": "Observation",
-            "meta": _AI_ASSERTED,
-            "text": _narrative(f"{said} {wording.RESEARCH_USE}"),
+            "meta": AI_ASSERTED,
+            "text": narrative(f"{said} {wording.RESEARCH_USE}"),
             "identifier": [identifier],
             "status": "preliminary",
-            "category": [_category("observation-category", "imaging", "Imaging")],
-            "code": _concept(code),
+            "category": [category("observation-category", "imaging", "Imaging")],
+            "code": concept(code),
             "issued": self.issued,
             "device": {"reference": self.device_url},
             "derivedFrom": [self.study],
@@ -248,25 +221,25 @@ class _Maker:
         )
         specimens = self.source.specimens.get(instance.sop_instance_uid, ())
         if len(specimens) == 1:
-            observation["specimen"] = _specimen(specimens[0])
+            observation["specimen"] = specimen_reference(specimens[0])
         site = self.source.site(instance.sop_instance_uid)
         if site is not None:
-            observation["bodySite"] = _concept(site)
+            observation["bodySite"] = concept(site)
         if cell.label is not None:
-            observation["valueCodeableConcept"] = _class(cell.label)
+            observation["valueCodeableConcept"] = cell_class(cell.label)
         else:
-            observation["dataAbsentReason"] = _absent(cell.reason)
+            observation["dataAbsentReason"] = not_assessable(cell.reason)
         region = f"urn:oid:{instance.sop_instance_uid}#frame={cell.frame_number}&xywh="
         observation["component"] = [
             {
-                "code": _concept(codes.IMAGE_REGION),
+                "code": concept(codes.IMAGE_REGION),
                 "valueString": region + ",".join(map(str, cell.box.as_list())),
             }
         ]
         if cell.probability_all is not None:
-            probability = _concept(codes.PROBABILITY)
+            probability = concept(codes.PROBABILITY)
             probability["text"] = "Probability that the cell is a lymphoblast"
-            observation["component"].insert(0, {"code": probability, "valueQuantity": _share(cell.probability_all)})
+            observation["component"].insert(0, {"code": probability, "valueQuantity": share(cell.probability_all)})
         return observation
 
     def _panel(self) -> Resource:
@@ -275,12 +248,12 @@ class _Maker:
         panel = self._observation(panel_identifier(findings.study_uid), codes.CLASSIFICATION, wording.summary(findings))
         specimens = self.source.all_specimens
         if len(specimens) == 1:
-            panel["specimen"] = _specimen(specimens[0])
+            panel["specimen"] = specimen_reference(specimens[0])
         members = [{"reference": _full_url("Observation", cell.tracking_uid)} for cell in findings.cells]
         if members:
             panel["hasMember"] = members
         panel["component"] = [
-            {"code": _concept(name), "valueInteger": number}
+            {"code": concept(name), "valueInteger": number}
             for name, number in (
                 (codes.CELLS_FOUND, counts.total),
                 (codes.LYMPHOBLASTS, counts.all),
@@ -288,13 +261,13 @@ class _Maker:
                 (codes.CELLS_NOT_ASSESSABLE, counts.not_assessable),
             )
         ]
-        fraction: Resource = {"code": _concept(codes.LYMPHOBLAST_FRACTION)}
-        interval: Resource = {"code": _concept(codes.INTERVAL)}
+        fraction: Resource = {"code": concept(codes.LYMPHOBLAST_FRACTION)}
+        interval: Resource = {"code": concept(codes.INTERVAL)}
         if findings.fraction is not None:
-            fraction["valueQuantity"] = _share(findings.fraction.value)
-            interval["valueRange"] = {"low": _share(findings.fraction.low), "high": _share(findings.fraction.high)}
+            fraction["valueQuantity"] = share(findings.fraction.value)
+            interval["valueRange"] = {"low": share(findings.fraction.low), "high": share(findings.fraction.high)}
         else:
-            fraction["dataAbsentReason"] = interval["dataAbsentReason"] = _data_absent(
+            fraction["dataAbsentReason"] = interval["dataAbsentReason"] = data_absent(
                 "not-applicable", "Not Applicable"
             )
         panel["component"] += [fraction, interval]
@@ -316,13 +289,13 @@ class _Maker:
             attachment["url"] = url
         document: Resource = {
             "resourceType": "DocumentReference",
-            "meta": _AI_ASSERTED,
-            "text": _narrative(f"DICOM structured report of a white cell classification. {wording.RESEARCH_USE}"),
+            "meta": AI_ASSERTED,
+            "text": narrative(f"DICOM structured report of a white cell classification. {wording.RESEARCH_USE}"),
             "masterIdentifier": {"system": URI, "value": f"urn:oid:{self.sr_uid}"},
             "identifier": [dicom_identifier(self.sr_uid)],
             "status": "current",
             "docStatus": "preliminary",
-            "type": _concept(codes.DIAGNOSTIC_IMAGING_REPORT),
+            "type": concept(codes.DIAGNOSTIC_IMAGING_REPORT),
             "date": self.issued,
             "author": [{"reference": self.device_url}],
             "description": "DICOM structured report of a white cell classification by an algorithm",
@@ -347,17 +320,17 @@ class _Maker:
         return document
 
     def _report(self, presented_form: Resource) -> Resource:
-        code = _concept(codes.DIAGNOSTIC_IMAGING_REPORT)
-        code["coding"].append(_coding(codes.CLASSIFICATION))
+        code = concept(codes.DIAGNOSTIC_IMAGING_REPORT)
+        code["coding"].append(coding(codes.CLASSIFICATION))
         code["text"] = f"{codes.CLASSIFICATION.meaning} (research use only)"
         conclusion = f"{wording.summary(self.findings)} {wording.RESEARCH_USE}"
         report: Resource = {
             "resourceType": "DiagnosticReport",
-            "meta": _AI_ASSERTED,
-            "text": _narrative(conclusion),
+            "meta": AI_ASSERTED,
+            "text": narrative(conclusion),
             "identifier": [report_identifier(self.findings.study_uid)],
             "status": "preliminary",
-            "category": [_category("v2-0074", "HM", "Hematology")],
+            "category": [category("v2-0074", "HM", "Hematology")],
             "code": code,
             "issued": self.issued,
             "result": [{"reference": self.panel_url}],
@@ -369,7 +342,7 @@ class _Maker:
         if self.organisation:
             report["performer"] = [{"type": "Organization", "display": self.organisation}]
         if self.source.all_specimens:
-            report["specimen"] = [_specimen(specimen) for specimen in self.source.all_specimens]
+            report["specimen"] = [specimen_reference(specimen) for specimen in self.source.all_specimens]
         return report
 
     def _provenance(self) -> Resource:
@@ -378,8 +351,8 @@ class _Maker:
         inputs = [dicom_identifier(instance.sop_instance_uid) for instance in self.findings.instances]
         provenance = {
             "resourceType": "Provenance",
-            "meta": {**_AI_ASSERTED, "tag": [tag]},
-            "text": _narrative(
+            "meta": {**AI_ASSERTED, "tag": [tag]},
+            "text": narrative(
                 f"Revision {self.findings.revision}, made from {wording.counted(len(inputs), 'instance', 'instances')} "
                 f"by {clean(self.findings.model.name)} {clean(self.findings.model.version)}. {wording.RESEARCH_USE}"
             ),
@@ -388,7 +361,7 @@ class _Maker:
             "recorded": self.issued,
             "agent": [
                 {
-                    "type": _category("provenance-participant-type", "assembler", "Assembler"),
+                    "type": category("provenance-participant-type", "assembler", "Assembler"),
                     "who": {"reference": self.device_url},
                 }
             ],
@@ -421,7 +394,7 @@ def _presented_form(
         "size": len(form),
         "hash": base64.b64encode(hashlib.sha1(form, usedforsecurity=False).digest()).decode("ascii"),
         "title": "White cell classification (research use only)",
-        "creation": _instant(context.made_at),
+        "creation": instant(context.made_at),
     }
 
 
@@ -437,91 +410,7 @@ def _full_url(kind: str, of: str) -> str:
     return f"urn:uuid:{derive_uuid('fhir', kind, of)}"
 
 
-def _own_identifier(uid: str) -> dict[str, str]:
-    return {"system": URI, "value": f"urn:oid:{uid}"}
-
-
-def _coding(code: Code) -> Resource:
-    return {"system": SYSTEMS[code.scheme_designator], "code": code.value, "display": code.meaning}
-
-
-def _concept(code: Code) -> Resource:
-    return {"coding": [_coding(code)], "text": code.meaning}
-
-
-def _category(system: str, code: str, display: str) -> Resource:
-    return {"coding": [{"system": f"{TERMINOLOGY}/{system}", "code": code, "display": display}]}
-
-
-def _class(label: CellLabel) -> Resource:
-    value = _concept(codes.LABELS[label])
-    if label is CellLabel.HEM:
-        value["coding"].append(_coding(codes.LYMPHOID_PRECURSOR))
-        value["text"] = "Hematogone (no standard code; the SNOMED CT code given is a broader concept)"
-    return value
-
-
-def _data_absent(code: str, display: str) -> Resource:
-    return _category("data-absent-reason", code, display)
-
-
-def _absent(reason: NotAssessable | None) -> Resource:
-    if reason is None:
-        return _data_absent("unknown", "Unknown")
-    absent = _data_absent(*_ABSENT.get(reason, _NOT_PERFORMED))
-    absent["coding"] += [_coding(codes.NOT_ASSESSABLE[reason]), _coding(codes.REASONS[reason])]
-    absent["text"] = codes.REASONS[reason].meaning
-    return absent
-
-
-def _share(number: float) -> Resource:
-    return {"value": wording.stated(number), "unit": "1", "system": SYSTEMS["UCUM"], "code": codes.NO_UNITS.value}
-
-
 def _probability_words(cell: CellFinding) -> str:
     if cell.probability_all is None:
         return ""
     return f", probability of a lymphoblast {wording.percent(wording.stated(cell.probability_all))}"
-
-
-def _patient(source: Source) -> Resource:
-    return {
-        "type": "Patient",
-        "identifier": _issued("MR", "Medical record number", source.patient_id, source.patient_id_issuer),
-    }
-
-
-def _order(source: Source) -> Resource:
-    identifier = _issued("ACSN", "Accession ID", source.accession_number, source.accession_issuer)
-    return {"type": "ServiceRequest", "identifier": identifier}
-
-
-def _issued(kind: str, display: str, value: str, issuer: str) -> Resource:
-    """Return an identifier with its type; the issuer is its system where it is a UID or a URI, else its assigner."""
-    identifier: Resource = {"type": _category("v2-0203", kind, display), "value": value}
-    if is_uid(issuer):
-        identifier["system"] = f"urn:oid:{issuer}"
-    elif urlsplit(issuer).scheme in {"http", "https", "urn"} and " " not in issuer:
-        identifier["system"] = issuer
-    elif issuer:
-        identifier["assigner"] = {"display": issuer}
-    return identifier
-
-
-def _specimen(specimen: Specimen) -> Resource:
-    identifier = dicom_identifier(specimen.uid) if specimen.uid else {"value": specimen.identifier}
-    reference: Resource = {"type": "Specimen", "identifier": identifier}
-    named = [specimen.type.meaning] if specimen.type else []
-    if specimen.identifier:
-        named.append(specimen.identifier)
-    if named:
-        reference["display"] = " ".join(named)
-    return reference
-
-
-def _narrative(said: str) -> Resource:
-    return {"status": "generated", "div": f'<div xmlns="http://www.w3.org/1999/xhtml">{escape(said)}</div>'}
-
-
-def _instant(moment: datetime) -> str:
-    return moment.isoformat(timespec="seconds")
