@@ -52,6 +52,8 @@ quiet_s = {self._quiet_s}
 min_free_mb = 10
 [store]
 folder = {json.dumps(str(self.folder / "store"))}
+[log]
+format = "json"
 [retry]
 first_s = 0.2
 cap_s = 1.0
@@ -101,6 +103,12 @@ timeout_s = 10
             finally:
                 process.terminate()
                 process.wait(60)
+
+    def pid_of(self, process: str) -> int:
+        """Return the process id of a process that the supervisor started last, from its log."""
+        lines = [json.loads(line) for line in (self.folder / "serve.log").read_text().splitlines() if line[:1] == "{"]
+        started = [one for one in lines if one["event"] == "process_started" and one["process"] == process]
+        return int(started[-1]["pid"])
 
     def wait_for_echo(self, timeout_s: float = 30.0) -> float:
         """Wait until the receiver answers C-ECHO; return how long that took, in seconds."""

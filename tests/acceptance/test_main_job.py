@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +20,7 @@ from pydicom.uid import generate_uid
 
 from allpacs.app import open_store
 from allpacs.capture.pictures import import_pictures
+from allpacs.domain.identity import derive_uid
 from allpacs.domain.specimen import PatientAndSpecimen
 from allpacs.store.records import RevisionState
 from allpacs.store.store import Store
@@ -113,7 +117,7 @@ def test_a_late_instance_supersedes_the_report(hospital: Hospital, store: Store,
 def test_a_field_gives_every_cell_its_outline(hospital: Hospital, store: Store, tmp_path: Path) -> None:
     picture = tmp_path / "field.png"
     Image.fromarray(draw_field(seed=3, cells=5)).save(picture)
-    made_at = __import__("datetime").datetime.now().astimezone()
+    made_at = datetime.now(UTC)
     (file,) = import_pictures(
         [picture], tmp_path / "dicom", patient=PatientAndSpecimen(), made_at=made_at, synthetic=True
     )
@@ -155,6 +159,25 @@ def test_a_study_without_any_readable_instance_is_reported_too(
     wait_until(lambda: _delivered(store, black.StudyInstanceUID), 60, "delivered")
     (path,) = _reports(hospital, black.StudyInstanceUID)
     assert cells_of_sr(read(path)) == {}
+
+
+def test_a_worker_killed_in_the_midst_of_a_study_is_started_again_and_delivers_once(
+    hospital: Hospital, store: Store, tmp_path: Path
+) -> None:
+    files = drawn_study(tmp_path, range(50, 90))
+    study_uid = read(files[0]).StudyInstanceUID
+    hospital.send(tmp_path / "dicom")
+    wait_until(lambda: store.studies.get(study_uid).state == RevisionState.READING, 60, "reading")
+    killed = hospital.pid_of("work")
+    os.kill(killed, signal.SIGKILL)
+    hospital.wait_for_echo(5)  # the receiver does not notice
+    wait_until(lambda: _delivered(store, study_uid), 120, "delivered")
+    assert hospital.pid_of("work") != killed
+    (report,) = _reports(hospital, study_uid)
+    assert len(cells_of_sr(read(report))) == 40
+    identifier = derive_uid("diagnostic-report", study_uid)
+    reports = resources(hospital.folder / "ehr", "DiagnosticReport")
+    assert sum(identifier in json.dumps(one["identifier"]) for one in reports) == 1
 
 
 def test_no_patient_data_in_logs_or_workflow_state(hospital: Hospital, store: Store) -> None:
