@@ -1,0 +1,243 @@
+"""The modules of a structured report around its content: patient, study, series, equipment, references.
+
+Source: PS3.3 A.35.13 and the sections named below.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta, timezone
+
+from pydicom.charset import python_encoding
+from pydicom.dataelem import DataElement
+from pydicom.dataset import Dataset
+from pydicom.sequence import Sequence
+from pydicom.sr.coding import Code
+from pydicom.uid import Comprehensive3DSRStorage
+
+import allpacs
+from allpacs.domain.findings import StudyFindings
+from allpacs.domain.identity import MANUFACTURER
+from allpacs.report import codes
+from allpacs.report.context import PriorReport, ReportContext, sr_series_uid
+from allpacs.report.source import Headers, Source, clean, items, lead_header
+
+SERIES_NUMBER = 9901
+SERIES_DESCRIPTION = "AI white cell classification (research use only)"
+
+#: Copied unchanged from the source: Patient, Clinical Trial Subject, General Study and Patient Study modules
+#: (PS3.3 C.7.1.1, C.7.1.3, C.7.2.1, C.7.2.2).
+_COPIED = (
+    *("PatientName", "PatientID", "IssuerOfPatientID", "IssuerOfPatientIDQualifiersSequence"),
+    *("OtherPatientIDsSequence", "PatientBirthDate", "PatientBirthTime", "PatientSex", "OtherPatientNames"),
+    *("EthnicGroup", "PatientComments", "QualityControlSubject", "PatientSpeciesDescription"),
+    *("PatientSpeciesCodeSequence", "PatientBreedDescription", "PatientBreedCodeSequence", "ResponsiblePerson"),
+    *("ResponsiblePersonRole", "ResponsibleOrganization", "PatientIdentityRemoved", "DeidentificationMethod"),
+    *("DeidentificationMethodCodeSequence", "ClinicalTrialSponsorName", "ClinicalTrialProtocolID"),
+    *("ClinicalTrialProtocolName", "ClinicalTrialSiteID", "ClinicalTrialSiteName", "ClinicalTrialSubjectID"),
+    *("ClinicalTrialSubjectReadingID", "StudyInstanceUID", "StudyDate", "StudyTime", "ReferringPhysicianName"),
+    *("StudyID", "AccessionNumber", "IssuerOfAccessionNumberSequence", "StudyDescription", "PhysiciansOfRecord"),
+    *("ConsultingPhysicianName", "ProcedureCodeSequence", "PatientAge", "PatientSize", "PatientWeight"),
+    *("Occupation", "AdditionalPatientHistory", "AdmissionID", "IssuerOfAdmissionIDSequence", "ServiceEpisodeID"),
+    *("ServiceEpisodeDescription", "TimezoneOffsetFromUTC"),
+)
+
+#: Specimen module (PS3.3 C.7.6.22); copied where every instance names the same container.
+_SPECIMEN = (
+    *("ContainerIdentifier", "IssuerOfTheContainerIdentifierSequence", "ContainerTypeCodeSequence"),
+    *("ContainerDescription", "ContainerComponentSequence", "SpecimenDescriptionSequence"),
+)
+
+#: Attributes of type 2: present, empty where the source does not have them.
+_TYPE_2 = (
+    *("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime"),
+    *("ReferringPhysicianName", "StudyID", "AccessionNumber"),
+)
+
+_ORDER_NUMBERS = ("PlacerOrderNumberImagingServiceRequest", "FillerOrderNumberImagingServiceRequest")
+_REQUESTED = ("RequestedProcedureID", "RequestedProcedureDescription")
+
+
+def document(
+    findings: StudyFindings,
+    headers: Headers,
+    source: Source,
+    context: ReportContext,
+    uid: str,
+    prior: PriorReport | None,
+) -> Dataset:
+    """Return all modules of the report but its content."""
+    lead = lead_header(findings, headers)
+    report = _copied(lead, _COPIED)
+    if _one_container(findings, headers):
+        report.update(_copied(lead, _SPECIMEN))
+    for keyword in _TYPE_2:
+        if keyword not in report:
+            setattr(report, keyword, None)
+    character_set = _character_set(findings, headers, _own_text(findings, source, context))
+    if character_set != [""]:
+        report.SpecificCharacterSet = character_set if len(character_set) > 1 else character_set[0]
+    _add_equipment(report, findings, context)
+    _add_general(report, findings, source, context, uid)
+    _add_references(report, findings, lead, prior)
+    return report
+
+
+def _copied(header: Dataset, keywords: tuple[str, ...]) -> Dataset:
+    """Return the named elements, decoded, so that they can be written in another character set."""
+    copy = Dataset()
+    for keyword in keywords:
+        try:
+            if keyword in header:
+                copy.add(_decoded(header[keyword]))
+        except (ValueError, TypeError, LookupError, NotImplementedError, AttributeError):  # a corrupt source element
+            continue
+    return copy
+
+
+def _decoded(found: DataElement) -> DataElement:
+    if found.VR != "SQ":
+        return DataElement(found.tag, found.VR, found.value, already_converted=True)
+    decoded = []
+    for nested in found.value:
+        copy = Dataset()
+        for inner in nested:
+            if inner.keyword != "SpecificCharacterSet":
+                copy.add(_decoded(inner))
+        decoded.append(copy)
+    return DataElement(found.tag, "SQ", Sequence(decoded))
+
+
+def _one_container(findings: StudyFindings, headers: Headers) -> bool:
+    """Whether all instances show the same container (slide), so that one Specimen module is true of them all."""
+    known = [headers[i.sop_instance_uid] for i in findings.instances if i.sop_instance_uid in headers]
+    names = {str(header.get("ContainerIdentifier", "")) for header in known}
+    return len(names) == 1 and "" not in names
+
+
+def _own_text(findings: StudyFindings, source: Source, context: ReportContext) -> str:
+    """Return all text of the report that may be other than ASCII and is not copied from the header as it is.
+
+    `allpacs.report.content` encodes text in UTF-8, which says the same in any character set as long as it is ASCII.
+    """
+    model = findings.model
+    faults = [instance.fault or "" for instance in findings.instances]
+    named = [model.name, model.version, model.digest, model.family, model.manufacturer, findings.decision_digest]
+    return "".join([*named, *faults, context.host_name, *source.procedure[:3]])
+
+
+def _character_set(findings: StudyFindings, headers: Headers, own_text: str) -> list[str]:
+    """Return the source's character set; Unicode where sources differ, it is unknown, or our own text needs it.
+
+    Source: PS3.3 C.12.1.1.2.
+    """
+    stated = set()
+    for instance in findings.instances:
+        if instance.sop_instance_uid in headers:
+            value = headers[instance.sop_instance_uid].get("SpecificCharacterSet") or ""
+            stated.add((value,) if isinstance(value, str) else tuple(value))
+    terms = stated.pop() if len(stated) == 1 else ("",) if not stated else ("ISO_IR 192",)
+    known = all((term or "ISO_IR 6") in python_encoding for term in terms)
+    return list(terms) if own_text.isascii() and known else ["ISO_IR 192"]
+
+
+def _add_equipment(report: Dataset, findings: StudyFindings, context: ReportContext) -> None:
+    """General Equipment (C.7.5.1): this plugin, so that it knows its own results again. The algorithm contributed."""
+    model = findings.model
+    report.Manufacturer = MANUFACTURER
+    report.ManufacturerModelName = "allpacs"
+    report.SoftwareVersions = allpacs.__version__
+    if context.host_name:
+        report.StationName = clean(context.host_name)[:16]
+    algorithm = Dataset()
+    algorithm.PurposeOfReferenceCodeSequence = [code_item(codes.PROCESSING_EQUIPMENT)]
+    algorithm.Manufacturer = clean(model.manufacturer)[:64]
+    algorithm.ManufacturerModelName = clean(model.name)[:64]
+    algorithm.SoftwareVersions = clean(model.version)[:64]
+    algorithm.DeviceUID = model.device_uid
+    algorithm.ContributionDateTime = context.made_at.strftime("%Y%m%d%H%M%S%z")
+    algorithm.ContributionDescription = clean(f"White cell classification, {model.family}, {model.digest}")
+    report.ContributingEquipmentSequence = [algorithm]
+
+
+def _add_general(report: Dataset, findings: StudyFindings, source: Source, context: ReportContext, uid: str) -> None:
+    """SR Document Series (C.17.1), SR Document General (C.17.2) and SOP Common (C.12.1)."""
+    made_at = _local(context.made_at, source.timezone_offset)
+    report.SOPClassUID = Comprehensive3DSRStorage
+    report.SOPInstanceUID = uid
+    report.StudyInstanceUID = findings.study_uid
+    report.SeriesInstanceUID = sr_series_uid(findings)
+    report.SeriesNumber = SERIES_NUMBER
+    report.SeriesDescription = SERIES_DESCRIPTION
+    report.Modality = "SR"
+    report.ReferencedPerformedProcedureStepSequence = []
+    report.InstanceNumber = findings.revision
+    report.InstanceCreationDate = report.ContentDate = made_at.strftime("%Y%m%d")
+    report.InstanceCreationTime = report.ContentTime = made_at.strftime("%H%M%S")
+    report.PreliminaryFlag = "PRELIMINARY"
+    report.CompletionFlag = "COMPLETE"
+    report.VerificationFlag = "UNVERIFIED"
+    report.PerformedProcedureCodeSequence = []
+    scheme = Dataset()
+    scheme.CodingSchemeDesignator = codes.PRIVATE_SCHEME
+    scheme.CodingSchemeUID = codes.PRIVATE_SCHEME_UID
+    scheme.CodingSchemeName = "allpacs private codes"
+    scheme.CodingSchemeResponsibleOrganization = "allpacs"
+    report.CodingSchemeIdentificationSequence = [scheme]
+
+
+def _add_references(report: Dataset, findings: StudyFindings, lead: Dataset, prior: PriorReport | None) -> None:
+    """Evidence: every input, read or not; the request; the report that this one replaces."""
+    inputs = [(i.series_uid, i.sop_class_uid, i.sop_instance_uid) for i in findings.instances]
+    if inputs:
+        report.CurrentRequestedProcedureEvidenceSequence = [_evidence(findings.study_uid, inputs)]
+    if prior is not None:
+        replaced = [(prior.series_uid, prior.sop_class_uid, prior.sop_instance_uid)]
+        report.PredecessorDocumentsSequence = [_evidence(findings.study_uid, replaced)]
+    requested = next(items(lead, "RequestAttributesSequence"), Dataset())
+    request = _copied(requested, (*_ORDER_NUMBERS, *_REQUESTED))
+    request.update(_copied(lead, (*_ORDER_NUMBERS, "AccessionNumber", "IssuerOfAccessionNumberSequence")))
+    stated = (*_ORDER_NUMBERS, *_REQUESTED, "AccessionNumber")
+    if any(request.get(keyword) for keyword in stated):
+        for keyword in stated:
+            if keyword not in request:
+                setattr(request, keyword, None)
+        request.StudyInstanceUID = findings.study_uid
+        request.ReferencedStudySequence = []
+        request.RequestedProcedureCodeSequence = []
+        report.ReferencedRequestSequence = [request]
+
+
+def _evidence(study_uid: str, references: list[tuple[str, str, str]]) -> Dataset:
+    """Hierarchical SOP Instance Reference Macro (C.17.2.1)."""
+    by_series: dict[str, list[Dataset]] = {}
+    for series_uid, sop_class_uid, sop_instance_uid in references:
+        reference = Dataset()
+        reference.ReferencedSOPClassUID = sop_class_uid
+        reference.ReferencedSOPInstanceUID = sop_instance_uid
+        by_series.setdefault(series_uid, []).append(reference)
+    study = Dataset()
+    study.ReferencedSeriesSequence = []
+    for series_uid, several in by_series.items():
+        series = Dataset()
+        series.ReferencedSOPSequence = several
+        series.SeriesInstanceUID = series_uid
+        study.ReferencedSeriesSequence.append(series)
+    study.StudyInstanceUID = study_uid
+    return study
+
+
+def code_item(code: Code) -> Dataset:
+    """Return a code as an item of a code sequence (PS3.3 section 8.8)."""
+    found = Dataset()
+    found.CodeValue = code.value
+    found.CodingSchemeDesignator = code.scheme_designator
+    found.CodeMeaning = code.meaning
+    return found
+
+
+def _local(moment: datetime, offset: str) -> datetime:
+    """Return the moment in the source's time zone where it states one, otherwise unchanged."""
+    if not offset:
+        return moment
+    minutes = int(offset[1:3]) * 60 + int(offset[3:])
+    return moment.astimezone(timezone(timedelta(minutes=-minutes if offset[0] == "-" else minutes)))

@@ -1,0 +1,165 @@
+"""Building blocks of FHIR resources: identifiers, codes, logical references, narratives.
+
+Source: HL7 FHIR R4 datatypes; section 2.3.0.2 (logical references); ImagingStudy notes (identifiers of DICOM objects).
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime
+from html import escape
+from typing import Any
+
+from pydicom.sr.coding import Code
+
+from allpacs.domain.findings import CellLabel, NotAssessable
+from allpacs.domain.identity import derive_uid, is_uid
+from allpacs.report import codes, wording
+from allpacs.report.source import Source, Specimen
+
+Resource = dict[str, Any]
+
+_URI = re.compile(r"(https?://|urn:)[!-~]+")
+
+SYSTEMS = {
+    "DCM": "http://dicom.nema.org/resources/ontology/DCM",
+    "SCT": "http://snomed.info/sct",
+    "LN": "http://loinc.org",
+    "UCUM": "http://unitsofmeasure.org",
+    codes.PRIVATE_SCHEME: f"urn:oid:{codes.PRIVATE_SCHEME_UID}",
+}
+DICOM_UID = "urn:dicom:uid"
+URI = "urn:ietf:rfc:3986"
+TERMINOLOGY = "http://terminology.hl7.org/CodeSystem"
+
+#: Asserted by artificial intelligence; AIAST is newer than R4, which knows "asserted by a device" only, so both.
+AI_ASSERTED: Resource = {
+    "security": [
+        {
+            "system": f"{TERMINOLOGY}/v3-ObservationValue",
+            "code": "AIAST",
+            "display": "Artificial Intelligence asserted",
+        },
+        {"system": f"{TERMINOLOGY}/v3-ObservationValue", "code": "DEVAST", "display": "device asserted"},
+    ]
+}
+
+#: Data absent reasons of HL7 by our own reasons: the quality gate never asked, the model could not tell, it failed.
+_ABSENT = {
+    NotAssessable.INDETERMINATE: ("unknown", "Unknown"),
+    NotAssessable.OUT_OF_DISTRIBUTION: ("unknown", "Unknown"),
+    NotAssessable.MODEL_FAILED: ("error", "Error"),
+}
+_NOT_PERFORMED = ("not-performed", "Not Performed")
+
+
+def report_identifier(study_uid: str) -> dict[str, str]:
+    """Return the identifier of a study's DiagnosticReport: the same for every revision."""
+    return own_identifier(derive_uid("diagnostic-report", study_uid))
+
+
+def panel_identifier(study_uid: str) -> dict[str, str]:
+    """Return the identifier of a study's panel Observation: the same for every revision."""
+    return own_identifier(derive_uid("panel", study_uid))
+
+
+def dicom_identifier(uid: str) -> dict[str, str]:
+    """Return a DICOM UID as a FHIR identifier (HL7 FHIR R4 ImagingStudy, notes)."""
+    return {"system": DICOM_UID, "value": f"urn:oid:{uid}"}
+
+
+def own_identifier(uid: str) -> dict[str, str]:
+    """Return a UID of our own as an identifier."""
+    return {"system": URI, "value": f"urn:oid:{uid}"}
+
+
+def coding(code: Code) -> Resource:
+    """Return a Coding."""
+    return {"system": SYSTEMS[code.scheme_designator], "code": code.value, "display": code.meaning}
+
+
+def concept(code: Code) -> Resource:
+    """Return a CodeableConcept with the meaning as its text."""
+    return {"coding": [coding(code)], "text": code.meaning}
+
+
+def category(system: str, code: str, display: str) -> Resource:
+    """Return a CodeableConcept of one of the code systems of HL7."""
+    return {"coding": [{"system": f"{TERMINOLOGY}/{system}", "code": code, "display": display}]}
+
+
+def cell_class(label: CellLabel) -> Resource:
+    """Return what a cell is; for a hematogone also a broader public code, and that it is broader."""
+    value = concept(codes.LABELS[label])
+    if label is CellLabel.HEM:
+        value["coding"].append(coding(codes.LYMPHOID_PRECURSOR))
+        value["text"] = "Hematogone (no standard code; the SNOMED CT code given is a broader concept)"
+    return value
+
+
+def data_absent(code: str, display: str) -> Resource:
+    """Return a data absent reason of HL7."""
+    return category("data-absent-reason", code, display)
+
+
+def not_assessable(reason: NotAssessable | None) -> Resource:
+    """Return why a cell has no class: in the words of HL7, of DICOM and of our own."""
+    if reason is None:
+        return data_absent("unknown", "Unknown")
+    absent = data_absent(*_ABSENT.get(reason, _NOT_PERFORMED))
+    absent["coding"] += [coding(codes.NOT_ASSESSABLE[reason]), coding(codes.REASONS[reason])]
+    absent["text"] = codes.REASONS[reason].meaning
+    return absent
+
+
+def share(number: float) -> Resource:
+    """Return a probability or fraction (0 to 1) as a Quantity."""
+    return {"value": wording.stated(number), "unit": "1", "system": SYSTEMS["UCUM"], "code": codes.NO_UNITS.value}
+
+
+def patient_reference(source: Source) -> Resource:
+    """Return the patient by the identifier of the header."""
+    return {
+        "type": "Patient",
+        "identifier": _issued("MR", "Medical record number", source.patient_id, source.patient_id_issuer),
+    }
+
+
+def order_reference(source: Source) -> Resource:
+    """Return the order by its accession number."""
+    identifier = _issued("ACSN", "Accession ID", source.accession_number, source.accession_issuer)
+    return {"type": "ServiceRequest", "identifier": identifier}
+
+
+def _issued(kind: str, display: str, value: str, issuer: str) -> Resource:
+    """Return an identifier with its type; the issuer is its system where it is a UID or a URI, else its assigner."""
+    identifier: Resource = {"type": category("v2-0203", kind, display), "value": value}
+    if is_uid(issuer):
+        identifier["system"] = f"urn:oid:{issuer}"
+    elif _URI.fullmatch(issuer):
+        identifier["system"] = issuer
+    elif issuer:
+        identifier["assigner"] = {"display": issuer}
+    return identifier
+
+
+def specimen_reference(specimen: Specimen) -> Resource:
+    """Return a specimen by its UID or identifier."""
+    identifier = dicom_identifier(specimen.uid) if specimen.uid else {"value": specimen.identifier}
+    reference: Resource = {"type": "Specimen", "identifier": identifier}
+    named = [specimen.type.meaning] if specimen.type else []
+    if specimen.identifier:
+        named.append(specimen.identifier)
+    if named:
+        reference["display"] = " ".join(named)
+    return reference
+
+
+def narrative(said: str) -> Resource:
+    """Return a narrative of one paragraph."""
+    return {"status": "generated", "div": f'<div xmlns="http://www.w3.org/1999/xhtml">{escape(said)}</div>'}
+
+
+def instant(moment: datetime) -> str:
+    """Return a moment with its time zone (FHIR instant)."""
+    return moment.isoformat(timespec="seconds")

@@ -1,0 +1,198 @@
+"""Findings, structured report and FHIR bundle state the same cells, labels and numbers, whatever they are."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from io import BytesIO
+from typing import Any
+
+import pydicom
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydicom.dataset import Dataset
+
+from allpacs.domain.findings import (
+    CellFinding,
+    CellLabel,
+    Counts,
+    Fraction,
+    InstanceFindings,
+    ModelIdentity,
+    NotAssessable,
+    StudyFindings,
+)
+from allpacs.domain.geometry import BoxPx
+from allpacs.report.context import ReportContext
+from allpacs.report.fhir import fhir_bundle
+from allpacs.report.html import html_report
+from allpacs.report.sr import structured_report
+
+STUDY = "1.2.3.4"
+CONTEXT = ReportContext(made_at=datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC), host_name="node")
+probabilities = st.none() | st.floats(0, 1)
+#: What a cell is said to be, by code, in either format.
+SAID = {"15433008": "ALL", "HEM": "HEM"}
+Cell = tuple[str, str | None, float | None]
+
+
+@st.composite
+def cells(draw: st.DrawFn, uid: str, frames: int) -> CellFinding:
+    label = draw(st.none() | st.sampled_from(CellLabel))
+    x, y = draw(st.integers(0, 60_000)), draw(st.integers(0, 60_000))
+    width, height = draw(st.integers(1, 500)), draw(st.integers(1, 500))
+    points = st.tuples(st.floats(0, 60_000, width=32), st.floats(0, 60_000, width=32))
+    return CellFinding(
+        uid,
+        draw(st.integers(1, frames)),
+        0,
+        BoxPx(x, y, width, height),
+        tuple(draw(st.lists(points, max_size=6))),
+        label,
+        draw(probabilities),
+        None if label else draw(st.none() | st.sampled_from(NotAssessable)),
+    )
+
+
+@st.composite
+def studies(draw: st.DrawFn) -> StudyFindings:
+    instances = []
+    for number in range(draw(st.integers(0, 4))):
+        uid = f"{STUDY}.1.{number + 1}"
+        frames = draw(st.integers(1, 3))
+        fault = draw(st.none() | st.text(min_size=1, max_size=30))
+        found = [] if fault else draw(st.lists(cells(uid, frames), max_size=4))
+        numbered = tuple(
+            CellFinding(c.sop_instance_uid, c.frame_number, k, c.box, c.outline, c.label, c.probability_all, c.reason)
+            for k, c in enumerate(found, start=1)
+        )
+        instances.append(InstanceFindings(uid, "1.2.840.10008.5.1.4.1.1.77.1.2", f"{STUDY}.1", frames, numbered, fault))
+    every = [found for instance in instances for found in instance.cells]
+    counts = Counts(
+        sum(c.label is CellLabel.ALL for c in every),
+        sum(c.label is CellLabel.HEM for c in every),
+        sum(c.label is None for c in every),
+    )
+    low, value, high = sorted(draw(st.lists(st.floats(0, 1), min_size=3, max_size=3)))
+    fraction = Fraction(value, low, high) if counts.assessable else None
+    model = ModelIdentity("bundle", "1.0", "sha256:" + "ab" * 32, draw(st.text("Net ü3", min_size=1, max_size=8)))
+    return StudyFindings(STUDY, draw(st.integers(1, 9)), model, "sha256:cd", tuple(instances), counts, fraction)
+
+
+def in_findings(findings: StudyFindings) -> list[Cell]:
+    return [(c.tracking_uid, str(c.label) if c.label else None, c.probability_all) for c in findings.cells]
+
+
+def in_structured_report(report: Dataset) -> list[Cell]:
+    def children(item: Dataset, value: str) -> list[Dataset]:
+        return [c for c in item.get("ContentSequence", []) if c.ConceptNameCodeSequence[0].CodeValue == value]
+
+    stated = []
+    for group in children(children(report, "126010")[0], "125007"):
+        finding = children(group, "121071")[0].ConceptCodeSequence[0].CodeValue
+        number = [float(c.MeasuredValueSequence[0].NumericValue) for c in children(group, "122157")]
+        uid = children(group, "112040")[0].UID
+        stated.append((str(uid), SAID.get(finding), number[0] if number else None))
+    return stated
+
+
+def study_numbers(report: Dataset) -> dict[str, float]:
+    derived = next(c for c in report.ContentSequence if c.ConceptNameCodeSequence[0].CodeValue == "126011")
+    numbers = {}
+    for item in derived.ContentSequence:
+        for number in (item, *item.get("ContentSequence", [])):
+            if number.ValueType == "NUM":
+                name = number.ConceptNameCodeSequence[0].CodeValue
+                numbers[name] = float(number.MeasuredValueSequence[0].NumericValue)
+    return numbers
+
+
+def in_bundle(bundle: Mapping[str, Any]) -> tuple[list[Cell], dict[str, float]]:
+    stated = []
+    numbers: dict[str, float] = {}
+    for entry in bundle["entry"]:
+        resource = entry["resource"]
+        if resource["resourceType"] != "Observation":
+            continue
+        said = {c["code"]["coding"][0]["code"]: c for c in resource["component"]}
+        if "CELLS" in said:
+            numbers |= {code: c["valueInteger"] for code, c in said.items() if "valueInteger" in c}
+            if "valueQuantity" in said["FRACTION"]:
+                numbers["FRACTION"] = said["FRACTION"]["valueQuantity"]["value"]
+                numbers["CI95_LOW"] = said["CI95"]["valueRange"]["low"]["value"]
+                numbers["CI95_HIGH"] = said["CI95"]["valueRange"]["high"]["value"]
+            continue
+        value = resource.get("valueCodeableConcept")
+        assert (value is None) == ("dataAbsentReason" in resource)
+        label = SAID[value["coding"][0]["code"]] if value else None
+        probability = said["122157"]["valueQuantity"]["value"] if "122157" in said else None
+        stated.append((resource["identifier"][0]["value"].removeprefix("urn:oid:"), label, probability))
+    return stated, numbers
+
+
+@settings(max_examples=60)
+@given(studies())
+def test_all_reports_state_the_same(findings: StudyFindings) -> None:
+    artefact = structured_report(findings, {}, CONTEXT)
+    report = pydicom.dcmread(BytesIO(artefact.content))
+    bundle = json.loads(fhir_bundle(findings, {}, CONTEXT, artefact.uid).content)
+    of_bundle, numbers = in_bundle(bundle)
+
+    assert in_structured_report(report) == of_bundle, "exactly the same numbers, to the last decimal"
+    assert study_numbers(report) == numbers
+    for stated, found in zip(of_bundle, in_findings(findings), strict=True):
+        assert stated[:2] == found[:2]
+        assert (stated[2] is None) == (found[2] is None)
+        assert stated[2] == pytest.approx(found[2], abs=5e-7)
+    counts = findings.counts
+    assert [numbers[name] for name in ("CELLS", "N_LYMPHOBLAST", "N_HEMATOGONE", "N_NOT_ASSESSABLE")] == [
+        counts.total,
+        counts.all,
+        counts.hem,
+        counts.not_assessable,
+    ]
+    if findings.fraction:
+        assert numbers["FRACTION"] == pytest.approx(findings.fraction.value, abs=5e-7)
+        assert numbers["CI95_LOW"] == pytest.approx(findings.fraction.low, abs=5e-7)
+        assert numbers["CI95_HIGH"] == pytest.approx(findings.fraction.high, abs=5e-7)
+    else:
+        assert "FRACTION" not in numbers
+
+
+lines = st.text(max_size=40)
+
+
+@settings(max_examples=60)
+@given(
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "PatientName": lines,
+            "PatientID": lines,
+            "IssuerOfPatientID": lines,
+            "AccessionNumber": lines,
+            "StudyDescription": lines,
+            "InstitutionName": lines,
+            "StudyDate": st.sampled_from(["", "20260101", "2026", "not a date"]),
+            "TimezoneOffsetFromUTC": st.sampled_from(["", "+0330", "+9999", "x"]),
+            "SpecificCharacterSet": st.sampled_from(["", "ISO_IR 192", "ISO_IR 100", "ISO_IR 999"]),
+        },
+    )
+)
+def test_any_header_gives_valid_reports(values: dict[str, str]) -> None:
+    """No header, however odd, stops a report; all of it can be written and read again."""
+    uid = f"{STUDY}.1.1"
+    header = Dataset()
+    for keyword, value in values.items():
+        vr = pydicom.datadict.dictionary_VR(keyword)
+        header.add(pydicom.DataElement(keyword, vr, value, already_converted=vr != "PN", validation_mode=0))
+    instance = InstanceFindings(uid, "1.2.840.10008.5.1.4.1.1.77.1.2", f"{STUDY}.1", 1, (), None)
+    model = ModelIdentity("bundle", "1.0", "sha256:ab", "Net")
+    findings = StudyFindings(STUDY, 1, model, "sha256:cd", (instance,), Counts(0, 0, 0), None)
+    artefact = structured_report(findings, {uid: header}, CONTEXT)
+    assert pydicom.dcmread(BytesIO(artefact.content)).SOPInstanceUID == artefact.uid
+    bundle = json.loads(fhir_bundle(findings, {uid: header}, CONTEXT, artefact.uid).content)
+    assert bundle["type"] == "transaction"
+    assert html_report(findings, {uid: header}, CONTEXT).content.decode().endswith("</html>")
