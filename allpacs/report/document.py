@@ -7,9 +7,12 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta, timezone
 
-from pydicom.charset import python_encoding
+from pydicom.charset import convert_encodings, python_encoding
+from pydicom.datadict import dictionary_VR
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
+from pydicom.filebase import DicomBytesIO
+from pydicom.filewriter import write_dataset
 from pydicom.sequence import Sequence
 from pydicom.sr.coding import Code
 from pydicom.uid import Comprehensive3DSRStorage
@@ -19,7 +22,7 @@ from allpacs.domain.findings import StudyFindings
 from allpacs.domain.identity import MANUFACTURER
 from allpacs.report import codes
 from allpacs.report.context import PriorReport, ReportContext, sr_series_uid
-from allpacs.report.source import Headers, Source, clean, items, lead_header
+from allpacs.report.source import CORRUPT, Headers, Source, clean, items, lead_header, text
 
 SERIES_NUMBER = 9901
 SERIES_DESCRIPTION = "AI white cell classification (research use only)"
@@ -67,29 +70,35 @@ def document(
 ) -> Dataset:
     """Return all modules of the report but its content."""
     lead = lead_header(findings, headers)
-    report = _copied(lead, _COPIED)
-    if _one_container(findings, headers):
-        report.update(_copied(lead, _SPECIMEN))
+    character_set = _character_set(findings, headers, _own_text(findings, source, context))
+    copied = (*_COPIED, *_SPECIMEN) if _one_container(findings, headers) else _COPIED
+    report = _copied(lead, copied, character_set)
     for keyword in _TYPE_2:
         if keyword not in report:
             setattr(report, keyword, None)
-    character_set = _character_set(findings, headers, _own_text(findings, source, context))
     if character_set != [""]:
         report.SpecificCharacterSet = character_set if len(character_set) > 1 else character_set[0]
     _add_equipment(report, findings, context)
     _add_general(report, findings, source, context, uid)
-    _add_references(report, findings, lead, prior)
+    _add_references(report, findings, lead, character_set, prior)
     return report
 
 
-def _copied(header: Dataset, keywords: tuple[str, ...]) -> Dataset:
-    """Return the named elements, decoded, so that they can be written in another character set."""
+def _copied(header: Dataset, keywords: tuple[str, ...], character_set: list[str]) -> Dataset:
+    """Return the named elements, decoded, so that they can be written in another character set.
+
+    A corrupt element is left out: one that cannot be read, has the wrong value representation, or cannot be written
+    (pydicom reads some corrupt values that it cannot write).
+    """
     copy = Dataset()
+    encodings = convert_encodings(character_set)
     for keyword in keywords:
         try:
-            if keyword in header:
-                copy.add(_decoded(header[keyword]))
-        except (ValueError, TypeError, LookupError, NotImplementedError, AttributeError):  # a corrupt source element
+            if keyword in header and dictionary_VR(keyword) == header[keyword].VR:
+                element = _decoded(header[keyword])
+                _try_to_write(element, encodings)
+                copy.add(element)
+        except CORRUPT:
             continue
     return copy
 
@@ -107,10 +116,17 @@ def _decoded(found: DataElement) -> DataElement:
     return DataElement(found.tag, "SQ", Sequence(decoded))
 
 
+def _try_to_write(element: DataElement, encodings: list[str]) -> None:
+    alone, buffer = Dataset(), DicomBytesIO()
+    buffer.is_little_endian, buffer.is_implicit_VR = True, False
+    alone.add(element)
+    write_dataset(buffer, alone, encodings)
+
+
 def _one_container(findings: StudyFindings, headers: Headers) -> bool:
     """Whether all instances show the same container (slide), so that one Specimen module is true of them all."""
     known = [headers[i.sop_instance_uid] for i in findings.instances if i.sop_instance_uid in headers]
-    names = {str(header.get("ContainerIdentifier", "")) for header in known}
+    names = {text(header, "ContainerIdentifier") for header in known}
     return len(names) == 1 and "" not in names
 
 
@@ -130,14 +146,16 @@ def _character_set(findings: StudyFindings, headers: Headers, own_text: str) -> 
 
     Source: PS3.3 C.12.1.1.2.
     """
-    stated = set()
-    for instance in findings.instances:
-        if instance.sop_instance_uid in headers:
-            value = headers[instance.sop_instance_uid].get("SpecificCharacterSet") or ""
-            stated.add((value,) if isinstance(value, str) else tuple(value))
-    terms = stated.pop() if len(stated) == 1 else ("",) if not stated else ("ISO_IR 192",)
+    stated = {
+        text(headers[instance.sop_instance_uid], "SpecificCharacterSet")
+        for instance in findings.instances
+        if instance.sop_instance_uid in headers
+    }
+    if len(stated) > 1:
+        return ["ISO_IR 192"]
+    terms = "".join(stated).split("\\")
     known = all((term or "ISO_IR 6") in python_encoding for term in terms)
-    return list(terms) if own_text.isascii() and known else ["ISO_IR 192"]
+    return terms if own_text.isascii() and known else ["ISO_IR 192"]
 
 
 def _add_equipment(report: Dataset, findings: StudyFindings, context: ReportContext) -> None:
@@ -185,7 +203,9 @@ def _add_general(report: Dataset, findings: StudyFindings, source: Source, conte
     report.CodingSchemeIdentificationSequence = [scheme]
 
 
-def _add_references(report: Dataset, findings: StudyFindings, lead: Dataset, prior: PriorReport | None) -> None:
+def _add_references(
+    report: Dataset, findings: StudyFindings, lead: Dataset, character_set: list[str], prior: PriorReport | None
+) -> None:
     """Evidence: every input, read or not; the request; the report that this one replaces."""
     inputs = [(i.series_uid, i.sop_class_uid, i.sop_instance_uid) for i in findings.instances]
     if inputs:
@@ -194,8 +214,9 @@ def _add_references(report: Dataset, findings: StudyFindings, lead: Dataset, pri
         replaced = [(prior.series_uid, prior.sop_class_uid, prior.sop_instance_uid)]
         report.PredecessorDocumentsSequence = [_evidence(findings.study_uid, replaced)]
     requested = next(items(lead, "RequestAttributesSequence"), Dataset())
-    request = _copied(requested, (*_ORDER_NUMBERS, *_REQUESTED))
-    request.update(_copied(lead, (*_ORDER_NUMBERS, "AccessionNumber", "IssuerOfAccessionNumberSequence")))
+    request = _copied(requested, (*_ORDER_NUMBERS, *_REQUESTED), character_set)
+    accession = (*_ORDER_NUMBERS, "AccessionNumber", "IssuerOfAccessionNumberSequence")
+    request.update(_copied(lead, accession, character_set))
     stated = (*_ORDER_NUMBERS, *_REQUESTED, "AccessionNumber")
     if any(request.get(keyword) for keyword in stated):
         for keyword in stated:

@@ -6,11 +6,13 @@ Nothing here raises for that; what cannot be read is left out.
 
 from __future__ import annotations
 
+import struct
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from pydicom.dataset import Dataset
+from pydicom.errors import BytesLengthException
 from pydicom.multival import MultiValue
 from pydicom.sequence import Sequence
 from pydicom.sr.coding import Code
@@ -20,6 +22,12 @@ from allpacs.domain.identity import is_uid
 from allpacs.report import codes
 
 Headers = Mapping[str, Dataset]
+
+#: What pydicom raises where an element of a header is corrupt.
+CORRUPT = (
+    *(ValueError, TypeError, LookupError, NotImplementedError, AttributeError, OSError, EOFError),
+    *(struct.error, BytesLengthException),
+)
 
 WHOLE_SLIDE_IMAGE = "1.2.840.10008.5.1.4.1.1.77.1.6"
 
@@ -154,7 +162,7 @@ def coded_concepts(header: Dataset, keyword: str) -> Iterator[Code]:
 def _value(header: Dataset, keyword: str) -> object:
     try:
         return header.get(keyword)
-    except (ValueError, TypeError, LookupError, NotImplementedError, AttributeError):  # pydicom on a corrupt element
+    except CORRUPT:
         return None
 
 

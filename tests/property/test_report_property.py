@@ -164,6 +164,7 @@ def test_all_reports_state_the_same(findings: StudyFindings) -> None:
 lines = st.text(max_size=40)
 
 
+@pytest.mark.filterwarnings("ignore:Failed to encode value:UserWarning")
 @settings(max_examples=60)
 @given(
     st.fixed_dictionaries(
@@ -196,3 +197,43 @@ def test_any_header_gives_valid_reports(values: dict[str, str]) -> None:
     bundle = json.loads(fhir_bundle(findings, {uid: header}, CONTEXT, artefact.uid).content)
     assert bundle["type"] == "transaction"
     assert html_report(findings, {uid: header}, CONTEXT).content.decode().endswith("</html>")
+
+
+def whole_header() -> bytes:
+    """Return an encoded header with the kinds of element that reports read: text, dates, numbers, sequences."""
+    header = Dataset()
+    header.SpecificCharacterSet = "ISO_IR 192"
+    header.StudyDate, header.AccessionNumber = "20260101", "ACC-1"
+    header.PatientName, header.PatientID, header.PatientWeight = "Müller^Änne", "P-1", "12.5"
+    header.StudyInstanceUID, header.ContainerIdentifier = STUDY, "SLIDE"
+    kind, specimen, request = Dataset(), Dataset(), Dataset()
+    kind.CodeValue, kind.CodingSchemeDesignator, kind.CodeMeaning = "119359002", "SCT", "Bone marrow specimen"
+    specimen.SpecimenIdentifier, specimen.SpecimenTypeCodeSequence = "SP", [kind]
+    request.RequestedProcedureID = "R-1"
+    header.SpecimenDescriptionSequence, header.RequestAttributesSequence = [specimen], [request]
+    buffer = BytesIO()
+    pydicom.dcmwrite(buffer, header, implicit_vr=False, little_endian=True)
+    return buffer.getvalue()
+
+
+HEADER = whole_header()
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@settings(max_examples=300)
+@given(st.lists(st.tuples(st.integers(0, len(HEADER) - 1), st.integers(0, 255)), min_size=1, max_size=4))
+def test_a_corrupt_header_gives_reports_without_what_is_corrupt(flips: list[tuple[int, int]]) -> None:
+    corrupt = bytearray(HEADER)
+    for place, value in flips:
+        corrupt[place] = value
+    try:
+        header = pydicom.dcmread(BytesIO(bytes(corrupt)), force=True)
+    except Exception:  # noqa: BLE001 - such a header never gets this far
+        return
+    uid = f"{STUDY}.1.1"
+    instance = InstanceFindings(uid, "1.2.840.10008.5.1.4.1.1.77.1.2", f"{STUDY}.1", 1, (), None)
+    model = ModelIdentity("bundle", "1.0", "sha256:ab", "Net")
+    findings = StudyFindings(STUDY, 1, model, "sha256:cd", (instance,), Counts(0, 0, 0), None)
+    artefact = structured_report(findings, {uid: header}, CONTEXT)
+    assert pydicom.dcmread(BytesIO(artefact.content)).StudyInstanceUID == STUDY
+    assert fhir_bundle(findings, {uid: header}, CONTEXT, artefact.uid).content
