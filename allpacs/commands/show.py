@@ -92,16 +92,23 @@ def study_json(store: Store, row: StudyRow) -> dict[str, Any]:
 
 
 def study_tables(details: dict[str, Any]) -> None:
-    """Print what `study_json` returned as tables."""
-    plain = {key: value for key, value in details.items() if key not in {"revisions", "deliveries"}}
-    _print("study", [plain])
-    brief = [
-        {**revision, "unreadable": len(revision["unreadable"]), "artefacts": "\n".join(revision["artefacts"].values())}
-        for revision in details["revisions"]
-    ]
-    hidden = {"bundle_digest", "created_at"}
-    _print("revisions", [{key: value for key, value in one.items() if key not in hidden} for one in brief])
-    _print("deliveries", details["deliveries"])
+    """Print what `study_json` returned: a list of facts for the study and each revision, a table of deliveries."""
+    _print_facts("study", {key: value for key, value in details.items() if key not in {"revisions", "deliveries"}})
+    for revision in details["revisions"]:
+        facts = {key: value for key, value in revision.items() if key not in {"revision", "unreadable", "artefacts"}}
+        facts |= {f"unreadable …{one['sop_instance_uid'][-12:]}": one["fault"] for one in revision["unreadable"]}
+        _print_facts(f"revision {revision['revision']}", facts | revision["artefacts"])
+    if details["deliveries"]:
+        _print("deliveries", details["deliveries"])
+
+
+def _print_facts(title: str, facts: dict[str, Any]) -> None:
+    """Print one fact a line; what is unknown is left out, what is long stays on its line, to be copied."""
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(f"[bold]{title}[/bold]")
+    for name, value in facts.items():
+        if value is not None:
+            console.print(f"  {name.replace('_', ' '):<18} {value}", markup=False)
 
 
 def _print(title: str, rows: Sequence[dict[str, Any]]) -> None:

@@ -19,6 +19,7 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
+from allpacs.app import make_pipeline
 from allpacs.commands.classify_files import cell_columns
 from allpacs.commands.files import dicom_files, image_files, is_dicom
 from allpacs.commands.progress import counted, tracked
@@ -72,6 +73,7 @@ def run_demo(images: Path | None, out: Path, *, timeout_s: float) -> dict[str, A
         config = folder / "allpacs.toml"
         port = _free_port()
         config.write_text(_configuration(folder, port, pacs.port, ehr.base_url), encoding="utf-8")
+        make_pipeline(load_settings(config))  # a bundle that cannot be used is better said now than waited for
         with _plugin(config, folder / "allpacs.log") as plugin:
             study = _study(images, folder)
             _wait_for_echo(port, plugin, timeout_s)
