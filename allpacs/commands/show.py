@@ -47,8 +47,14 @@ def studies_json(rows: Sequence[StudyRow]) -> list[dict[str, Any]]:
 
 
 def studies_table(rows: Sequence[StudyRow]) -> None:
-    """Print the studies as a table."""
-    _print("studies", studies_json(rows))
+    """Print the studies as a table whose UIDs can be copied."""
+    table = Table(box=None, pad_edge=False)
+    for heading in ("study UID", "state", "rev", "inst", "last"):
+        table.add_column(heading, no_wrap=True)
+    for row in rows:
+        received = datetime.fromtimestamp(row.last_received_at, UTC).strftime("%m-%d %H:%M")
+        table.add_row(row.study_uid, str(row.state), str(row.revision), str(row.instances), received)
+    Console().print(table if rows else "no studies")
 
 
 def study_json(store: Store, row: StudyRow) -> dict[str, Any]:
