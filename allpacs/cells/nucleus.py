@@ -41,6 +41,9 @@ SURE_NUCLEUS = 0.42
 #: Optical density in green of anything that is not background.
 FAINTEST_OBJECT = 0.10
 
+#: Where red cells of about the nuclei's size cover less than this share of all red cells, the nuclei are platelets.
+PLATELETS_ONLY = 0.1
+
 #: Nuclei enough to measure a field by.
 MANY_NUCLEI = 20
 
@@ -145,11 +148,15 @@ def _red_cell_radius(stain: _Stain) -> float:
     """
     nuclei, _ = _nuclei_of(stain.violet)
     white = _half_widths(nuclei)
-    largest = float(white.max(initial=3.0))
+    largest = float(white.max(initial=0.0))
+    near = ndimage.binary_dilation(nuclei, iterations=2)
+    others = (stain.green > FAINTEST_OBJECT) & ~near
     # A hole in a red cell is its pale middle; a larger one is background with red cells around it.
-    objects = _without_holes(stain.green > FAINTEST_OBJECT, np.pi * (0.7 * largest) ** 2)
-    red = _half_widths(objects & ~ndimage.binary_dilation(nuclei, iterations=2))
-    red = red[(red > 0.3 * largest) & (red < 2.0 * largest)] if white.size else red
+    pallor = max(largest, _weighted_median(_half_widths(others)), 3.0)
+    red = _half_widths(_without_holes(others | near, np.pi * (0.7 * pallor) ** 2) & ~near)
+    alike = red[(red > 0.3 * largest) & (red < 2.0 * largest)]
+    # What is much larger than the nuclei is heaps; unless it is nearly all there is, and the nuclei are platelets.
+    red = alike if np.sum(alike**2) > PLATELETS_ONLY * np.sum(red**2) else red
     if red.size < 3:
         return max(0.8 * largest, 3.0)
     radius = _weighted_median(red)
@@ -167,7 +174,9 @@ def _half_widths(mask: Mask) -> Floats:
 
 
 def _weighted_median(radii: Floats) -> float:
-    """Return the median by area: the gaps, rims and slivers between cells are many, but small."""
+    """Return the median by area, 0 of nothing: the gaps, rims and slivers between cells are many, but small."""
+    if radii.size == 0:
+        return 0.0
     ordered = np.sort(radii)
     area = np.cumsum(ordered**2)
     return float(ordered[np.searchsorted(area, 0.5 * area[-1])])
@@ -230,7 +239,7 @@ def _grow(parts: Labels, stain: _Stain, threshold: float, radius: float) -> Labe
     if np.count_nonzero(others) > 100:
         green, blue = stain.green[others], stain.blue[others]
         slope = float(np.clip(np.median(green) / max(float(np.median(blue)), 0.02), 0.7, 2.0))
-        palest = float(np.clip(np.percentile(green - slope * blue, 90), 0.04, 0.5 * threshold))
+        palest = float(np.clip(np.percentile(green - slope * blue, 90), 0.06, 0.5 * threshold))
     pale = stain.green - slope * stain.blue
     cytoplasm = (ndimage.gaussian_filter(pale, 0.08 * radius) > palest) & objects & (away < WIDEST_CYTOPLASM * radius)
     field = _opened(cytoplasm | (parts > 0), 0.2 * radius) | (parts > 0)

@@ -58,7 +58,7 @@ def _outline(mask: NDArray[np.bool_], box: BoxPx) -> tuple[PointPx, ...]:
     contours = find_contours(np.pad(mask, 1).astype(np.float32), 0.5)
     contour = max(contours, key=len)
     # A tolerance that grows with the cell: following a large one pixel by pixel is slow.
-    tolerance = max(0.3, 0.004 * len(contour))
+    tolerance = max(0.3, 0.0015 * len(contour))
     polygon = approximate_polygon(contour, tolerance)
     while len(polygon) - 1 > MOST_POINTS:
         tolerance *= 1.5
