@@ -52,6 +52,7 @@ app = typer.Typer(
 ConfigOption = Annotated[
     Path | None, typer.Option("--config", "-c", help="TOML file; without it, defaults and the environment.")
 ]
+SupervisorOption = Annotated[int | None, typer.Option(hidden=True, help="Process to stop with.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON to standard output.")]
 CallingOption = Annotated[str, typer.Option("--from", help="Our AE title.")]
 PeerArgument = Annotated[str, typer.Argument(metavar="AE@HOST:PORT", help="AE title and address of the peer.")]
@@ -119,7 +120,7 @@ def serve(config: ConfigOption = None) -> None:
 
 
 @app.command()
-def receive(config: ConfigOption = None) -> None:
+def receive(config: ConfigOption = None, supervisor: SupervisorOption = None) -> None:
     """Run the DICOM receiver alone until SIGTERM."""
     from allpacs.app import make_receiver, open_store
     from allpacs.supervise import until_stopped
@@ -127,12 +128,12 @@ def receive(config: ConfigOption = None) -> None:
     settings = _settings(config)
     receiver = make_receiver(settings, open_store(settings))
     receiver.start()
-    until_stopped()
+    until_stopped(supervisor)
     receiver.stop()
 
 
 @app.command()
-def work(config: ConfigOption = None) -> None:
+def work(config: ConfigOption = None, supervisor: SupervisorOption = None) -> None:
     """Run the worker (model, reports, deliveries) alone until SIGTERM."""
     from allpacs.app import Worker, open_store
     from allpacs.supervise import until_stopped
@@ -140,7 +141,7 @@ def work(config: ConfigOption = None) -> None:
     settings = _settings(config)
     worker = Worker(settings, open_store(settings))
     worker.start()
-    until_stopped()
+    until_stopped(supervisor)
     worker.stop()
 
 

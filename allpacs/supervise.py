@@ -6,6 +6,7 @@ model cannot load leaves the receiver receiving. SIGTERM stops them all and wait
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -73,7 +74,8 @@ class Supervisor:
             started = time.monotonic()
             # The child's own process group: a terminal's Ctrl-C reaches the supervisor only, which stops them in order.
             process = subprocess.Popen(  # noqa: S603 - our own program with our own arguments
-                [sys.executable, "-m", "allpacs", *self._commands[name]], start_new_session=True
+                [sys.executable, "-m", "allpacs", *self._commands[name], "--supervisor", str(os.getpid())],
+                start_new_session=True,
             )
             self.processes[name] = process
             _log.info("process_started", process=name, pid=process.pid)
@@ -99,10 +101,12 @@ class Supervisor:
         _log.info("process_stopped", process=name, exit_code=process.returncode)
 
 
-def until_stopped() -> None:
-    """Return once SIGTERM or SIGINT has come."""
+def until_stopped(supervisor: int | None = None) -> None:
+    """Return once SIGTERM or SIGINT has come, or the supervising process (its id) is no longer our parent."""
     stopped = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopped.set())
     while not stopped.wait(0.5):  # a wait without end would hold back signal handlers
-        pass
+        if supervisor is not None and os.getppid() != supervisor:
+            _log.error("supervisor_lost", pid=supervisor)
+            return

@@ -1,0 +1,68 @@
+"""The supervisor: what it starts it starts again, stops in order, and does not outlive."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from hospital import Hospital, wait_until
+
+pytestmark = pytest.mark.slow
+
+
+def _running(pid: int) -> bool:
+    """Whether a process runs (a zombie that nobody has waited for does not)."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_a_worker_that_cannot_start_leaves_the_receiver_receiving(tmp_path: Path) -> None:
+    with Hospital(tmp_path, extra=f'[model]\nbundle = "{tmp_path}"\n') as hospital, hospital.running("serve") as serve:
+        hospital.wait_for_echo()
+        log = tmp_path / "serve.log"
+        wait_until(lambda: log.read_text().count('"process": "work", "exit_code": 4') >= 2, 60, "two restarts")
+        hospital.wait_for_echo(1)
+        serve.send_signal(signal.SIGTERM)
+        assert serve.wait(30) == 0
+
+
+def test_a_killed_receiver_is_back_at_once(tmp_path: Path) -> None:
+    with Hospital(tmp_path, extra=f'[model]\nbundle = "{tmp_path}"\n') as hospital, hospital.running("serve"):
+        hospital.wait_for_echo()
+        os.kill(hospital.pid_of("receive"), signal.SIGKILL)
+        wait_until(lambda: (tmp_path / "serve.log").read_text().count("receiver_started") == 2, 30, "started again")
+        hospital.wait_for_echo(5)
+
+
+def test_processes_do_not_outlive_a_killed_supervisor(tmp_path: Path) -> None:
+    with Hospital(tmp_path, extra=f'[model]\nbundle = "{tmp_path}"\n') as hospital, hospital.running("serve") as serve:
+        hospital.wait_for_echo()
+        receiver = hospital.pid_of("receive")
+        serve.kill()
+        serve.wait()
+        wait_until(lambda: not _running(receiver), 20, "the receiver's end")
+
+
+def test_a_receiver_of_its_own_does_not_stop_with_its_parent(tmp_path: Path) -> None:
+    """Started by hand in the background of a shell that then ends, it goes on."""
+    with Hospital(tmp_path) as hospital:
+        command = f"exec '{sys.executable}' -m allpacs receive --config '{hospital.config}' & echo $!"
+        with (tmp_path / "receive.log").open("wb") as log:
+            outer = subprocess.Popen(["sh", "-c", command], stdout=subprocess.PIPE, stderr=log, text=True)
+            assert outer.stdout is not None
+            pid = int(outer.stdout.readline())
+            outer.wait()
+        try:
+            hospital.wait_for_echo()
+            time.sleep(1.2)
+            hospital.wait_for_echo(1)
+        finally:
+            os.kill(pid, signal.SIGTERM)
+            wait_until(lambda: not _running(pid), 20, "the receiver's end")
