@@ -35,18 +35,19 @@ def _first_bundle(options: argparse.Namespace) -> None:
     from training.export import export_first
 
     if not options.resume and options.work.is_dir():
-        for stale in options.work.glob("*.npz"):  # the cached crops, in a folder of their own, stay
+        for stale in options.work.glob("**/*.npz"):  # checkpoints and crops of an earlier run
             stale.unlink()
     contract = Preprocessing()
     cells, folds = first_bundle.read_target_cells(options.data, options.work, contract)
     facts = first_bundle.write_run_facts(cells, folds, options.work)
     print(f"split {facts['split_digest']}", flush=True)
     pretrained = first_bundle.pretrain(options.data, options.work, contract)
+    features = first_bundle.features_of(cells, pretrained, options.work)
     others = (
         [] if options.only_shipped_fold else [f for f in range(first_bundle.FOLDS) if f != first_bundle.SHIPPED_FOLD]
     )
     results = [
-        first_bundle.fine_tune(cells, folds, fold, pretrained, options.work)
+        first_bundle.fine_tune(cells, features, folds, fold, pretrained, options.work)
         for fold in (first_bundle.SHIPPED_FOLD, *others)
     ]
     export_first(options.data, options.work, options.out, contract, cells, results, facts)

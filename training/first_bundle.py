@@ -6,7 +6,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from allpacs.classify.aggregate import LABELS
-from allpacs.classify.engines.network import build_network, set_state, state_of
+from allpacs.classify.engines.network import build_head, build_network, set_state, state_of
 from allpacs.classify.preprocess import Preprocessing
+from training.augment import augment
 from training.datasets import PBC_TYPES, READERS, Crops, Sample, read_crops
-from training.fit import FitOptions, fit, keep, logits_of, reestimate_batch_norm, stored_state
+from training.fit import FitOptions, fit, logits_of, reestimate_batch_norm, stored_state
 from training.lite2 import lite2_path, read_legacy_pth, start_from_lite2
 from training.splits import digest_of, group_of, subject_folds
 
@@ -26,10 +27,16 @@ FOLDS = 4
 #: subjects (neither the largest, which would leave too little to learn from, nor only the smallest).
 SHIPPED_FOLD = 2
 SEED = 20
-#: Share of ALL-IDB2 among the cells drawn; the rest are of C-NMC.
-ALLIDB2_SHARE = 0.4
+#: How often each source is drawn within a class, where it holds that class.
+SOURCE_SHARES = {"C-NMC 2019": 0.5, "ALL-IDB2": 0.35, "PBC Barcelona": 0.15}
+#: Normal lymphocytes of PBC that stand on the HEM side. They are no hematogones; without them the model takes nearly
+#: every lymphocyte of a laboratory it does not know for a lymphoblast.
+PBC_LYMPHOCYTES = 240
+#: Augmented views of each cell whose features the head learns from; the first is the cell itself.
+VIEWS = 10
 PRETRAINING = FitOptions(epochs=3, cells_per_epoch=2560, learning_rate=1e-3, seed=SEED)
-FINE_TUNING = FitOptions(epochs=6, cells_per_epoch=416, learning_rate=3e-4, seed=SEED)
+HEAD = FitOptions(epochs=12, cells_per_epoch=8192, learning_rate=5e-4, batch=128, seed=SEED)
+FINE_TUNING = FitOptions(epochs=3, cells_per_epoch=416, learning_rate=1e-4, seed=SEED)
 PBC_HELD_OUT_PER_TYPE = 60
 
 
@@ -51,10 +58,16 @@ class FoldResult:
 
 
 def read_target_cells(data: Path, work: Path, contract: Preprocessing) -> tuple[Crops, list[int]]:
-    """Return the cells of C-NMC and ALL-IDB2, and the fold of each."""
+    """Return the cells of C-NMC, ALL-IDB2 and PBC's lymphocytes (as HEM), and the fold of each."""
+    pbc = READERS["pbc"](data)
+    unseen = set(pbc_held_out(pbc))
+    lymphocytes = [s for s in pbc if s.label == "lymphocyte" and s not in unseen]
     parts = [read_crops(READERS[name](data), contract, work / "crops") for name in ("cnmc", "allidb2")]
-    cells = Crops(np.concatenate([p.pixels for p in parts]), tuple(s for p in parts for s in p.samples))
-    return cells, subject_folds(cells.samples, FOLDS)
+    parts.append(
+        read_crops(lymphocytes[:: len(lymphocytes) // PBC_LYMPHOCYTES][:PBC_LYMPHOCYTES], contract, work / "crops")
+    )
+    samples = tuple(replace(s, label="HEM") if s.label == "lymphocyte" else s for p in parts for s in p.samples)
+    return Crops(np.concatenate([p.pixels for p in parts]), samples), subject_folds(samples, FOLDS)
 
 
 def pretrain(data: Path, work: Path, contract: Preprocessing, options: FitOptions = PRETRAINING) -> Path:
@@ -100,34 +113,79 @@ def draw_shares(cells: Crops) -> NDArray[np.float64]:
     """
     subjects = Counter(group_of(s) for s in cells.samples)
     shares = np.array([1.0 / np.sqrt(subjects[group_of(s)]) if s.subject else 1.0 for s in cells.samples])
-    strata = [(s.label, s.subject is None) for s in cells.samples]
-    for stratum in set(strata):
-        members = np.array([s == stratum for s in strata])
-        shares[members] *= (ALLIDB2_SHARE if stratum[1] else 1 - ALLIDB2_SHARE) / shares[members].sum()
-    whole: NDArray[np.float64] = shares / shares.sum()
-    return whole
+    strata = [(s.label, s.source) for s in cells.samples]
+    for label in LABELS:
+        whole = sum(SOURCE_SHARES[source] for own, source in set(strata) if own == label)
+        for source in SOURCE_SHARES:
+            members = np.array([stratum == (label, source) for stratum in strata])
+            if members.any():
+                shares[members] *= 0.5 * SOURCE_SHARES[source] / whole / shares[members].sum()
+    return shares
+
+
+def features_of(cells: Crops, pretrained: Path, work: Path) -> NDArray[np.float32]:
+    """Return the pooled features of every cell's augmented views, shape (views, cells, features).
+
+    No label enters them, so one array serves all folds.
+    """
+    import keras
+
+    done = work / "features.npz"
+    if done.is_file():
+        with np.load(done) as stored:
+            known: NDArray[np.float32] = stored["features"]
+            return known
+    model = build_network(PBC_TYPES, input_px=cells.pixels.shape[1])
+    set_state(model, stored_state(pretrained))
+    backbone = keras.Model(model.input, model.get_layer("avg_pool").output)
+    views = []
+    for view in range(VIEWS):
+        print(f"features: view {view + 1} of {VIEWS}", flush=True)
+        random = np.random.default_rng([SEED, view])
+        pixels = cells.pixels if view == 0 else np.stack([augment(crop, random) for crop in cells.pixels])
+        views.append(logits_of(backbone, pixels))
+    features = np.stack(views)
+    np.savez(done, features=features)
+    return features
 
 
 def fine_tune(
-    cells: Crops, folds: list[int], fold: int, pretrained: Path, work: Path, options: FitOptions = FINE_TUNING
+    cells: Crops, features: NDArray[np.float32], folds: list[int], fold: int, pretrained: Path, work: Path
 ) -> FoldResult:
-    """Train ALL against HEM on every fold but one; return what the model says of that one. Reuses a finished run."""
+    """Train ALL against HEM on every fold but one; return what the model says of that one. Reuses a finished run.
+
+    First the head alone on the features, then everything but the backbone's batch normalisation, slowly: a random head
+    would otherwise spoil the backbone before it has learned.
+
+    Source: Kumar et al. 2022, Fine-Tuning Can Distort Pretrained Features and Underperform Out-of-Distribution.
+    """
+    import keras
+
     done = work / f"fold{fold}.result.npz"
     held_out = np.flatnonzero(np.array(folds) == fold)
     if done.is_file():
         with np.load(done) as stored:
             return FoldResult(fold, stored["indices"], stored["logits"])
-    training = cells.pick(np.flatnonzero(np.array(folds) != fold))
-    started = time.monotonic()
-    model = build_network(LABELS, input_px=cells.pixels.shape[1], seed=options.seed)
-    head = {name: value for name, value in state_of(model).items() if name.startswith("head_logits/")}
-    set_state(model, stored_state(pretrained) | head)
+    learned = np.flatnonzero(np.array(folds) != fold)
+    training = cells.pick(learned)
+    shares = draw_shares(training)
     targets = np.eye(2, dtype=np.float32)[[LABELS.index(s.label) for s in training.samples]]
+    started = time.monotonic()
     print(f"fold {fold}: training on {len(targets)} cells, {len(held_out)} held out", flush=True)
-    fit(model, training.pixels, targets, draw_shares(training), options, work / f"fold{fold}.npz")
-    mixed = np.random.default_rng(options.seed).permutation(len(targets))
-    reestimate_batch_norm(model, training.pixels[mixed])
-    keep(model, options.epochs, work / f"fold{fold}.weights.npz")
+
+    keras.utils.set_random_seed(SEED)
+    head = build_head(LABELS, features.shape[2])
+    seen = features[:, learned].reshape(-1, features.shape[2])
+    fit(head, seen, np.tile(targets, (VIEWS, 1)), np.tile(shares, VIEWS) / VIEWS, HEAD, work / f"fold{fold}.head.npz")
+
+    model = build_network(LABELS, input_px=cells.pixels.shape[1], seed=SEED)
+    backbone = {name: value for name, value in stored_state(pretrained).items() if not name.startswith("head_")}
+    set_state(model, backbone | state_of(head))
+    np.savez(work / f"fold{fold}.head-result.npz", indices=held_out, logits=logits_of(model, cells.pixels[held_out]))
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.trainable = False  # keeps its statistics: batches of a few hundred cells would make poor ones
+    fit(model, training.pixels, targets, shares, FINE_TUNING, work / f"fold{fold}.npz")
     logits = logits_of(model, cells.pixels[held_out])
     np.savez(done, indices=held_out, logits=logits)
     print(f"fold {fold}: done in {time.monotonic() - started:.0f} s", flush=True)
@@ -142,6 +200,7 @@ def write_run_facts(cells: Crops, folds: list[int], work: Path) -> dict[str, Any
         "shipped_fold": SHIPPED_FOLD,
         "split_digest": digest_of(cells.samples, folds),
         "pretraining": asdict(PRETRAINING),
+        "head": asdict(HEAD),
         "fine_tuning": asdict(FINE_TUNING),
         "fold_cells": {
             f: Counter(f"{s.source} {s.label}" for s, own in zip(cells.samples, folds, strict=True) if own == f)

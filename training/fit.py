@@ -42,14 +42,20 @@ class FitOptions:
 
 
 def fit(
-    model: Any, pixels: Pixels, targets: Floats, shares: NDArray[np.float64], options: FitOptions, checkpoint: Path
+    model: Any,
+    pixels: Pixels | Floats,
+    targets: Floats,
+    shares: NDArray[np.float64],
+    options: FitOptions,
+    checkpoint: Path,
 ) -> None:
     """Train the model, from the checkpoint on where there is one.
 
     Parameters
     ----------
     pixels, targets:
-        ``uint8`` crops (n, side, side, 3) and one-hot classes (n, classes).
+        ``uint8`` crops (n, side, side, 3), which are augmented, or ``float32`` features (n, features), which are not;
+        one-hot classes (n, classes).
     shares:
         How often each cell is drawn; sums to 1.
 
@@ -77,7 +83,7 @@ def fit(
             if not math.isfinite(losses[-1]):
                 raise ModelFault(f"loss is not finite in epoch {epoch + 1}, step {step + 1}: lower the learning rate")
             model.reset_metrics()  # each step's own loss, not the mean since the start
-            if step % 20 == 0:
+            if step % (20 if pixels.ndim > 2 else 1000) == 0:
                 speed = (step + 1) * options.batch / (time.monotonic() - started)
                 print(
                     f"  epoch {epoch + 1} step {step + 1}/{steps} loss {losses[-1]:.4f} {speed:.1f} cells/s", flush=True
@@ -146,14 +152,16 @@ def logits_of(model: Any, pixels: Pixels, batch: int = 64) -> Floats:
 
 
 def _augmented(
-    pixels: Pixels, drawn: NDArray[np.int64], options: FitOptions, epoch: int
+    pixels: Pixels | Floats, drawn: NDArray[np.int64], options: FitOptions, epoch: int
 ) -> Iterator[tuple[Floats, NDArray[np.int64]]]:
     """Yield augmented batches and which cells they hold, one batch ahead of the model."""
 
     def make(step: int) -> tuple[Floats, NDArray[np.int64]]:
         chosen = drawn[step * options.batch : (step + 1) * options.batch]
+        if pixels.ndim == 2:
+            return pixels[chosen].astype(np.float32), chosen
         random = np.random.default_rng([options.seed, epoch, step])
-        return np.stack([augment(pixels[i], random) for i in chosen]).astype(np.float32), chosen
+        return np.stack([augment(pixels[i].astype(np.uint8), random) for i in chosen]).astype(np.float32), chosen
 
     steps = len(drawn) // options.batch
     with ThreadPoolExecutor(1) as maker:

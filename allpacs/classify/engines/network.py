@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -45,11 +43,26 @@ def build_network(
     backbone = keras.applications.EfficientNetB3(
         weights=None, include_top=False, pooling="avg", input_shape=(input_px, input_px, 3)
     )
-    hidden = keras.layers.BatchNormalization(name="head_bn")(backbone.output)
-    hidden = keras.layers.Dense(dense_units, activation="relu", name="head_dense")(hidden)
-    hidden = keras.layers.Dropout(dropout, seed=seed, name="head_dropout")(hidden)
-    logits = keras.layers.Dense(len(labels), dtype="float32", name="head_logits")(hidden)
+    logits = _head(backbone.output, len(labels), dense_units, dropout)
     return keras.Model(backbone.input, logits, name=FAMILY)
+
+
+def build_head(labels: Sequence[str], features: int, *, dense_units: int = 256, dropout: float = 0.45) -> Any:
+    """Return the layers behind the backbone alone, by the same names: pooled features (batch, features) to logits."""
+    import keras
+
+    pooled = keras.Input((features,))
+    return keras.Model(pooled, _head(pooled, len(labels), dense_units, dropout), name="head")
+
+
+def _head(pooled: Any, labels: int, dense_units: int, dropout: float) -> Any:
+    """Return BatchNormalization → Dense ReLU → Dropout → Dense on pooled features."""
+    import keras
+
+    hidden = keras.layers.BatchNormalization(name="head_bn")(pooled)
+    hidden = keras.layers.Dense(dense_units, activation="relu", name="head_dense")(hidden)
+    hidden = keras.layers.Dropout(dropout, name="head_dropout")(hidden)
+    return keras.layers.Dense(labels, dtype="float32", name="head_logits")(hidden)
 
 
 def state_of(model: Any) -> dict[str, NDArray[np.float32]]:
@@ -95,10 +108,9 @@ def save_weights(model: Any, path: Path) -> None:
     for name, value in state.items():
         if not np.isfinite(value).all():
             raise ModelFault(f"weights: {name} is not finite in float16")
-    handle, scratch = tempfile.mkstemp(dir=path.parent, prefix=path.name)
-    os.close(handle)
-    save_file(state, scratch, metadata={"format": "allpacs", "network": FAMILY})
-    Path(scratch).replace(path)
+    partial = path.with_name(f".{path.name}.partial")
+    save_file(state, partial, metadata={"format": "allpacs", "network": FAMILY})
+    partial.replace(path)
 
 
 def load_weights(model: Any, path: Path) -> None:
