@@ -13,13 +13,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
 
-from allpacs.demo.synthetic import draw_cell
 from PIL import Image
 
 from allpacs.capture.pictures import import_pictures
 from allpacs.deliver.c_store import SentFile, echo, send_files
 from allpacs.demo.archive import Archive
 from allpacs.demo.fhir_endpoint import FhirEndpoint
+from allpacs.demo.synthetic import draw_cell
 from allpacs.domain.errors import DeliveryUnavailable
 from allpacs.domain.specimen import PatientAndSpecimen, SpecimenKind, Stain
 from allpacs.settings import Settings, load_settings

@@ -10,16 +10,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from allpacs.demo.synthetic import draw_cell, draw_field
-from hospital import Hospital, drawn_study
 from PIL import Image
 from pydicom import dcmread
 
 from allpacs.app import open_store
 from allpacs.cli import peer
+from allpacs.demo.synthetic import draw_cell, draw_field
 from allpacs.domain.artefacts import Artefact, ArtefactKind
 from allpacs.domain.errors import ConfigFault
 from allpacs.store.records import DeliveryState, RevisionState
+from hospital import Hospital, drawn_study
 
 
 def allpacs(*arguments: str | Path, timeout_s: float = 120) -> subprocess.CompletedProcess[str]:

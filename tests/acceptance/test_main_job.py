@@ -11,12 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from acceptance.reports import cells_of_ehr, cells_of_sr, numbers_of_sr, panel_of_ehr, read, resources
-from hospital import Hospital, drawn_study, wait_until
 from PIL import Image
 from pydicom import dcmread
 from pydicom.uid import generate_uid
 
+from acceptance.reports import cells_of_ehr, cells_of_sr, numbers_of_sr, panel_of_ehr, read, resources
 from allpacs.app import open_store
 from allpacs.capture.pictures import import_pictures
 from allpacs.demo.synthetic import draw_field
@@ -24,6 +23,7 @@ from allpacs.domain.identity import derive_uid
 from allpacs.domain.specimen import PatientAndSpecimen
 from allpacs.store.records import RevisionState
 from allpacs.store.store import Store
+from hospital import Hospital, drawn_study, wait_until
 
 pytestmark = pytest.mark.slow
 

@@ -10,9 +10,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
+
 from allpacs.demo.synthetic import draw_cell
 from hospital import AE_TITLE, Hospital, wait_until
-from PIL import Image
 
 pytestmark = pytest.mark.slow
 

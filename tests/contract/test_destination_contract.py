@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
-from deliver_samples import fhir_artefact, free_port, html_artefact, http_server, leaks, scp, sr_artefact
 
 import allpacs.deliver
 from allpacs.deliver.c_store import CStoreDestination
@@ -22,6 +21,7 @@ from allpacs.demo.archive import Archive
 from allpacs.demo.fhir_endpoint import FhirEndpoint
 from allpacs.domain.artefacts import Artefact, ArtefactKind
 from allpacs.domain.errors import DeliveryRejected, DeliveryUnavailable
+from deliver_samples import fhir_artefact, free_port, html_artefact, http_server, leaks, scp, sr_artefact
 
 
 @dataclass(frozen=True)

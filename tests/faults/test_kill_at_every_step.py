@@ -10,11 +10,11 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 import pytest
-from faults.worker_process import MOMENTS, STEPS, run_worker
-from hospital import Hospital, drawn_study, wait_until
 
 from allpacs.app import make_receiver, open_store
 from allpacs.store.records import DeliveryState, RevisionState
+from faults.worker_process import MOMENTS, STEPS, run_worker
+from hospital import Hospital, drawn_study, wait_until
 
 pytestmark = pytest.mark.slow
 

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+
 from hospital import Hospital, wait_until
 
 pytestmark = pytest.mark.slow

@@ -7,7 +7,6 @@ from io import BytesIO
 from itertools import pairwise
 from pathlib import Path
 
-import decode_samples as samples
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -28,6 +27,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
+import decode_samples as samples
 from allpacs.decode import part10
 from allpacs.decode.part10 import SUPPORTED_TRANSFER_SYNTAXES, read_frames, read_header
 from allpacs.domain.errors import InputFault, StoreFault, UndecodablePixels

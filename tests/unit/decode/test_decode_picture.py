@@ -6,11 +6,11 @@ import struct
 import zlib
 from pathlib import Path
 
-import decode_samples as samples
 import numpy as np
 import pytest
 from PIL import Image
 
+import decode_samples as samples
 from allpacs.decode.anything import read_frames_of
 from allpacs.decode.picture import lossy_ratio, read_picture
 from allpacs.domain.errors import StoreFault, UndecodablePixels

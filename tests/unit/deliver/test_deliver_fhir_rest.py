@@ -6,11 +6,11 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
-from deliver_samples import bundle, fhir_artefact, free_port, html_artefact, http_server, leaks, tcp_server
 
 from allpacs.deliver.fhir_rest import FhirRestDestination
 from allpacs.demo.fhir_endpoint import FhirEndpoint
 from allpacs.domain.errors import ConfigFault, DeliveryRejected, DeliveryUnavailable
+from deliver_samples import bundle, fhir_artefact, free_port, html_artefact, http_server, leaks, tcp_server
 
 FHIR_JSON = "application/fhir+json"
 NOW = datetime(2025, 6, 1, 12, 0, 0, tzinfo=UTC)

@@ -3,13 +3,13 @@ from __future__ import annotations
 import threading
 
 import pytest
-from deliver_samples import STUDY, dicom_object, free_port, write_file
 from pydicom import dcmread
 from pydicom.uid import Comprehensive3DSRStorage, VLMicroscopicImageStorage
 
 from allpacs.deliver.c_store import echo, send_files
 from allpacs.demo.archive import Archive
 from allpacs.domain.errors import DeliveryUnavailable
+from deliver_samples import STUDY, dicom_object, free_port, write_file
 
 
 @pytest.fixture

@@ -6,9 +6,9 @@ import threading
 
 import httpx
 import pytest
-from deliver_samples import bundle
 
 from allpacs.demo.fhir_endpoint import FhirEndpoint
+from deliver_samples import bundle
 
 FHIR_JSON = "application/fhir+json"
 

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from receive_peer import TRANSFER_SYNTAXES, Peer
 
 from allpacs.receive.scp import StorageScp
 from allpacs.store.store import Store
+from receive_peer import TRANSFER_SYNTAXES, Peer
 
 
 @pytest.fixture

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 from pydicom.dataset import Dataset
-from receive_peer import MICROSCOPIC, make_instance
 
 from allpacs.domain.errors import InstanceRefused
 from allpacs.domain.instance import InstanceIdentity
 from allpacs.receive.admit import admit
+from receive_peer import MICROSCOPIC, make_instance
 
 
 def decide(header: Dataset, **request: Any) -> InstanceIdentity:

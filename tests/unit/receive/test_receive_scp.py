@@ -16,13 +16,13 @@ import pytest
 import structlog
 from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate
-from receive_peer import MICROSCOPIC, TRANSFER_SYNTAXES, Peer, encoded, make_instance
 
 from allpacs.domain.errors import StoreFault
 from allpacs.domain.identity import IMPLEMENTATION_CLASS_UID
 from allpacs.receive.admit import ACCEPTED_SOP_CLASSES
 from allpacs.receive.scp import SourceRule, StorageScp
 from allpacs.store.store import Store
+from receive_peer import MICROSCOPIC, TRANSFER_SYNTAXES, Peer, encoded, make_instance
 
 Start = Callable[..., StorageScp]
 Connect = Callable[..., Peer]

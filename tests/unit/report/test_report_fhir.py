@@ -12,6 +12,13 @@ from typing import Any
 
 import pytest
 from pydicom.dataset import Dataset
+
+from allpacs.domain.artefacts import ArtefactKind
+from allpacs.domain.findings import CellLabel, NotAssessable, StudyFindings
+from allpacs.report import fhir
+from allpacs.report.context import ReportContext, sr_series_uid
+from allpacs.report.fhir import InvalidBundle, fhir_bundle
+from allpacs.report.html import html_report
 from report_samples import (
     CONTEXT,
     MADE_AT,
@@ -27,13 +34,6 @@ from report_samples import (
     usual_headers,
     usual_study,
 )
-
-from allpacs.domain.artefacts import ArtefactKind
-from allpacs.domain.findings import CellLabel, NotAssessable, StudyFindings
-from allpacs.report import fhir
-from allpacs.report.context import ReportContext, sr_series_uid
-from allpacs.report.fhir import InvalidBundle, fhir_bundle
-from allpacs.report.html import html_report
 
 SR_UID = "2.25.4711"
 Resource = dict[str, Any]

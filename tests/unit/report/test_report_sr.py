@@ -15,6 +15,12 @@ import highdicom
 import pydicom
 import pytest
 from pydicom.dataset import Dataset
+
+from allpacs.domain.artefacts import ArtefactKind
+from allpacs.domain.findings import CellLabel, NotAssessable, StudyFindings
+from allpacs.domain.identity import is_uid
+from allpacs.report.context import ReportContext
+from allpacs.report.sr import structured_report
 from report_samples import (
     CONTEXT,
     MADE_AT,
@@ -31,12 +37,6 @@ from report_samples import (
     usual_headers,
     usual_study,
 )
-
-from allpacs.domain.artefacts import ArtefactKind
-from allpacs.domain.findings import CellLabel, NotAssessable, StudyFindings
-from allpacs.domain.identity import is_uid
-from allpacs.report.context import ReportContext
-from allpacs.report.sr import structured_report
 
 
 def made(findings: StudyFindings, headers: dict[str, Dataset], context: ReportContext = CONTEXT) -> Dataset:
