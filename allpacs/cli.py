@@ -136,13 +136,14 @@ def receive(config: ConfigOption = None, supervisor: SupervisorOption = None) ->
 def work(config: ConfigOption = None, supervisor: SupervisorOption = None) -> None:
     """Run the worker (model, reports, deliveries) alone until SIGTERM."""
     from allpacs.app import Worker, open_store
-    from allpacs.supervise import until_stopped
+    from allpacs.supervise import end_process, until_stopped
 
     settings = _settings(config)
     worker = Worker(settings, open_store(settings))
     worker.start()
     until_stopped(supervisor)
     worker.stop()
+    end_process()
 
 
 @app.command("import")

@@ -55,6 +55,10 @@ class WorkflowError(AllpacsError):
     """A workflow ended with an error; what it was is in the index."""
 
 
+class BundleChangedError(AllpacsError):
+    """A reading was begun with another bundle than the one in use now."""
+
+
 class JsonSerializer(Serializer):
     """Keeps workflow state as JSON; of an exception only its type, since its text may quote what it choked on."""
 
@@ -145,8 +149,11 @@ class Flow:
         self._look_after_lost_readings()
         self._dispatcher.start()
 
-    def stop(self, finish_within_s: float = 20.0) -> None:
-        """Take no new work, give what runs a while to finish, and leave the rest to be taken up at the next start."""
+    def stop(self, finish_within_s: float = 5.0) -> None:
+        """Begin no further step, let those that run finish for a while, leave the rest to the next start.
+
+        Workflows that were left wait in threads for the end of the process: see `allpacs.supervise.end_process`.
+        """
         self._stop.set()
         self._wake.set()
         self._dispatcher.join()
@@ -206,6 +213,9 @@ class Flow:
 
     def _step(self, name: str, function: Callable[..., T], *arguments: Any) -> T:
         """Run one checkpointed step; a full disk or locked database is waited for."""
+        if self._stop.is_set():
+            # What is done is checkpointed; a workflow that ended here would count as failed, so it waits for the end.
+            threading.Event().wait()
         return DBOS.run_step(
             {
                 "name": name,
@@ -221,12 +231,14 @@ class Flow:
     def _read_study(self, study_uid: str, revision: int) -> str:
         started = self._now()
         try:
-            chunks = self._step("plan", self._plan, study_uid, revision)
+            chunks, digest = self._step("plan", self._plan, study_uid, revision)
             for chunk in range(chunks):
-                self._step("cells", self._reading.find_cells, study_uid, revision, chunk)
-                self._step("classify", self._reading.classify, study_uid, revision, chunk)
-            summary = self._step("report", self._report, study_uid, revision)
+                self._step("cells", self._with_bundle, digest, self._reading.find_cells, study_uid, revision, chunk)
+                self._step("classify", self._with_bundle, digest, self._reading.classify, study_uid, revision, chunk)
+            summary = self._step("report", self._with_bundle, digest, self._report, study_uid, revision)
             self._step("release", self._reading.discard_work, study_uid, revision)
+        except BundleChangedError:
+            return self._begin_again(study_uid, revision)
         except AllpacsError as fault:
             return self._needs_attention(study_uid, revision, f"{type(fault).__name__}: {fault}")
         except Exception as error:  # noqa: BLE001 - the workflow boundary: recorded, and the next study is read
@@ -242,17 +254,39 @@ class Flow:
         self._wake.set()
         return str(RevisionState.REPORTED)
 
-    def _plan(self, study_uid: str, revision: int) -> int:
-        self._store.revisions.set_state(
-            study_uid, revision, RevisionState.READING, bundle_digest=self._reading.pipeline.bundle.digest
-        )
-        return self._reading.chunks(study_uid, revision)
+    def _plan(self, study_uid: str, revision: int) -> tuple[int, str]:
+        digest = self._reading.pipeline.bundle.digest
+        self._store.revisions.set_state(study_uid, revision, RevisionState.READING, bundle_digest=digest)
+        return self._reading.chunks(study_uid, revision), digest
+
+    def _with_bundle(self, digest: str, function: Callable[..., T], *arguments: Any) -> T:
+        """Run a step with the bundle that the reading began with: no report mixes the answers of two models."""
+        if digest != self._reading.pipeline.bundle.digest:
+            raise BundleChangedError("the bundle was changed while the study was read")
+        return function(*arguments)
+
+    def _begin_again(self, study_uid: str, revision: int) -> str:
+        """Queue a reading that another bundle had begun, unless its report is on its way already."""
+        _log.warning("reading_begins_again", study_uid=study_uid, revision=revision, reason="bundle changed")
+        self._store.revisions.set_state(study_uid, revision, RevisionState.ATTENTION, reason="bundle changed")
+        if self._store.revisions.read_again(study_uid) is not None:
+            return str(RevisionState.QUEUED)
+        if self._store.deliveries.of_revision(study_uid, revision):
+            self._settle(study_uid, revision)
+            return str(RevisionState.REPORTED)
+        self._store.revisions.set_state(study_uid, revision, RevisionState.SUPERSEDED)  # by a later revision
+        return str(RevisionState.SUPERSEDED)
 
     def _report(self, study_uid: str, revision: int) -> dict[str, int]:
         summary = self._reading.report(study_uid, revision)
         self._store.deliveries.queue(study_uid, revision, sorted(self._destinations), now=self._now())
-        self._store.revisions.set_state(study_uid, revision, RevisionState.REPORTED, finished_at=self._now())
+        self._settle(study_uid, revision)
         return summary
+
+    def _settle(self, study_uid: str, revision: int) -> None:
+        """Bring the state of a revision that has been read into line with its deliveries."""
+        state, reason = outcome(self._store.deliveries.of_revision(study_uid, revision))
+        self._store.revisions.set_state(study_uid, revision, state, reason=reason, finished_at=self._now())
 
     def _needs_attention(self, study_uid: str, revision: int, reason: str) -> str:
         _log.error("study_needs_attention", study_uid=study_uid, revision=revision, reason=reason)
@@ -313,9 +347,7 @@ class Flow:
         self._store.deliveries.set_state(
             study_uid, revision, destination, state, now=now, reason=reason, next_attempt_at=next_attempt_at
         )
-        deliveries = self._store.deliveries.of_revision(study_uid, revision)
-        settled, why = outcome(deliveries)
-        self._store.revisions.set_state(study_uid, revision, settled, reason=why)
+        self._settle(study_uid, revision)
 
 
 def _reading_id(row: RevisionRow) -> str:

@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from types import FrameType
+from typing import NoReturn
 
 import structlog
 
@@ -99,6 +100,13 @@ class Supervisor:
             process.kill()
             process.wait()
         _log.info("process_stopped", process=name, exit_code=process.returncode)
+
+
+def end_process() -> NoReturn:
+    """End this process, with status 0, without waiting for threads: what they were at is checkpointed."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
 
 
 def until_stopped(supervisor: int | None = None) -> None:

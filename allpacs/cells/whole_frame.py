@@ -30,5 +30,7 @@ class WholeFrame:
 
 def not_black(rgb: NDArray[np.uint8]) -> NDArray[np.bool_]:
     """Return where an image of shape (rows, columns, 3) is lighter than black."""
-    lit: NDArray[np.bool_] = rgb.max(axis=2) > BLACK
+    # Pair by pair: numpy's reduction over an axis of three takes eight times as long.
+    brightest = np.maximum(np.maximum(rgb[..., 0], rgb[..., 1]), rgb[..., 2])
+    lit: NDArray[np.bool_] = brightest > BLACK
     return lit

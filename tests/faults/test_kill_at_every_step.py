@@ -2,38 +2,17 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
-from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 import pytest
 
 from allpacs.app import make_receiver, open_store
 from allpacs.store.records import DeliveryState, RevisionState
-from faults.worker_process import MOMENTS, STEPS, run_worker
+from faults.worker_process import MOMENTS, STEPS, worker
 from hospital import Hospital, drawn_study, wait_until
 
 pytestmark = pytest.mark.slow
-
-_context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["faults.worker_process", "allpacs.flow", "allpacs.reading"])
-
-
-@contextmanager
-def _worker(config: Path, die_at: int | None = None) -> Iterator[ForkServerProcess]:
-    process = _context.Process(target=run_worker, args=(config, die_at))
-    process.start()
-    try:
-        yield process
-    finally:
-        process.terminate()
-        process.join(30)
-        if process.is_alive():
-            process.kill()
-            process.join()
 
 
 @pytest.fixture(scope="module")
@@ -54,12 +33,12 @@ def test_killed_there_the_study_is_delivered_once(point: int, study: Path, tmp_p
         assert all(one.status == 0 for one in hospital.send(study))
         receiver.stop()
 
-        with _worker(hospital.config, die_at=point) as first:
+        with worker(hospital.config, die_at=point) as first:
             first.join(60)
             assert first.exitcode == -signal.SIGKILL
 
         (row,) = store.studies.latest()
-        with _worker(hospital.config):
+        with worker(hospital.config):
             wait_until(lambda: store.studies.latest()[0].state == RevisionState.DELIVERED, what="delivered")
         (report,) = hospital.reports
         assert report.is_file()

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,8 +17,9 @@ from numpy.typing import NDArray
 
 from allpacs.app import Worker, open_store
 from allpacs.flow import Flow
+from allpacs.pipeline import AskModel
 from allpacs.settings import load_settings
-from allpacs.supervise import until_stopped
+from allpacs.supervise import end_process, until_stopped
 
 T = TypeVar("T")
 
@@ -29,7 +34,13 @@ def brightness_logits(crops: NDArray[np.uint8]) -> NDArray[np.float32]:
     return np.stack([(60.0 - mean) / 4.0, (mean - 60.0) / 4.0], axis=1)
 
 
-def run_worker(config: Path, die_at: int | None) -> None:
+def slow_logits(crops: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Stand in for a network that takes half a second a request."""
+    time.sleep(0.5)
+    return brightness_logits(crops)
+
+
+def run_worker(config: Path, die_at: int | None, ask: AskModel = brightness_logits) -> None:
     """Run the worker until SIGTERM, or until its flow passes the point ``die_at`` (counted from 0)."""
     passed = 0
 
@@ -52,7 +63,27 @@ def run_worker(config: Path, die_at: int | None) -> None:
         passed += 1
 
     settings = load_settings(config)
-    worker = Worker(settings, open_store(settings), ask=brightness_logits, flow_type=DyingFlow)
-    worker.start()
+    part = Worker(settings, open_store(settings), ask=ask, flow_type=DyingFlow)
+    part.start()
     until_stopped()
-    worker.stop()
+    part.stop()
+    end_process()
+
+
+_context = multiprocessing.get_context("forkserver")
+_context.set_forkserver_preload(["faults.worker_process", "allpacs.flow", "allpacs.reading"])
+
+
+@contextmanager
+def worker(config: Path, die_at: int | None = None, ask: AskModel = brightness_logits) -> Iterator[ForkServerProcess]:
+    """Run a worker in a process of its own while the block runs."""
+    process = _context.Process(target=run_worker, args=(config, die_at, ask))
+    process.start()
+    try:
+        yield process
+    finally:
+        process.terminate()
+        process.join(30)
+        if process.is_alive():
+            process.kill()
+            process.join()
