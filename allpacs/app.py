@@ -32,15 +32,22 @@ def open_store(settings: Settings) -> Store:
     return Store.open(settings.store.folder, settings.store.database_url)
 
 
-def make_receiver(settings: Settings, store: Store) -> StorageScp:
-    """Return the Storage SCP, not yet started."""
+def accepted_transfer_syntaxes() -> tuple[str, ...]:
+    """Return the UIDs of the transfer syntaxes that the receiver accepts: those that can be decoded, but not deflated.
+
+    A deflated data set would have to be inflated before it is admitted, and no PACS routes microscopy so.
+    """
     from pydicom.uid import DeflatedExplicitVRLittleEndian
 
     from allpacs.decode.part10 import SUPPORTED_TRANSFER_SYNTAXES
+
+    return tuple(uid for uid in SUPPORTED_TRANSFER_SYNTAXES if uid != DeflatedExplicitVRLittleEndian)
+
+
+def make_receiver(settings: Settings, store: Store) -> StorageScp:
+    """Return the Storage SCP, not yet started."""
     from allpacs.receive.scp import SourceRule, StorageScp
 
-    # A deflated data set would have to be inflated before it is admitted; no PACS routes microscopy so.
-    offered = [uid for uid in SUPPORTED_TRANSFER_SYNTAXES if uid != DeflatedExplicitVRLittleEndian]
     store.spool.sweep(time.time() - _STAGED_FOR_S)
     receive = settings.receive
     rules = {
@@ -56,7 +63,7 @@ def make_receiver(settings: Settings, store: Store) -> StorageScp:
         host=receive.host,
         port=receive.port,
         ae_title=receive.ae_title,
-        transfer_syntaxes=offered,
+        transfer_syntaxes=accepted_transfer_syntaxes(),
         default_rule=SourceRule(quiet_s=receive.quiet_s, max_age_s=receive.max_age_s),
         rules=rules,
         require_called_ae=receive.require_called_ae_title,

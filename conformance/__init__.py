@@ -1,0 +1,1 @@
+"""What allpacs claims to conform to, its tables made from the code."""
