@@ -50,16 +50,16 @@ class Answer:
     def print_table(self) -> None:
         """Print one row a cell, and what could not be read."""
         console = Console()
-        table = Table(title=f"{self.model.name} {self.model.version} – research use only")
-        for heading in ("image", "frame", "cell", "label", "probability of ALL", "not assessable because"):
-            table.add_column(heading, justify="right" if heading in {"frame", "cell", "probability of ALL"} else "left")
+        table = Table(title=f"{self.model.name} {self.model.version} – research use only", title_justify="left")
+        for heading in ("image", "frame", "cell", "label", "P(ALL)", "not assessable because"):
+            table.add_column(heading, justify="right" if heading in {"frame", "cell", "P(ALL)"} else "left")
         for path, findings in self.images:
             if findings.fault is not None:
-                table.add_row(str(path), "", "", "[red]unreadable[/red]", "", findings.fault)
+                table.add_row(path.name, "", "", "", "", f"[red]unreadable[/red]: {findings.fault}")
             elif not findings.cells:
-                table.add_row(str(path), "", "", "no cells found", "", "")
+                table.add_row(path.name, "", "", "", "", "no cells found")
             for cell in findings.cells:
-                table.add_row(str(path), str(cell.frame_number), str(cell.cell_number), *cell_columns(cell))
+                table.add_row(path.name, str(cell.frame_number), str(cell.cell_number), *cell_columns(cell))
         console.print(table)
 
 
