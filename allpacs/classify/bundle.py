@@ -40,7 +40,7 @@ def _preprocessing(written: object) -> Preprocessing:
     return Preprocessing.from_dict(written)
 
 
-_Text = Annotated[str, Field(min_length=1)]
+_Text = Annotated[str, Field(pattern=r"\S")]  # not blank: reports would be without it
 
 
 class _Section(BaseModel):

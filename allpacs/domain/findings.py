@@ -106,6 +106,10 @@ class ModelIdentity:
     family: str
     manufacturer: str = "allpacs"
 
+    def __post_init__(self) -> None:
+        if not all(part.strip() for part in (self.name, self.version, self.digest, self.family, self.manufacturer)):
+            raise ValueError("a model has a name, a version, a digest, a family and a manufacturer")
+
     @property
     def device_uid(self) -> str:
         """Device UID of the algorithm: a new one whenever the model changes."""

@@ -77,7 +77,9 @@ def studies(draw: st.DrawFn) -> StudyFindings:
     )
     low, value, high = sorted(draw(st.lists(st.floats(0, 1), min_size=3, max_size=3)))
     fraction = Fraction(value, low, high) if counts.assessable else None
-    model = ModelIdentity("bundle", "1.0", "sha256:" + "ab" * 32, draw(st.text("Net ü3", min_size=1, max_size=8)))
+    model = ModelIdentity(
+        "bundle", "1.0", "sha256:" + "ab" * 32, draw(st.text("Net ü3", min_size=1, max_size=8).filter(str.strip))
+    )
     return StudyFindings(STUDY, draw(st.integers(1, 9)), model, "sha256:cd", tuple(instances), counts, fraction)
 
 
