@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import os
+import pwd
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 from hypothesis import settings
 
 settings.register_profile("repeatable", derandomize=True, deadline=None, max_examples=100)
@@ -21,3 +27,58 @@ def data_dir() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real images: {folder} is missing (set ALLPACS_DATA)")
     return folder
+
+
+def _postgresql_programs() -> Path | None:
+    found = shutil.which("initdb") or next(
+        (str(path) for path in sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), reverse=True)), None
+    )
+    return None if found is None else Path(found).resolve().parent
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[sa.URL]:
+    """Start a PostgreSQL of our own on a socket; skip where none is installed."""
+    programs = _postgresql_programs()
+    pytest.importorskip("psycopg", reason="no PostgreSQL driver (psycopg)")
+    if programs is None:
+        pytest.skip("no PostgreSQL installed")
+    user = None
+    if os.geteuid() == 0:  # PostgreSQL refuses to run as root
+        user = pwd.getpwnam("nobody").pw_name
+    folder = Path(tempfile.mkdtemp(prefix="pg", dir="/tmp"))
+    if user is not None:
+        shutil.chown(folder, user)
+
+    def run(program: str, *arguments: str) -> None:
+        subprocess.run(
+            [str(programs / program), *arguments],
+            check=True, user=user, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+
+    try:
+        run("initdb", "-D", f"{folder}/db", "-U", "allpacs", "-A", "trust", "-N")
+        options = f"-k {folder} -c listen_addresses= -c fsync=off"
+        run("pg_ctl", "-D", f"{folder}/db", "-w", "-o", options, "-l", f"{folder}/log", "start")
+        try:
+            yield sa.URL.create(
+                "postgresql+psycopg", username="allpacs", database="postgres", query={"host": str(folder)}
+            )
+        finally:
+            run("pg_ctl", "-D", f"{folder}/db", "-m", "immediate", "stop")
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest) -> Iterator[str | None]:
+    """Return the URL of an empty database, None for the SQLite that a store makes in its folder."""
+    if request.param == "sqlite":
+        yield None
+        return
+    server: sa.URL = request.getfixturevalue("postgresql")
+    engine = sa.create_engine(server, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
+    with engine.connect() as connection:
+        connection.exec_driver_sql("DROP DATABASE IF EXISTS one WITH (FORCE)")
+        connection.exec_driver_sql("CREATE DATABASE one")
+    yield server.set(database="one").render_as_string(hide_password=False)

@@ -36,8 +36,8 @@ def _labelled(store: Store) -> int:
     return len(store.findings.get(row.study_uid, 1, stage="classify"))
 
 
-def test_sigterm_ends_the_worker_soon_and_the_next_one_goes_on(tmp_path: Path) -> None:
-    with Hospital(tmp_path, quiet_s=0.0, extra=ONE_BY_ONE) as hospital:
+def test_sigterm_ends_the_worker_soon_and_the_next_one_goes_on(tmp_path: Path, database_url: str | None) -> None:
+    with Hospital(tmp_path, quiet_s=0.0, database_url=database_url, extra=ONE_BY_ONE) as hospital:
         store = _received(hospital, tmp_path / "drawn", 16)
         with worker(hospital.config, ask=slow_logits) as first:
             wait_until(lambda: _labelled(store) >= 3, 60, "three cells labelled")
