@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -56,10 +56,16 @@ class Pipeline:
     bundle: Bundle
     max_pixels: int = 100_000_000
 
-    @property
-    def decision_digest(self) -> str:
-        """Digest of everything besides the images and the model that decides the outcome."""
-        decisions = {"max_pixels": self.max_pixels, "finders": 1}
+    def decision_digest(self, cells_by: Iterable[str | None]) -> str:
+        """Return the digest of everything besides the images and the model that decides the outcome.
+
+        Parameters
+        ----------
+        cells_by:
+            How cells are found in the images, as `ImageFile` has it.
+        """
+        ways = sorted({way or "by the picture" for way in cells_by})
+        decisions = {"max_pixels": self.max_pixels, "cells_by": ways}
         return "sha256:" + hashlib.sha256(json.dumps(decisions, sort_keys=True).encode()).hexdigest()
 
     def find(self, image: ImageFile) -> tuple[InstanceFindings, Crops]:

@@ -96,11 +96,12 @@ class Reading:
 
     def report(self, study_uid: str, revision: int) -> dict[str, int]:
         """Write the study's artefacts; return its counts by outcome."""
+        rows = self._instances(study_uid, revision)
         findings = aggregate.study_findings(
             study_uid,
             revision,
             self.pipeline.bundle.identity,
-            self.pipeline.decision_digest,
+            self.pipeline.decision_digest(self._options.cells_by.get(row.calling_ae) for row in rows),
             self._store.findings.get(study_uid, revision),
         )
         for artefact in self._artefacts(findings):
