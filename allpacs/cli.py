@@ -65,9 +65,13 @@ def main() -> NoReturn:
     except AllpacsError as error:
         print(f"allpacs: {error}", file=sys.stderr)  # noqa: T201
         sys.exit(next((code for kind, code in EXIT_CODES.items() if isinstance(error, kind)), 1))
-    except BrokenPipeError:  # the reader of our output has gone, as `| head` does
-        sys.stderr.close()
-        sys.exit(0)
+    except OSError as error:
+        if isinstance(error, BrokenPipeError):  # the reader of our output has gone, as `| head` does
+            sys.stderr.close()
+            sys.exit(0)
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"allpacs: {where}{error.strerror or error}", file=sys.stderr)  # noqa: T201
+        sys.exit(EXIT_CODES[StoreFault])
     sys.exit(0)
 
 
@@ -127,7 +131,13 @@ def receive(config: ConfigOption = None, supervisor: SupervisorOption = None) ->
 
     settings = _settings(config)
     receiver = make_receiver(settings, open_store(settings))
-    receiver.start()
+    try:
+        receiver.start()
+    except OSError as error:
+        address = f"{settings.receive.host}:{settings.receive.port}"
+        raise ConfigFault(
+            f"cannot listen on {address} ({error.strerror}): change receive.host or receive.port"
+        ) from None
     until_stopped(supervisor)
     receiver.stop()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import sys
 import time
@@ -79,6 +80,22 @@ def test_an_error_is_one_line_and_a_status(arguments: list[str], status: int, sa
     result = allpacs(*arguments)
     assert result.returncode == status
     assert said in one_line(result)
+
+
+def test_a_port_that_is_taken_is_status_3(tmp_path: Path) -> None:
+    with Hospital(tmp_path) as hospital, socket.socket() as taken:
+        taken.bind(("127.0.0.1", hospital.port))
+        taken.listen()
+        result = allpacs("receive", "--config", hospital.config)
+    assert result.returncode == 3
+    assert "receive.port" in one_line(result)
+
+
+def test_a_folder_that_cannot_be_written_is_status_5(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    result = allpacs("demo", "--out", tmp_path / "file")
+    assert result.returncode == 5
+    assert str(tmp_path / "file") in one_line(result)
 
 
 def test_a_wrong_command_line_is_status_2() -> None:
