@@ -55,8 +55,8 @@ class WorkflowError(AllpacsError):
     """A workflow ended with an error; what it was is in the index."""
 
 
-class BundleChangedError(AllpacsError):
-    """A reading was begun with another bundle than the one in use now."""
+class TermsChangedError(AllpacsError):
+    """A reading was begun on other terms (bundle, size of chunks) than those in use now."""
 
 
 class JsonSerializer(Serializer):
@@ -231,13 +231,13 @@ class Flow:
     def _read_study(self, study_uid: str, revision: int) -> str:
         started = self._now()
         try:
-            chunks, digest = self._step("plan", self._plan, study_uid, revision)
+            chunks, terms = self._step("plan", self._plan, study_uid, revision)
             for chunk in range(chunks):
-                self._step("cells", self._with_bundle, digest, self._reading.find_cells, study_uid, revision, chunk)
-                self._step("classify", self._with_bundle, digest, self._reading.classify, study_uid, revision, chunk)
-            summary = self._step("report", self._with_bundle, digest, self._report, study_uid, revision)
+                self._step("cells", self._on, terms, self._reading.find_cells, study_uid, revision, chunk)
+                self._step("classify", self._on, terms, self._reading.classify, study_uid, revision, chunk)
+            summary = self._step("report", self._on, terms, self._report, study_uid, revision)
             self._step("release", self._reading.discard_work, study_uid, revision)
-        except BundleChangedError:
+        except TermsChangedError:
             return self._begin_again(study_uid, revision)
         except AllpacsError as fault:
             return self._needs_attention(study_uid, revision, f"{type(fault).__name__}: {fault}")
@@ -257,18 +257,22 @@ class Flow:
     def _plan(self, study_uid: str, revision: int) -> tuple[int, str]:
         digest = self._reading.pipeline.bundle.digest
         self._store.revisions.set_state(study_uid, revision, RevisionState.READING, bundle_digest=digest)
-        return self._reading.chunks(study_uid, revision), digest
+        return self._reading.chunks(study_uid, revision), self._reading.terms
 
-    def _with_bundle(self, digest: str, function: Callable[..., T], *arguments: Any) -> T:
-        """Run a step with the bundle that the reading began with: no report mixes the answers of two models."""
-        if digest != self._reading.pipeline.bundle.digest:
-            raise BundleChangedError("the bundle was changed while the study was read")
+    def _on(self, terms: str, function: Callable[..., T], *arguments: Any) -> T:
+        """Run a step on the terms that the reading began on: no report mixes the answers of two models."""
+        if terms != self._reading.terms:
+            raise TermsChangedError("bundle or settings were changed while the study was read")
         return function(*arguments)
 
     def _begin_again(self, study_uid: str, revision: int) -> str:
-        """Queue a reading that another bundle had begun, unless its report is on its way already."""
-        _log.warning("reading_begins_again", study_uid=study_uid, revision=revision, reason="bundle changed")
-        self._store.revisions.set_state(study_uid, revision, RevisionState.ATTENTION, reason="bundle changed")
+        """Queue a reading that was begun on other terms, unless its report is on its way already."""
+        _log.warning(
+            "reading_begins_again", study_uid=study_uid, revision=revision, reason="bundle or settings changed"
+        )
+        self._store.revisions.set_state(
+            study_uid, revision, RevisionState.ATTENTION, reason="bundle or settings changed"
+        )
         if self._store.revisions.read_again(study_uid) is not None:
             return str(RevisionState.QUEUED)
         if self._store.deliveries.of_revision(study_uid, revision):

@@ -70,6 +70,11 @@ class Reading:
         self._options = options
         self.pipeline = pipeline
 
+    @property
+    def terms(self) -> str:
+        """What a reading that was interrupted must go on with: the model, and which instances make a chunk."""
+        return f"{self.pipeline.bundle.digest} {self._options.chunk_instances}"
+
     def chunks(self, study_uid: str, revision: int) -> int:
         """Return how many chunks the revision has."""
         instances = len(self._instances(study_uid, revision))
