@@ -289,8 +289,7 @@ class Flow:
 
     def _settle(self, study_uid: str, revision: int) -> None:
         """Bring the state of a revision that has been read into line with its deliveries."""
-        state, reason = outcome(self._store.deliveries.of_revision(study_uid, revision))
-        self._store.revisions.set_state(study_uid, revision, state, reason=reason, finished_at=self._now())
+        self._store.revisions.settle(study_uid, revision, outcome, finished_at=self._now())
 
     def _needs_attention(self, study_uid: str, revision: int, reason: str) -> str:
         _log.error("study_needs_attention", study_uid=study_uid, revision=revision, reason=reason)
@@ -315,6 +314,7 @@ class Flow:
         destination = self._destinations[name]
         attempt = self._store.deliveries.begin(study_uid, revision, name, now=self._now())
         if attempt is None:  # this step ran before and was interrupted after it had written down its success
+            self._settle(study_uid, revision)
             return str(DeliveryState.SENT)
         log = _log.bind(study_uid=study_uid, revision=revision, destination=name, attempts=attempt)
         artefacts = [a for a in self._store.artefacts.get(study_uid, revision) if a.kind in destination.takes]

@@ -137,19 +137,23 @@ class Deliveries:
         return self._select(_T.state == state)
 
     def _select(self, *where: sa.ColumnElement[bool]) -> list[DeliveryRow]:
-        query = sa.select(schema.deliveries).where(*where).order_by(_T.study_uid, _T.revision, _T.destination)
         with self._database.reading() as connection:
-            rows = connection.execute(query).all()
-        return [
-            DeliveryRow(
-                study_uid=row.study_uid,
-                revision=row.revision,
-                destination=row.destination,
-                state=DeliveryState(row.state),
-                attempts=row.attempts,
-                next_attempt_at=row.next_attempt_at,
-                reason=row.reason,
-                updated_at=row.updated_at,
-            )
-            for row in rows
-        ]
+            return delivery_rows(connection, *where)
+
+
+def delivery_rows(connection: sa.Connection, *where: sa.ColumnElement[bool]) -> list[DeliveryRow]:
+    """Return the deliveries that meet the conditions, by study, revision and destination."""
+    query = sa.select(schema.deliveries).where(*where).order_by(_T.study_uid, _T.revision, _T.destination)
+    return [
+        DeliveryRow(
+            study_uid=row.study_uid,
+            revision=row.revision,
+            destination=row.destination,
+            state=DeliveryState(row.state),
+            attempts=row.attempts,
+            next_attempt_at=row.next_attempt_at,
+            reason=row.reason,
+            updated_at=row.updated_at,
+        )
+        for row in connection.execute(query)
+    ]

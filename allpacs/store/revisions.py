@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -9,7 +10,8 @@ import sqlalchemy as sa
 from allpacs.domain.errors import StoreFault
 from allpacs.store import schema
 from allpacs.store.database import Database
-from allpacs.store.records import READ, RECEIVING, InstanceRow, RevisionRow, RevisionState
+from allpacs.store.deliveries import delivery_rows
+from allpacs.store.records import READ, RECEIVING, DeliveryRow, InstanceRow, RevisionRow, RevisionState
 from allpacs.store.spool import Spool
 
 _STUDY = schema.studies.c
@@ -178,16 +180,32 @@ class Revisions:
         if bundle_digest is not None:
             values["bundle_digest"] = bundle_digest
         with self._database.writing() as connection:
-            connection.execute(
-                sa.update(schema.revisions)
+            _move(connection, study_uid, revision, values)
+
+    def settle(
+        self,
+        study_uid: str,
+        revision: int,
+        outcome: Callable[[Sequence[DeliveryRow]], tuple[RevisionState, str | None]],
+        *,
+        finished_at: float,
+    ) -> None:
+        """Move a revision to what its deliveries make of it.
+
+        They are read and the state is written in one transaction: of two deliveries that end together, the later one
+        sees both.
+        """
+        deliveries = schema.deliveries.c
+        with self._database.writing() as connection:
+            connection.execute(  # where writers do not exclude one another anyway, as they do in SQLite
+                sa.select(_REVISION.revision)
                 .where(_REVISION.study_uid == study_uid, _REVISION.revision == revision)
-                .values(values)
+                .with_for_update()
             )
-            connection.execute(
-                sa.update(schema.studies)
-                .where(_STUDY.study_uid == study_uid, _STUDY.revision == revision, _STUDY.state != RECEIVING)
-                .values(state=state)
-            )
+            rows = delivery_rows(connection, deliveries.study_uid == study_uid, deliveries.revision == revision)
+            state, reason = outcome(rows)
+            values = {"state": state, "reason": reason, "finished_at": finished_at}
+            _move(connection, study_uid, revision, values)
 
     def of_study(self, study_uid: str) -> list[RevisionRow]:
         """Return the revisions of a study, first to last."""
@@ -211,3 +229,16 @@ class Revisions:
             )
             for row in rows
         ]
+
+
+def _move(connection: sa.Connection, study_uid: str, revision: int, values: Mapping[str, object]) -> None:
+    connection.execute(
+        sa.update(schema.revisions)
+        .where(_REVISION.study_uid == study_uid, _REVISION.revision == revision)
+        .values(values)
+    )
+    connection.execute(
+        sa.update(schema.studies)
+        .where(_STUDY.study_uid == study_uid, _STUDY.revision == revision, _STUDY.state != RECEIVING)
+        .values(state=values["state"])
+    )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -13,7 +15,7 @@ from allpacs.domain.errors import InstanceRefused, StoreFault
 from allpacs.domain.findings import CellFinding, CellLabel, InstanceFindings, NotAssessable
 from allpacs.domain.geometry import BoxPx
 from allpacs.domain.instance import InstanceIdentity
-from allpacs.store.records import RECEIVING, DeliveryState, RevisionState
+from allpacs.store.records import RECEIVING, DeliveryRow, DeliveryState, RevisionState
 from allpacs.store.store import Store
 
 STUDY = "1.2.3"
@@ -461,3 +463,27 @@ def test_several_workers_never_close_a_study_twice_nor_lose_an_instance(
     finally:
         for store in stores:
             store.close()
+
+
+def test_deliveries_that_end_together_leave_the_revision_delivered(store: Store) -> None:
+    """The later of two that end at once must see the other one's end, or the revision waits for it for ever."""
+    destinations = [f"d{number}" for number in range(6)]
+    keep(store, identity(1))
+    study, revision = close(store, 1000.0)
+    store.deliveries.queue(study, revision, destinations, now=1000.0)
+
+    def outcome(rows: Sequence[DeliveryRow]) -> tuple[RevisionState, str | None]:
+        sent = [row.state == DeliveryState.SENT for row in rows]
+        time.sleep(0.02)  # long enough for the others to come between reading and writing
+        return (RevisionState.DELIVERED if all(sent) else RevisionState.REPORTED), None
+
+    def end(destination: str) -> None:
+        together.wait()
+        store.deliveries.set_state(study, revision, destination, DeliveryState.SENT, now=1001.0)
+        store.revisions.settle(study, revision, outcome, finished_at=1001.0)
+
+    together = threading.Barrier(len(destinations))
+    with ThreadPoolExecutor(len(destinations)) as pool:
+        list(pool.map(end, destinations))
+    assert store.revisions.get(study, revision).state == RevisionState.DELIVERED
+    assert store.studies.get(study).state == RevisionState.DELIVERED
