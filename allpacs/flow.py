@@ -128,8 +128,8 @@ class Flow:
 
         # The engine marks the functions it wraps, which bound methods do not allow.
         @DBOS.workflow(name="read_study", max_recovery_attempts=_MAX_RECOVERIES)
-        def read_study(study_uid: str, revision: int) -> str:
-            return self._read_study(study_uid, revision)
+        def read_study(study_uid: str, revision: int, attempt: int) -> str:
+            return self._read_study(study_uid, revision, attempt)
 
         @DBOS.workflow(name="deliver", max_recovery_attempts=None)
         def deliver(study_uid: str, revision: int, destination: str) -> str:
@@ -147,6 +147,8 @@ class Flow:
         for name in self._destinations:
             DBOS.register_queue(self._queue_of(name), worker_concurrency=1, polling_interval_sec=_QUEUE_POLL_S)
         self._look_after_lost_readings()
+        for row in self._store.revisions.in_state(RevisionState.REPORTED):
+            self._settle(row.study_uid, row.revision)  # a delivery may have ended without its revision being told
         self._dispatcher.start()
 
     def stop(self, finish_within_s: float = 5.0) -> None:
@@ -186,7 +188,7 @@ class Flow:
         for row in self._store.revisions.ready():
             identity = _reading_id(row)
             seen.add(identity)
-            self._enqueue(READ_QUEUE, identity, self._read, row.study_uid, row.revision)
+            self._enqueue(READ_QUEUE, identity, self._read, row.study_uid, row.revision, row.attempts)
         for delivery in self._store.deliveries.due(self._now()):
             if delivery.destination not in self._destinations:
                 continue  # no longer configured here; another worker may still have it
@@ -228,7 +230,7 @@ class Flow:
             *arguments,
         )
 
-    def _read_study(self, study_uid: str, revision: int) -> str:
+    def _read_study(self, study_uid: str, revision: int, attempt: int) -> str:
         started = self._now()
         try:
             chunks, terms = self._step("plan", self._plan, study_uid, revision)
@@ -237,10 +239,12 @@ class Flow:
                 self._step("classify", self._on, terms, self._reading.classify, study_uid, revision, chunk)
             summary = self._step("report", self._on, terms, self._report, study_uid, revision)
             self._step("release", self._reading.discard_work, study_uid, revision)
-        except TermsChangedError:
-            return self._begin_again(study_uid, revision)
         except AllpacsError as fault:
-            return self._needs_attention(study_uid, revision, f"{type(fault).__name__}: {fault}")
+            if self._store.revisions.get(study_uid, revision).attempts != attempt:
+                return str(RevisionState.QUEUED)  # this was interrupted after it had asked for another reading
+            if _kind(fault) == TermsChangedError.__name__:
+                return self._begin_again(study_uid, revision)
+            return self._needs_attention(study_uid, revision, f"{_kind(fault)}: {fault}")
         except Exception as error:  # noqa: BLE001 - the workflow boundary: recorded, and the next study is read
             # Its text may quote patient data, so only its type is kept.
             return self._needs_attention(study_uid, revision, f"internal error: {type(error).__name__}")
@@ -352,6 +356,11 @@ class Flow:
             study_uid, revision, destination, state, now=now, reason=reason, next_attempt_at=next_attempt_at
         )
         self._settle(study_uid, revision)
+
+
+def _kind(fault: AllpacsError) -> str:
+    """Return the name of a fault's type, also of one that comes back from the workflow engine's memory."""
+    return str(fault) if isinstance(fault, WorkflowError) else type(fault).__name__
 
 
 def _reading_id(row: RevisionRow) -> str:
