@@ -178,6 +178,10 @@ class Flow:
             except StoreFault as fault:
                 _log.error("dispatch_failed", reason=str(fault))
                 self._stop.wait(1.0)
+            except Exception as error:  # noqa: BLE001 - a dispatcher that ended would leave a worker that does nothing
+                # The workflow engine's own database fails with errors of its own, whose texts quote statements.
+                _log.error("dispatch_failed", reason=type(error).__name__)
+                self._stop.wait(1.0)
             self._wake.wait(self._options.poll_s)
             self._wake.clear()
 

@@ -72,8 +72,9 @@ class Reading:
 
     @property
     def terms(self) -> str:
-        """What a reading that was interrupted must go on with: the model, and which instances make a chunk."""
-        return f"{self.pipeline.bundle.digest} {self._options.chunk_instances}"
+        """What a reading that was interrupted must go on with: the model, the decision settings, the size of chunks."""
+        ways = sorted(self._options.cells_by.items())
+        return f"{self.pipeline.bundle.digest} {self._options.chunk_instances} {self.pipeline.max_pixels} {ways}"
 
     def chunks(self, study_uid: str, revision: int) -> int:
         """Return how many chunks the revision has."""

@@ -114,11 +114,21 @@ class Deliveries:
         return attempts
 
     def revive(self, study_uid: str, *, now: float) -> list[tuple[int, str]]:
-        """Queue the dead deliveries of a study again, and return their revisions and destinations."""
+        """Queue the dead deliveries of a study again, and return their revisions and destinations.
+
+        One that a later revision was sent after stays dead: it would put the older report over the newer.
+        """
+        later = schema.deliveries.alias("later")
+        superseded = sa.exists().where(
+            later.c.study_uid == _T.study_uid,
+            later.c.destination == _T.destination,
+            later.c.revision > _T.revision,
+            later.c.state == DeliveryState.SENT,
+        )
         with self._database.writing() as connection:
             rows = connection.execute(
                 sa.update(schema.deliveries)
-                .where(_T.study_uid == study_uid, _T.state == DeliveryState.DEAD)
+                .where(_T.study_uid == study_uid, _T.state == DeliveryState.DEAD, ~superseded)
                 .values(state=DeliveryState.QUEUED, next_attempt_at=None, updated_at=now)
                 .returning(_T.revision, _T.destination)
             ).all()

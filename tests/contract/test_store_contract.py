@@ -487,3 +487,16 @@ def test_deliveries_that_end_together_leave_the_revision_delivered(store: Store)
         list(pool.map(end, destinations))
     assert store.revisions.get(study, revision).state == RevisionState.DELIVERED
     assert store.studies.get(study).state == RevisionState.DELIVERED
+
+
+def test_a_dead_delivery_that_a_later_revision_overtook_stays_dead(store: Store) -> None:
+    keep(store, identity(1))
+    study, first = close(store, 1000.0)
+    keep(store, identity(2), at=1001.0)
+    _, second = close(store, 2000.0)
+    for revision, state in ((first, DeliveryState.DEAD), (second, DeliveryState.SENT)):
+        store.deliveries.queue(study, revision, ["ehr"], now=2000.0)
+        store.deliveries.set_state(study, revision, "ehr", state, now=2001.0)
+    store.deliveries.queue(study, first, ["pacs"], now=2000.0)
+    store.deliveries.set_state(study, first, "pacs", DeliveryState.DEAD, now=2001.0)
+    assert store.deliveries.revive(study, now=2002.0) == [(first, "pacs")]
