@@ -30,7 +30,7 @@ class Findings:
         Parameters
         ----------
         stage:
-            Name of the step that made them, for example ``cells`` or ``classified``.
+            Name of the step that made them, for example ``cells`` or ``classify``.
         """
         if not findings:
             return
