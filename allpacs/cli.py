@@ -287,7 +287,6 @@ def retry(
 
     from allpacs.app import open_store
     from allpacs.commands.show import one_study
-    from allpacs.store.records import RevisionState
 
     store = open_store(_settings(config))
     row = one_study(store, study)
@@ -296,7 +295,7 @@ def retry(
         typer.echo(f"revision {revision} of {row.study_uid} will be read again")
     revived = store.deliveries.revive(row.study_uid, now=time.time())
     for revised, destination in revived:
-        store.revisions.set_state(row.study_uid, revised, RevisionState.REPORTED)
+        store.revisions.settle(row.study_uid, revised, now=time.time())
         typer.echo(f"revision {revised} of {row.study_uid} will be delivered to {destination} again")
     if revision is None and not revived:
         typer.echo(f"nothing to retry: {row.study_uid} is {row.state}")

@@ -14,6 +14,14 @@ The index says what is due; the workflow engine remembers how far each piece of 
 
 Every step can be run twice with the effect of once: results carry derived UIDs and the times of their revision.
 Workflow arguments and results are UIDs, numbers and states; never patient data.
+
+What may go wrong, and what follows
+-----------------------------------
+* The disk is full or the index is away (`StoreFault`): the step waits until it is back, however long that takes.
+* What was kept is gone or altered (`StoreDamaged`), or the bundle is wrong: a person has to look.
+* The workflow engine's own database fails: the process ends, as if killed, and its next start goes on.
+* A workflow ended without the index being told (the engine gave it up, or its database was lost): the *sweep*, at start
+  and every half minute, queues the work again.
 """
 
 from __future__ import annotations
@@ -22,21 +30,24 @@ import json
 import random
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import structlog
 from dbos import DBOS, Serializer, SetWorkflowID
+from sqlalchemy.exc import SQLAlchemyError
 
 from allpacs.deliver.port import Destination
 from allpacs.deliver.retry import DeadLetter, RetryAfter, RetryPolicy, decide
-from allpacs.domain.errors import AllpacsError, DeliveryRejected, DeliveryUnavailable, StoreFault
+from allpacs.domain.errors import AllpacsError, DeliveryRejected, DeliveryUnavailable, StoreDamaged, StoreFault
 from allpacs.domain.identity import workflow_id
 from allpacs.reading import Reading
-from allpacs.store.records import DeliveryRow, DeliveryState, RevisionRow, RevisionState
+from allpacs.store.records import DeliveryRow, DeliveryState, RevisionState
 from allpacs.store.store import Store
+from allpacs.supervise import end_process
 
 _log = structlog.get_logger("allpacs.flow")
 
@@ -47,6 +58,16 @@ READ_QUEUE = "read"
 _QUEUE_POLL_S = 0.1
 #: A worker that dies this often over one study leaves it for a person to look at.
 _MAX_RECOVERIES = 10
+#: Between two looks for work that the engine no longer has.
+_SWEEP_S = 30.0
+#: States of a workflow that will still do something.
+_ALIVE = frozenset({"PENDING", "ENQUEUED", "DELAYED"})
+#: States of a workflow that ended without having done its work.
+_FAILED = ["ERROR", "CANCELLED", "MAX_RECOVERY_ATTEMPTS_EXCEEDED"]
+#: Failed workflows that one sweep looks at, the latest first: there are none, but for a lost database or a bug.
+_MOST_FAILED = 1000
+#: Wait for the store: first and longest, seconds.
+_FIRST_WAIT_S, _LONGEST_WAIT_S = 0.5, 30.0
 
 T = TypeVar("T")
 
@@ -106,12 +127,15 @@ class Flow:
         destinations: Mapping[str, Destination],
         options: FlowOptions,
         now: Callable[[], float] = time.time,
+        on_engine_lost: Callable[[], object] = lambda: end_process(1),
     ) -> None:
         self._store = store
         self._reading = reading
         self._destinations = dict(destinations)
         self._options = options
         self._now = now
+        self._on_engine_lost = on_engine_lost
+        self._swept_at = 0.0
         self._stop = threading.Event()
         self._wake = threading.Event()
         self._enqueued: set[str] = set()
@@ -132,8 +156,8 @@ class Flow:
             return self._read_study(study_uid, revision, attempt)
 
         @DBOS.workflow(name="deliver", max_recovery_attempts=None)
-        def deliver(study_uid: str, revision: int, destination: str) -> str:
-            return self._deliver_once(study_uid, revision, destination)
+        def deliver(study_uid: str, revision: int, destination: str, attempt: int) -> str:
+            return self._deliver_once(study_uid, revision, destination, attempt)
 
         self._read, self._deliver = read_study, deliver
         self._dispatcher = threading.Thread(target=self._dispatch_until_stopped, name="dispatcher", daemon=True)
@@ -146,7 +170,6 @@ class Flow:
         )
         for name in self._destinations:
             DBOS.register_queue(self._queue_of(name), worker_concurrency=1, polling_interval_sec=_QUEUE_POLL_S)
-        self._look_after_lost_readings()
         for row in self._store.revisions.in_state(RevisionState.REPORTED):
             self._settle(row.study_uid, row.revision)  # a delivery may have ended without its revision being told
         self._dispatcher.start()
@@ -160,14 +183,6 @@ class Flow:
         self._wake.set()
         self._dispatcher.join()
         DBOS.destroy(destroy_registry=True, workflow_completion_timeout_sec=int(finish_within_s))
-
-    def _look_after_lost_readings(self) -> None:
-        """Put readings that the engine has given up (a worker died over them again and again) before a person."""
-        for row in self._store.revisions.in_state(RevisionState.READING):
-            status = DBOS.get_workflow_status(_reading_id(row))
-            if status is None or status.status not in {"PENDING", "ENQUEUED"}:
-                state = "unknown" if status is None else status.status
-                self._needs_attention(row.study_uid, row.revision, f"its reading ended as {state}: retry it")
 
     # ------------------------------------------------------------------------------------------------ dispatcher
 
@@ -186,22 +201,25 @@ class Flow:
             self._wake.clear()
 
     def _dispatch(self) -> None:
+        if self._now() - self._swept_at >= _SWEEP_S:
+            self._sweep()
+            self._swept_at = self._now()
         seen: set[str] = set()
         for study_uid, revision in self._store.revisions.close_due(self._now()):
             _log.info("study_closed", study_uid=study_uid, revision=revision)
         for row in self._store.revisions.ready():
-            identity = _reading_id(row)
+            identity = _reading_id(row.study_uid, row.revision, row.attempts)
             seen.add(identity)
             self._enqueue(READ_QUEUE, identity, self._read, row.study_uid, row.revision, row.attempts)
         for delivery in self._store.deliveries.due(self._now()):
             if delivery.destination not in self._destinations:
                 continue  # no longer configured here; another worker may still have it
-            identity = (
-                f"{workflow_id(delivery.study_uid, delivery.revision)}>{delivery.destination}#{delivery.attempts + 1}"
-            )
+            study_uid, revision, destination = delivery.study_uid, delivery.revision, delivery.destination
+            attempt = delivery.attempts + 1
+            identity = _delivery_id(study_uid, revision, destination, attempt)
             seen.add(identity)
-            queue = self._queue_of(delivery.destination)
-            self._enqueue(queue, identity, self._deliver, delivery.study_uid, delivery.revision, delivery.destination)
+            queue = self._queue_of(destination)
+            self._enqueue(queue, identity, self._deliver, study_uid, revision, destination, attempt)
         self._enqueued &= seen
 
     def _enqueue(self, queue: str, identity: str, workflow: Callable[..., str], *arguments: str | int) -> None:
@@ -215,43 +233,96 @@ class Flow:
     def _queue_of(destination: str) -> str:
         return f"deliver-{destination}"
 
+    def _sweep(self) -> None:
+        """Queue again what the index says is being done and the engine says is not.
+
+        A workflow writes to the index before it ends, so one that has ended is through with its row; whatever it has
+        left in its old state is lost. Each change names the attempt it is about: one that moved on meanwhile stays.
+        """
+        for row in self._store.revisions.in_state(RevisionState.READING):
+            status = DBOS.get_workflow_status(_reading_id(row.study_uid, row.revision, row.attempts))
+            if status is not None and status.status == "MAX_RECOVERY_ATTEMPTS_EXCEEDED":
+                reason = f"the worker ended {_MAX_RECOVERIES} times over this study: report it, then retry"
+                self._needs_attention(row.study_uid, row.revision, reason)
+            elif status is None or status.status not in _ALIVE:
+                self._lost_reading(row.study_uid, row.revision, row.attempts)
+        for one in self._store.deliveries.in_state(DeliveryState.SENDING):
+            status = DBOS.get_workflow_status(_delivery_id(one.study_uid, one.revision, one.destination, one.attempts))
+            if status is None or status.status not in _ALIVE:
+                self._lost_delivery(one.study_uid, one.revision, one.destination, one.attempts)
+        # Those that ended before they could even note that they had begun.
+        for failed in DBOS.list_workflows(status=_FAILED, limit=_MOST_FAILED, sort_desc=True, load_output=False):
+            arguments = () if failed.input is None else failed.input["args"]
+            if failed.name == "read_study":
+                self._lost_reading(*arguments)
+            elif failed.name == "deliver":
+                self._lost_delivery(*arguments)
+
+    def _lost_reading(self, study_uid: str, revision: int, attempt: int) -> None:
+        state = self._store.revisions.begin_again(study_uid, revision, attempt)
+        if state is not None:
+            _log.warning("lost_reading_found", study_uid=study_uid, revision=revision, state=str(state))
+
+    def _lost_delivery(self, study_uid: str, revision: int, destination: str, attempt: int) -> None:
+        if self._store.deliveries.retry_lost(study_uid, revision, destination, attempt, now=self._now()):
+            _log.warning("lost_delivery_found", study_uid=study_uid, revision=revision, destination=destination)
+
     # -------------------------------------------------------------------------------------------------- workflows
 
-    def _step(self, name: str, function: Callable[..., T], *arguments: Any) -> T:
-        """Run one checkpointed step; a full disk or locked database is waited for."""
+    def _step(self, name: str, function: Callable[..., T], study_uid: str, revision: int, *more: Any) -> T:
+        """Run one checkpointed step."""
+        self._pause_if_stopping()
+        return DBOS.run_step({"name": name}, self._patiently, function, study_uid, revision, *more)
+
+    def _pause_if_stopping(self) -> None:
         if self._stop.is_set():
             # What is done is checkpointed; a workflow that ended here would count as failed, so it waits for the end.
             threading.Event().wait()
-        return DBOS.run_step(
-            {
-                "name": name,
-                "retries_allowed": True,
-                "max_attempts": 5,
-                "interval_seconds": 1.0,
-                "should_retry": lambda error: isinstance(error, StoreFault),
-            },
-            function,
-            *arguments,
-        )
+
+    def _patiently(self, function: Callable[..., T], study_uid: str, revision: int, *more: Any) -> T:
+        """Call a function that can be called twice with the effect of once, until the store lets it do its work."""
+        wait_s = _FIRST_WAIT_S
+        waited = False
+        while True:
+            try:
+                result = function(study_uid, revision, *more)
+                if waited:
+                    self._store.revisions.note(study_uid, revision, None)
+            except StoreDamaged:
+                raise
+            except StoreFault as fault:
+                waited = True
+                _log.error(
+                    "waiting_for_store", study_uid=study_uid, revision=revision, reason=str(fault), wait_s=wait_s
+                )
+                with suppress(StoreFault):
+                    self._store.revisions.note(study_uid, revision, f"waiting: {fault}")
+                self._stop.wait(wait_s)
+                self._pause_if_stopping()
+                wait_s = min(2 * wait_s, _LONGEST_WAIT_S)
+            else:
+                return result
 
     def _read_study(self, study_uid: str, revision: int, attempt: int) -> str:
         started = self._now()
         try:
             chunks, terms = self._step("plan", self._plan, study_uid, revision)
             for chunk in range(chunks):
-                self._step("cells", self._on, terms, self._reading.find_cells, study_uid, revision, chunk)
-                self._step("classify", self._on, terms, self._reading.classify, study_uid, revision, chunk)
-            summary = self._step("report", self._on, terms, self._report, study_uid, revision)
+                self._step("cells", self._on, study_uid, revision, terms, self._reading.find_cells, chunk)
+                self._step("classify", self._on, study_uid, revision, terms, self._reading.classify, chunk)
+            summary = self._step("report", self._on, study_uid, revision, terms, self._report)
             self._step("release", self._reading.discard_work, study_uid, revision)
         except AllpacsError as fault:
-            if self._store.revisions.get(study_uid, revision).attempts != attempt:
-                return str(RevisionState.QUEUED)  # this was interrupted after it had asked for another reading
             if _kind(fault) == TermsChangedError.__name__:
-                return self._begin_again(study_uid, revision)
-            return self._needs_attention(study_uid, revision, f"{_kind(fault)}: {fault}")
+                return self._patiently(self._begin_again, study_uid, revision, attempt)
+            return self._patiently(self._needs_attention, study_uid, revision, f"{_kind(fault)}: {fault}", attempt)
+        except SQLAlchemyError as error:
+            self._engine_lost(error)
+            raise
         except Exception as error:  # noqa: BLE001 - the workflow boundary: recorded, and the next study is read
             # Its text may quote patient data, so only its type is kept.
-            return self._needs_attention(study_uid, revision, f"internal error: {type(error).__name__}")
+            reason = f"internal error: {type(error).__name__}"
+            return self._patiently(self._needs_attention, study_uid, revision, reason, attempt)
         _log.info(
             "study_read",
             study_uid=study_uid,
@@ -262,32 +333,35 @@ class Flow:
         self._wake.set()
         return str(RevisionState.REPORTED)
 
+    def _engine_lost(self, error: SQLAlchemyError) -> None:
+        """End the process: what the engine could not write down it will do again at the next start.
+
+        The store's errors are `StoreFault`; a bare one is the engine's, which waits by itself for a database that is
+        locked or away, but not for a full disk.
+        """
+        _log.critical("engine_lost", reason=type(error).__name__)
+        self._on_engine_lost()
+
     def _plan(self, study_uid: str, revision: int) -> tuple[int, str]:
         digest = self._reading.pipeline.bundle.digest
         self._store.revisions.set_state(study_uid, revision, RevisionState.READING, bundle_digest=digest)
         return self._reading.chunks(study_uid, revision), self._reading.terms
 
-    def _on(self, terms: str, function: Callable[..., T], *arguments: Any) -> T:
+    def _on(self, study_uid: str, revision: int, terms: str, function: Callable[..., T], *more: Any) -> T:
         """Run a step on the terms that the reading began on: no report mixes the answers of two models."""
         if terms != self._reading.terms:
             raise TermsChangedError("bundle or settings were changed while the study was read")
-        return function(*arguments)
+        return function(study_uid, revision, *more)
 
-    def _begin_again(self, study_uid: str, revision: int) -> str:
+    def _begin_again(self, study_uid: str, revision: int, attempt: int) -> str:
         """Queue a reading that was begun on other terms, unless its report is on its way already."""
         _log.warning(
             "reading_begins_again", study_uid=study_uid, revision=revision, reason="bundle or settings changed"
         )
-        self._store.revisions.set_state(
-            study_uid, revision, RevisionState.ATTENTION, reason="bundle or settings changed"
-        )
-        if self._store.revisions.read_again(study_uid) is not None:
-            return str(RevisionState.QUEUED)
-        if self._store.deliveries.of_revision(study_uid, revision):
+        state = self._store.revisions.begin_again(study_uid, revision, attempt)
+        if state == RevisionState.REPORTED:
             self._settle(study_uid, revision)
-            return str(RevisionState.REPORTED)
-        self._store.revisions.set_state(study_uid, revision, RevisionState.SUPERSEDED)  # by a later revision
-        return str(RevisionState.SUPERSEDED)
+        return str(state or RevisionState.QUEUED)
 
     def _report(self, study_uid: str, revision: int) -> dict[str, int]:
         summary = self._reading.report(study_uid, revision)
@@ -297,54 +371,69 @@ class Flow:
 
     def _settle(self, study_uid: str, revision: int) -> None:
         """Bring the state of a revision that has been read into line with its deliveries."""
-        self._store.revisions.settle(study_uid, revision, outcome, finished_at=self._now())
+        self._store.revisions.settle(study_uid, revision, now=self._now())
 
-    def _needs_attention(self, study_uid: str, revision: int, reason: str) -> str:
+    def _needs_attention(self, study_uid: str, revision: int, reason: str, attempt: int | None = None) -> str:
+        if attempt is not None and self._store.revisions.get(study_uid, revision).attempts != attempt:
+            return str(RevisionState.QUEUED)  # this was interrupted after another reading had been asked for
         _log.error("study_needs_attention", study_uid=study_uid, revision=revision, reason=reason)
         self._store.revisions.set_state(
             study_uid, revision, RevisionState.ATTENTION, reason=reason, finished_at=self._now()
         )
         return str(RevisionState.ATTENTION)
 
-    def _deliver_once(self, study_uid: str, revision: int, destination: str) -> str:
+    def _deliver_once(self, study_uid: str, revision: int, destination: str, attempt: int) -> str:
         try:
-            state = self._step("deliver", self._attempt, study_uid, revision, destination)
+            state = self._step("deliver", self._attempt, study_uid, revision, destination, attempt)
+        except SQLAlchemyError as error:
+            self._engine_lost(error)
+            raise
         except Exception as error:  # noqa: BLE001 - the workflow boundary: recorded, other deliveries go on
             state = str(DeliveryState.DEAD)
-            reason = f"internal error: {type(error).__name__}"  # its text may quote patient data
+            # The text of an error that is not ours may quote patient data.
+            own = isinstance(error, AllpacsError)
+            reason = f"{_kind(error)}: {error}" if own else f"internal error: {type(error).__name__}"
             _log.error("delivery_given_up", study_uid=study_uid, destination=destination, reason=reason)
-            self._end(study_uid, revision, destination, DeliveryState.DEAD, reason)
+            self._patiently(self._end, study_uid, revision, destination, DeliveryState.DEAD, reason)
         self._wake.set()
         return state
 
-    def _attempt(self, study_uid: str, revision: int, name: str) -> str:
-        """Make one attempt and write down what came of it."""
+    def _attempt(self, study_uid: str, revision: int, name: str, attempt: int) -> str:
+        """Make one attempt and write down what came of it.
+
+        Where the store fails, only noting the begin and the outcome wait for it, so that nothing is sent twice.
+        """
         destination = self._destinations[name]
-        attempt = self._store.deliveries.begin(study_uid, revision, name, now=self._now())
-        if attempt is None:  # this step ran before and was interrupted after it had written down its success
-            self._settle(study_uid, revision)
+        begun = self._patiently(self._begin, study_uid, revision, name, attempt)
+        if begun is None:  # this ran before and was interrupted after it had written down its outcome
+            self._patiently(self._settle, study_uid, revision)
             return str(DeliveryState.SENT)
         log = _log.bind(study_uid=study_uid, revision=revision, destination=name, attempts=attempt)
-        artefacts = [a for a in self._store.artefacts.get(study_uid, revision) if a.kind in destination.takes]
         try:
+            artefacts = [a for a in self._store.artefacts.get(study_uid, revision) if a.kind in destination.takes]
             receipt = destination.deliver(artefacts)
-        except (DeliveryUnavailable, DeliveryRejected) as fault:
-            decision = decide(fault, attempt, self._options.retry, random.random())  # noqa: S311 - jitter
+        except (DeliveryUnavailable, DeliveryRejected, StoreFault) as fault:  # the results may be out of reach, too
+            tries = attempt - begun.attempts_forgiven
+            decision = decide(fault, tries, self._options.retry, random.random())  # noqa: S311 - jitter
             why = str(fault)
         else:
             detail = receipt.detail if receipt.warning is None else f"{receipt.detail} ({receipt.warning})"
-            self._end(study_uid, revision, name, DeliveryState.SENT, detail)
+            self._patiently(self._end, study_uid, revision, name, DeliveryState.SENT, detail)
             log.info("delivered", detail=detail)
             return str(DeliveryState.SENT)
         match decision:
             case RetryAfter(seconds=seconds):
-                self._end(study_uid, revision, name, DeliveryState.RETRYING, why, self._now() + seconds)
+                again_at = self._now() + seconds
+                self._patiently(self._end, study_uid, revision, name, DeliveryState.RETRYING, why, again_at)
                 log.warning("delivery_postponed", reason=why, next_attempt_s=round(seconds, 1))
                 return str(DeliveryState.RETRYING)
             case DeadLetter(reason=reason):
-                self._end(study_uid, revision, name, DeliveryState.DEAD, reason)
+                self._patiently(self._end, study_uid, revision, name, DeliveryState.DEAD, reason)
                 log.error("delivery_given_up", reason=reason)
                 return str(DeliveryState.DEAD)
+
+    def _begin(self, study_uid: str, revision: int, destination: str, attempt: int) -> DeliveryRow | None:
+        return self._store.deliveries.begin(study_uid, revision, destination, attempt, now=self._now())
 
     def _end(
         self,
@@ -362,23 +451,17 @@ class Flow:
         self._settle(study_uid, revision)
 
 
-def _kind(fault: AllpacsError) -> str:
+def _kind(fault: Exception) -> str:
     """Return the name of a fault's type, also of one that comes back from the workflow engine's memory."""
     return str(fault) if isinstance(fault, WorkflowError) else type(fault).__name__
 
 
-def _reading_id(row: RevisionRow) -> str:
-    return f"{workflow_id(row.study_uid, row.revision)}#{row.attempts}"
+def _reading_id(study_uid: str, revision: int, attempt: int) -> str:
+    return f"{workflow_id(study_uid, revision)}#{attempt}"
 
 
-def outcome(deliveries: Sequence[DeliveryRow]) -> tuple[RevisionState, str | None]:
-    """Return the state of a revision that has been read, and the reason where a person has to look."""
-    dead = [delivery for delivery in deliveries if delivery.state == DeliveryState.DEAD]
-    if dead:
-        return RevisionState.ATTENTION, "; ".join(f"{one.destination}: {one.reason}" for one in dead)
-    if deliveries and all(delivery.state == DeliveryState.SENT for delivery in deliveries):
-        return RevisionState.DELIVERED, None
-    return RevisionState.REPORTED, None
+def _delivery_id(study_uid: str, revision: int, destination: str, attempt: int) -> str:
+    return f"{workflow_id(study_uid, revision)}>{destination}#{attempt}"
 
 
 def workflow_database(folder: Path, database_url: str | None) -> str:

@@ -102,11 +102,11 @@ class Supervisor:
         _log.info("process_stopped", process=name, exit_code=process.returncode)
 
 
-def end_process() -> NoReturn:
-    """End this process, with status 0, without waiting for threads: what they were at is checkpointed."""
+def end_process(exit_code: int = 0) -> NoReturn:
+    """End this process without waiting for threads: what they were at is checkpointed."""
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(0)
+    os._exit(exit_code)
 
 
 def until_stopped(supervisor: int | None = None) -> None:

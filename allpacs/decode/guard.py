@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from allpacs.domain.errors import AllpacsError, StoreFault, UndecodablePixels
+from allpacs.domain.errors import AllpacsError, StoreDamaged, UndecodablePixels
 
 
 @contextmanager
@@ -16,13 +16,13 @@ def opened(path: Path) -> Iterator[BinaryIO]:
 
     Raises
     ------
-    StoreFault
+    StoreDamaged
         It cannot be opened.
     """
     try:
         file = path.open("rb")
     except OSError as fault:
-        raise StoreFault(f"the file cannot be opened: {fault.strerror}") from None
+        raise StoreDamaged(f"the file cannot be opened: {fault.strerror}") from None
     with file:
         yield file
 

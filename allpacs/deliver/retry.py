@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from allpacs.domain.errors import AllpacsError, DeliveryUnavailable, StoreFault
+from allpacs.domain.errors import AllpacsError, DeliveryUnavailable, StoreDamaged, StoreFault
 
 #: Faults that may pass by themselves; every other one needs a person first.
 _PASSING = (DeliveryUnavailable, StoreFault)
@@ -80,7 +80,7 @@ def decide(
     """
     if attempts < 1:
         raise ValueError("decide() follows an attempt")
-    if not isinstance(fault, _PASSING):
+    if not isinstance(fault, _PASSING) or isinstance(fault, StoreDamaged):
         return DeadLetter(str(fault))
     if policy.max_attempts is not None and attempts >= policy.max_attempts:
         return DeadLetter(f"given up after {attempts} attempts: {fault}")

@@ -5,7 +5,8 @@
     │   ├── InstanceRefused   not admitted: carries the C-STORE status to answer with
     │   └── UndecodablePixels admitted, but its pixels cannot be read: becomes a recorded finding
     ├── ModelFault            the bundle's: wrong digest or labels, non-finite output
-    ├── StoreFault            this machine's: disk, database (C-STORE status 0xA700)
+    ├── StoreFault            this machine's: disk, database (C-STORE status 0xA700); may pass, so it is waited for
+    │   └── StoreDamaged      what was kept is gone or altered: a person has to look
     ├── DeliveryUnavailable   the destination's, for now: retried
     ├── DeliveryRejected      the destination's, for good: dead letter
     └── ConfigFault           the operator's: names the key and what to write instead
@@ -50,6 +51,10 @@ class ModelFault(AllpacsError):
 
 class StoreFault(AllpacsError):
     """The spool or the index of this machine cannot be written or read."""
+
+
+class StoreDamaged(StoreFault):
+    """Something that was kept is missing, or is not what was kept: waiting will not help."""
 
 
 class DeliveryUnavailable(AllpacsError):

@@ -8,7 +8,7 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from allpacs.domain.artefacts import Artefact, ArtefactKind
-from allpacs.domain.errors import StoreFault
+from allpacs.domain.errors import StoreDamaged
 from allpacs.store import schema
 from allpacs.store.database import Database
 from allpacs.store.spool import Spool
@@ -63,7 +63,7 @@ class Artefacts:
 
         Raises
         ------
-        StoreFault
+        StoreDamaged
             A file is missing or is not what was put.
         """
         query = sa.select(schema.artefacts).where(_T.study_uid == study_uid, _T.revision == revision).order_by(_T.kind)
@@ -88,21 +88,11 @@ class Artefacts:
             rows = connection.execute(query.order_by(_T.kind)).all()
         return {ArtefactKind(kind): self._spool.folder / path for kind, path in rows}
 
-    def latest_uid(self, study_uid: str, before_revision: int, kind: ArtefactKind) -> str | None:
-        """Return the UID of the newest result of a kind in an earlier revision: the one to supersede."""
-        with self._database.reading() as connection:
-            return connection.scalar(
-                sa.select(_T.uid)
-                .where(_T.study_uid == study_uid, _T.revision < before_revision, _T.kind == kind)
-                .order_by(_T.revision.desc())
-                .limit(1)
-            )
-
     def _content(self, path: str, sha256: str) -> bytes:
         try:
             content = (self._spool.folder / path).read_bytes()
         except OSError as error:
-            raise StoreFault(f"artefact {path}: {error.strerror or error}") from error
+            raise StoreDamaged(f"artefact {path}: {error.strerror or error}") from error
         if hashlib.sha256(content).hexdigest() != sha256:
-            raise StoreFault(f"artefact {path}: not the bytes that were kept")
+            raise StoreDamaged(f"artefact {path}: not the bytes that were kept")
         return content

@@ -10,14 +10,23 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import (
+    DBAPIError,
+    InterfaceError,
+    InternalError,
+    OperationalError,
+    SQLAlchemyError,
+    TimeoutError,  # noqa: A004 - SQLAlchemy's own
+)
 
-from allpacs.domain.errors import StoreFault
+from allpacs.domain.errors import StoreDamaged, StoreFault
 
 #: Newest migration in ``migrations/versions``: an index that is there already opens without loading alembic.
-HEAD: Final = "0001"
+HEAD: Final = "0002"
 
 MIGRATIONS: Final = Path(__file__).parent / "migrations"
+#: What databases raise while they are locked, full, read only, restarting or away; anything else stays as it is.
+_PASSING = (OperationalError, InterfaceError, InternalError)
 _BUSY_TIMEOUT_MS = 30_000
 _MIGRATION_LOCK = 0x0A11_9AC5  # PostgreSQL advisory lock, any constant of our own
 
@@ -126,8 +135,11 @@ def _faults() -> Iterator[None]:
     try:
         yield
     except DBAPIError as error:
-        raise StoreFault(f"index: {error.orig}") from error
+        passing = isinstance(error, _PASSING) or error.connection_invalidated
+        raise (StoreFault if passing else StoreDamaged)(f"index: {error.orig}") from error
+    except TimeoutError as error:  # all connections are in use
+        raise StoreFault(f"index: {error}") from error
     except SQLAlchemyError as error:
-        raise StoreFault(f"index: {type(error).__name__}: {error}") from error
+        raise StoreDamaged(f"index: {type(error).__name__}: {error}") from error
     except OSError as error:
         raise StoreFault(f"index: {error.strerror or error}") from error

@@ -11,6 +11,7 @@ from allpacs.store.database import Database
 from allpacs.store.records import DeliveryRow, DeliveryState
 
 _T = schema.deliveries.c
+_WAITING = (DeliveryState.QUEUED, DeliveryState.RETRYING)
 
 
 class Deliveries:
@@ -28,6 +29,7 @@ class Deliveries:
                 "destination": destination,
                 "state": DeliveryState.QUEUED,
                 "attempts": 0,
+                "attempts_forgiven": 0,
                 "updated_at": now,
             }
             for destination in destinations
@@ -69,12 +71,7 @@ class Deliveries:
         with self._database.writing() as connection:
             moved = connection.execute(
                 sa.update(schema.deliveries)
-                .where(
-                    _T.study_uid == study_uid,
-                    _T.revision == revision,
-                    _T.destination == destination,
-                    _T.state != DeliveryState.SENT,
-                )
+                .where(*_is(study_uid, revision, destination), _T.state != DeliveryState.SENT)
                 .values(values)
             )
         return moved.rowcount == 1
@@ -97,26 +94,54 @@ class Deliveries:
         )
         return self._select(due, ~waiting)
 
-    def begin(self, study_uid: str, revision: int, destination: str, *, now: float) -> int | None:
-        """Note that an attempt begins; return its number, from 1, or None where the results were sent already."""
+    def begin(self, study_uid: str, revision: int, destination: str, attempt: int, *, now: float) -> DeliveryRow | None:
+        """Note that an attempt begins; doing so twice changes nothing.
+
+        Returns None where there is nothing to begin: the results were sent, or that attempt is over.
+        """
         with self._database.writing() as connection:
-            attempts: int | None = connection.execute(
+            begun = connection.execute(
                 sa.update(schema.deliveries)
                 .where(
-                    _T.study_uid == study_uid,
-                    _T.revision == revision,
-                    _T.destination == destination,
-                    _T.state != DeliveryState.SENT,
+                    *_is(study_uid, revision, destination),
+                    sa.or_(
+                        sa.and_(_T.attempts == attempt - 1, _T.state.in_(_WAITING)),
+                        sa.and_(_T.attempts == attempt, _T.state == DeliveryState.SENDING),
+                    ),
                 )
-                .values(state=DeliveryState.SENDING, attempts=_T.attempts + 1, next_attempt_at=None, updated_at=now)
-                .returning(_T.attempts)
-            ).scalar_one_or_none()
-        return attempts
+                .values(state=DeliveryState.SENDING, attempts=attempt, next_attempt_at=None, updated_at=now)
+            )
+            if begun.rowcount == 0:
+                return None
+            return delivery_rows(connection, *_is(study_uid, revision, destination))[0]
+
+    def retry_lost(self, study_uid: str, revision: int, destination: str, attempt: int, *, now: float) -> bool:
+        """Queue a delivery again whose attempt was lost, and return whether it was: one that moved on stays."""
+        with self._database.writing() as connection:
+            found = connection.execute(
+                sa.update(schema.deliveries)
+                .where(
+                    *_is(study_uid, revision, destination),
+                    sa.or_(
+                        sa.and_(_T.attempts == attempt - 1, _T.state.in_(_WAITING)),
+                        sa.and_(_T.attempts == attempt, _T.state == DeliveryState.SENDING),
+                    ),
+                )
+                .values(
+                    state=DeliveryState.RETRYING,
+                    attempts=attempt,
+                    next_attempt_at=now,
+                    reason="an attempt was interrupted",
+                    updated_at=now,
+                )
+            )
+        return found.rowcount == 1
 
     def revive(self, study_uid: str, *, now: float) -> list[tuple[int, str]]:
         """Queue the dead deliveries of a study again, and return their revisions and destinations.
 
-        One that a later revision was sent after stays dead: it would put the older report over the newer.
+        The attempts made so far no longer count towards giving up. One that a later revision was sent after stays
+        dead: it would put the older report over the newer.
         """
         later = schema.deliveries.alias("later")
         superseded = sa.exists().where(
@@ -129,7 +154,7 @@ class Deliveries:
             rows = connection.execute(
                 sa.update(schema.deliveries)
                 .where(_T.study_uid == study_uid, _T.state == DeliveryState.DEAD, ~superseded)
-                .values(state=DeliveryState.QUEUED, next_attempt_at=None, updated_at=now)
+                .values(state=DeliveryState.QUEUED, attempts_forgiven=_T.attempts, next_attempt_at=None, updated_at=now)
                 .returning(_T.revision, _T.destination)
             ).all()
         return sorted((revision, destination) for revision, destination in rows)
@@ -151,6 +176,10 @@ class Deliveries:
             return delivery_rows(connection, *where)
 
 
+def _is(study_uid: str, revision: int, destination: str) -> tuple[sa.ColumnElement[bool], ...]:
+    return _T.study_uid == study_uid, _T.revision == revision, _T.destination == destination
+
+
 def delivery_rows(connection: sa.Connection, *where: sa.ColumnElement[bool]) -> list[DeliveryRow]:
     """Return the deliveries that meet the conditions, by study, revision and destination."""
     query = sa.select(schema.deliveries).where(*where).order_by(_T.study_uid, _T.revision, _T.destination)
@@ -161,6 +190,7 @@ def delivery_rows(connection: sa.Connection, *where: sa.ColumnElement[bool]) -> 
             destination=row.destination,
             state=DeliveryState(row.state),
             attempts=row.attempts,
+            attempts_forgiven=row.attempts_forgiven,
             next_attempt_at=row.next_attempt_at,
             reason=row.reason,
             updated_at=row.updated_at,

@@ -69,11 +69,6 @@ class Findings:
         found = [_adapter().validate_json(body) for body in bodies]
         return sorted(found, key=lambda one: (one.series_uid, one.sop_instance_uid))
 
-    def done(self, study_uid: str, revision: int, *, stage: str) -> set[str]:
-        """Return the SOP Instance UIDs that a step has been done for."""
-        with self._database.reading() as connection:
-            return set(connection.scalars(_where(sa.select(_T.sop_instance_uid), study_uid, revision, stage, None)))
-
 
 def _where(
     query: sa.Select[str], study_uid: str, revision: int, stage: str | None, of: Collection[str] | None

@@ -115,7 +115,17 @@ class RevisionRow:
 
 @dataclass(frozen=True, slots=True)
 class DeliveryRow:
-    """One destination of one revision."""
+    """One destination of one revision.
+
+    Attributes
+    ----------
+    attempts:
+        Attempts begun so far.
+    attempts_forgiven:
+        How many of them were made before a person asked for the delivery again: they do not count towards giving up.
+    next_attempt_at:
+        When a delivery that is retried is due.
+    """
 
     study_uid: str
     revision: int
@@ -125,6 +135,7 @@ class DeliveryRow:
     next_attempt_at: float | None
     reason: str | None
     updated_at: float
+    attempts_forgiven: int = 0
 
 
 @dataclass(frozen=True, slots=True)

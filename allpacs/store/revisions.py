@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
 
-from allpacs.domain.errors import StoreFault
+from allpacs.domain.errors import StoreDamaged
 from allpacs.store import schema
 from allpacs.store.database import Database
 from allpacs.store.deliveries import delivery_rows
-from allpacs.store.records import READ, RECEIVING, DeliveryRow, InstanceRow, RevisionRow, RevisionState
+from allpacs.store.records import READ, RECEIVING, DeliveryRow, DeliveryState, InstanceRow, RevisionRow, RevisionState
 from allpacs.store.spool import Spool
 
 _STUDY = schema.studies.c
@@ -63,14 +63,6 @@ class Revisions:
             closed.append((study_uid, revision))
         return closed
 
-    def next_due_at(self) -> float | None:
-        """Return when the next study is due, or None where none is receiving."""
-        with self._database.reading() as connection:
-            due_at: float | None = connection.scalar(
-                sa.select(sa.func.min(_STUDY.due_at)).where(_STUDY.state == RECEIVING)
-            )
-        return due_at
-
     def ready(self) -> list[RevisionRow]:
         """Return the revisions that nobody has begun to read, oldest first.
 
@@ -93,14 +85,14 @@ class Revisions:
 
         Raises
         ------
-        StoreFault
+        StoreDamaged
             There is no such revision.
         """
         found = self._select(
             sa.select(schema.revisions).where(_REVISION.study_uid == study_uid, _REVISION.revision == revision)
         )
         if not found:
-            raise StoreFault(f"index: study {study_uid} has no revision {revision}")
+            raise StoreDamaged(f"index: study {study_uid} has no revision {revision}")
         return found[0]
 
     def in_state(self, state: RevisionState) -> list[RevisionRow]:
@@ -135,6 +127,52 @@ class Revisions:
                     .values(state=RevisionState.QUEUED)
                 )
         return revision
+
+    def begin_again(self, study_uid: str, revision: int, attempt: int) -> RevisionState | None:
+        """Queue a reading again that cannot be finished; doing so twice changes nothing.
+
+        Returns
+        -------
+        RevisionState or None
+            ``queued``; ``reported`` where its results are on their way already; ``superseded`` where there is a later
+            revision, which holds all of it; None where that attempt is no longer being made.
+        """
+        this = (_REVISION.study_uid == study_uid, _REVISION.revision == revision)
+        with self._database.writing() as connection:
+            being_read = connection.execute(
+                sa.select(_REVISION.revision)
+                .where(
+                    *this,
+                    _REVISION.attempts == attempt,
+                    _REVISION.state.in_((RevisionState.QUEUED, RevisionState.READING)),
+                )
+                .with_for_update()
+            ).one_or_none()
+            if being_read is None:
+                return None
+            deliveries = schema.deliveries.c
+            if delivery_rows(connection, deliveries.study_uid == study_uid, deliveries.revision == revision):
+                state = RevisionState.REPORTED
+            elif connection.scalar(sa.select(_STUDY.revision).where(_STUDY.study_uid == study_uid)) != revision:
+                state = RevisionState.SUPERSEDED
+            else:
+                state = RevisionState.QUEUED
+                connection.execute(sa.update(schema.revisions).where(*this).values(attempts=attempt + 1))
+            _move(connection, study_uid, revision, {"state": state, "reason": None})
+        return state
+
+    def note(self, study_uid: str, revision: int, reason: str | None) -> None:
+        """Say of a reading that goes on what it waits for, in one line; None: it waits no longer."""
+        with self._database.writing() as connection:
+            connection.execute(
+                sa.update(schema.revisions)
+                .where(
+                    _REVISION.study_uid == study_uid,
+                    _REVISION.revision == revision,
+                    _REVISION.state == RevisionState.READING,
+                )
+                .values(reason=reason)
+            )
 
     def instances(self, study_uid: str, revision: int) -> list[InstanceRow]:
         """Return the instances of a revision, those of earlier ones included, by series and SOP Instance UID."""
@@ -182,15 +220,8 @@ class Revisions:
         with self._database.writing() as connection:
             _move(connection, study_uid, revision, values)
 
-    def settle(
-        self,
-        study_uid: str,
-        revision: int,
-        outcome: Callable[[Sequence[DeliveryRow]], tuple[RevisionState, str | None]],
-        *,
-        finished_at: float,
-    ) -> None:
-        """Move a revision to what its deliveries make of it.
+    def settle(self, study_uid: str, revision: int, *, now: float) -> None:
+        """Move a revision that has been read to what its deliveries make of it; doing so twice changes nothing.
 
         They are read and the state is written in one transaction: of two deliveries that end together, the later one
         sees both.
@@ -204,8 +235,9 @@ class Revisions:
             )
             rows = delivery_rows(connection, deliveries.study_uid == study_uid, deliveries.revision == revision)
             state, reason = outcome(rows)
-            values = {"state": state, "reason": reason, "finished_at": finished_at}
-            _move(connection, study_uid, revision, values)
+            over = state in (RevisionState.DELIVERED, RevisionState.ATTENTION) or not rows
+            finished_at = sa.func.coalesce(_REVISION.finished_at, now) if over else None
+            _move(connection, study_uid, revision, {"state": state, "reason": reason, "finished_at": finished_at})
 
     def of_study(self, study_uid: str) -> list[RevisionRow]:
         """Return the revisions of a study, first to last."""
@@ -229,6 +261,16 @@ class Revisions:
             )
             for row in rows
         ]
+
+
+def outcome(deliveries: Sequence[DeliveryRow]) -> tuple[RevisionState, str | None]:
+    """Return the state of a revision that has been read, and the reason where a person has to look."""
+    dead = [delivery for delivery in deliveries if delivery.state == DeliveryState.DEAD]
+    if dead:
+        return RevisionState.ATTENTION, "; ".join(f"{one.destination}: {one.reason}" for one in dead)
+    if deliveries and all(delivery.state == DeliveryState.SENT for delivery in deliveries):
+        return RevisionState.DELIVERED, None
+    return RevisionState.REPORTED, None
 
 
 def _move(connection: sa.Connection, study_uid: str, revision: int, values: Mapping[str, object]) -> None:

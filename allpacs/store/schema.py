@@ -109,6 +109,7 @@ deliveries = sa.Table(
     sa.Column("destination", sa.String(64), primary_key=True),
     sa.Column("state", sa.String(16), nullable=False, index=True),
     sa.Column("attempts", sa.Integer, nullable=False),
+    sa.Column("attempts_forgiven", sa.Integer, nullable=False, server_default="0"),  # made before it was revived
     sa.Column("next_attempt_at", sa.Double),
     sa.Column("reason", sa.Text),
     sa.Column("updated_at", sa.Double, nullable=False),

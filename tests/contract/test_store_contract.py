@@ -113,7 +113,6 @@ def test_a_study_is_due_when_it_has_been_quiet_or_is_too_old(store: Store) -> No
     assert due_at(store) == 110.0
     keep(store, identity(2), at=108.0)
     assert due_at(store) == 118.0
-    assert store.revisions.next_due_at() == 118.0
     for number, at in enumerate((117.0, 126.0, 135.0, 144.0, 153.0), start=3):
         keep(store, identity(number), at=at)
     assert due_at(store) == 160.0  # opened at 100, at most 60 old
@@ -168,7 +167,6 @@ def test_a_study_closes_once_and_only_when_due(store: Store) -> None:
     assert store.revisions.close_due(110.0) == [(STUDY, 1)]
     assert store.revisions.close_due(200.0) == []
     assert [(row.study_uid, row.revision) for row in store.revisions.ready()] == [(STUDY, 1)]
-    assert store.revisions.next_due_at() is None
     (row,) = store.revisions.of_study(STUDY)
     assert (row.state, row.created_at, row.finished_at) == (RevisionState.QUEUED, 110.0, None)
 
@@ -289,7 +287,7 @@ def test_findings_of_a_later_stage_replace_the_earlier(closed: Store) -> None:
     closed.findings.put(STUDY, 1, [_findings(1), _findings(2)], stage="cells")
     closed.findings.put(STUDY, 1, [_findings(1)], stage="classified")
     closed.findings.put(STUDY, 1, [_findings(1)], stage="classified")
-    assert closed.findings.done(STUDY, 1, stage="classified") == {identity(1).sop_instance_uid}
+    assert closed.findings.get(STUDY, 1, stage="classified") == [_findings(1)]
     assert closed.findings.get(STUDY, 1, stage="cells") == [_findings(2)]
     assert len(closed.findings.get(STUDY, 1)) == 2
 
@@ -321,20 +319,6 @@ def test_an_artefact_stays_within_its_folder(closed: Store) -> None:
         closed.artefacts.put(STUDY, 1, Artefact(ArtefactKind.SR, "2.25.1", "application/dicom", "../a.dcm", b"sr"))
 
 
-def test_the_artefact_to_supersede_is_that_of_the_latest_earlier_revision(closed: Store) -> None:
-    for revision in (1, 2, 3):
-        if revision > 1:
-            at = 1000.0 * revision
-            keep(closed, identity(10 * revision), at=at)
-            assert close(closed, at + 10) == (STUDY, revision)
-        if revision != 2:
-            closed.artefacts.put(STUDY, revision, Artefact(ArtefactKind.SR, f"2.25.{revision}", "a/b", "a.dcm", b"sr"))
-    assert closed.artefacts.latest_uid(STUDY, 1, ArtefactKind.SR) is None
-    assert closed.artefacts.latest_uid(STUDY, 3, ArtefactKind.SR) == "2.25.1"
-    assert closed.artefacts.latest_uid(STUDY, 4, ArtefactKind.SR) == "2.25.3"
-    assert closed.artefacts.latest_uid(STUDY, 4, ArtefactKind.FHIR) is None
-
-
 def test_deliveries_move_each_by_itself_and_sent_is_final(closed: Store) -> None:
     closed.deliveries.queue(STUDY, 1, ["pacs", "ehr"], now=1.0)
     closed.deliveries.set_state(
@@ -358,16 +342,83 @@ def test_deliveries_are_due_in_order_of_revision(closed: Store) -> None:
     close(closed, 210.0)
     for revision in (2, 1):
         closed.deliveries.queue(STUDY, revision, ["ehr", "pacs"], now=220.0)
-    assert closed.deliveries.begin(STUDY, 1, "ehr", now=221.0) == 1
+    assert closed.deliveries.begin(STUDY, 1, "ehr", 1, now=221.0) is not None
     assert closed.deliveries.set_state(STUDY, 1, "ehr", DeliveryState.SENT, now=222.0)
-    assert closed.deliveries.begin(STUDY, 1, "ehr", now=223.0) is None
-    assert closed.deliveries.begin(STUDY, 1, "pacs", now=221.0) == 1
+    assert closed.deliveries.begin(STUDY, 1, "ehr", 1, now=223.0) is None
+    assert closed.deliveries.begin(STUDY, 1, "pacs", 1, now=221.0) is not None
     closed.deliveries.set_state(STUDY, 1, "pacs", DeliveryState.RETRYING, now=222.0, next_attempt_at=230.0)
     assert [(row.revision, row.destination) for row in closed.deliveries.due(229.0)] == [(2, "ehr")]
     assert [(row.revision, row.destination) for row in closed.deliveries.due(230.0)] == [(1, "pacs"), (2, "ehr")]
-    assert closed.deliveries.begin(STUDY, 1, "pacs", now=230.0) == 2
+    assert closed.deliveries.begin(STUDY, 1, "pacs", 2, now=230.0) is not None
     closed.deliveries.set_state(STUDY, 1, "pacs", DeliveryState.DEAD, now=231.0)
     assert [(row.revision, row.destination) for row in closed.deliveries.due(232.0)] == [(2, "ehr"), (2, "pacs")]
+
+
+def test_an_attempt_begins_once_however_often_it_is_said(closed: Store) -> None:
+    closed.deliveries.queue(STUDY, 1, ["pacs"], now=1.0)
+    for _ in range(2):
+        begun = closed.deliveries.begin(STUDY, 1, "pacs", 1, now=2.0)
+        assert begun is not None
+        assert (begun.attempts, begun.state, begun.attempts_forgiven) == (1, DeliveryState.SENDING, 0)
+    assert closed.deliveries.begin(STUDY, 1, "pacs", 2, now=2.0) is None  # the first is not over
+    closed.deliveries.set_state(STUDY, 1, "pacs", DeliveryState.RETRYING, now=3.0, next_attempt_at=4.0)
+    assert closed.deliveries.begin(STUDY, 1, "pacs", 1, now=5.0) is None  # it is now
+
+
+def test_a_lost_attempt_is_made_again_and_one_that_moved_on_is_left(closed: Store) -> None:
+    closed.deliveries.queue(STUDY, 1, ["begun", "never", "ended", "sent"], now=1.0)
+    for name in ("begun", "ended", "sent"):
+        closed.deliveries.begin(STUDY, 1, name, 1, now=2.0)
+    closed.deliveries.set_state(STUDY, 1, "ended", DeliveryState.RETRYING, now=3.0, next_attempt_at=99.0)
+    closed.deliveries.set_state(STUDY, 1, "sent", DeliveryState.SENT, now=3.0)
+    found = [closed.deliveries.retry_lost(STUDY, 1, name, 1, now=4.0) for name in ("begun", "never", "ended", "sent")]
+    assert found == [True, True, False, False]
+    assert not closed.deliveries.retry_lost(STUDY, 1, "begun", 1, now=5.0)
+    assert [(row.destination, row.attempts) for row in closed.deliveries.due(4.0)] == [("begun", 1), ("never", 1)]
+
+
+def test_a_reading_that_cannot_be_finished_begins_again_once(store: Store) -> None:
+    keep(store, identity(1))
+    study, revision = close(store, 1000.0)
+    assert store.revisions.begin_again(study, revision, 2) is None  # another attempt than the one being made
+    assert store.revisions.begin_again(study, revision, 1) == RevisionState.QUEUED
+    assert store.revisions.begin_again(study, revision, 1) is None
+    (row,) = store.revisions.ready()
+    assert row.attempts == 2
+    store.deliveries.queue(study, revision, ["pacs"], now=1001.0)
+    assert store.revisions.begin_again(study, revision, 2) == RevisionState.REPORTED
+    keep(store, identity(2), at=1100.0)
+    _, later = close(store, 2000.0)
+    keep(store, identity(3), at=2100.0)
+    close(store, 3000.0)
+    assert store.revisions.begin_again(study, later, 1) == RevisionState.SUPERSEDED
+    store.revisions.set_state(study, revision, RevisionState.ATTENTION)
+    assert store.revisions.begin_again(study, revision, 2) is None
+
+
+def test_what_a_reading_waits_for_is_said_while_it_waits(store: Store) -> None:
+    keep(store, identity(1))
+    study, revision = close(store, 1000.0)
+    store.revisions.note(study, revision, "waiting: not begun")
+    assert store.revisions.get(study, revision).reason is None
+    store.revisions.set_state(study, revision, RevisionState.READING)
+    store.revisions.note(study, revision, "waiting: no space left on device")
+    assert store.revisions.get(study, revision).reason == "waiting: no space left on device"
+    store.revisions.note(study, revision, None)
+    assert store.revisions.get(study, revision).reason is None
+
+
+def test_the_time_a_revision_was_finished_is_kept(closed: Store) -> None:
+    closed.revisions.settle(STUDY, 1, now=300.0)
+    closed.revisions.settle(STUDY, 1, now=400.0)
+    assert closed.revisions.get(STUDY, 1).finished_at == 300.0  # there is nowhere to deliver to
+    closed.deliveries.queue(STUDY, 1, ["pacs"], now=401.0)
+    closed.revisions.settle(STUDY, 1, now=402.0)
+    assert closed.revisions.get(STUDY, 1).finished_at is None
+    closed.deliveries.set_state(STUDY, 1, "pacs", DeliveryState.SENT, now=403.0)
+    for now in (403.0, 500.0):
+        closed.revisions.settle(STUDY, 1, now=now)
+        assert closed.revisions.get(STUDY, 1).finished_at == 403.0
 
 
 def test_dead_deliveries_can_be_revived_and_only_those(closed: Store) -> None:
@@ -377,7 +428,7 @@ def test_dead_deliveries_can_be_revived_and_only_those(closed: Store) -> None:
     assert closed.deliveries.revive(STUDY, now=3.0) == [(1, "a")]
     assert closed.deliveries.revive(STUDY, now=3.0) == []
     a, b, _ = closed.deliveries.of_study(STUDY)
-    assert (a.state, a.attempts) == (DeliveryState.QUEUED, 7)
+    assert (a.state, a.attempts, a.attempts_forgiven) == (DeliveryState.QUEUED, 7, 7)
     assert b.state is DeliveryState.SENT
 
 
@@ -465,7 +516,9 @@ def test_several_workers_never_close_a_study_twice_nor_lose_an_instance(
             store.close()
 
 
-def test_deliveries_that_end_together_leave_the_revision_delivered(store: Store) -> None:
+def test_deliveries_that_end_together_leave_the_revision_delivered(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The later of two that end at once must see the other one's end, or the revision waits for it for ever."""
     destinations = [f"d{number}" for number in range(6)]
     keep(store, identity(1))
@@ -480,8 +533,9 @@ def test_deliveries_that_end_together_leave_the_revision_delivered(store: Store)
     def end(destination: str) -> None:
         together.wait()
         store.deliveries.set_state(study, revision, destination, DeliveryState.SENT, now=1001.0)
-        store.revisions.settle(study, revision, outcome, finished_at=1001.0)
+        store.revisions.settle(study, revision, now=1001.0)
 
+    monkeypatch.setattr("allpacs.store.revisions.outcome", outcome)
     together = threading.Barrier(len(destinations))
     with ThreadPoolExecutor(len(destinations)) as pool:
         list(pool.map(end, destinations))
