@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from allpacs.domain.errors import ConfigFault
 from allpacs.settings import CStoreSettings, FhirSettings, FolderSettings, Settings
 from allpacs.store.store import Store
 
@@ -75,11 +76,30 @@ def make_receiver(settings: Settings, store: Store) -> StorageScp:
 
 
 def make_destinations(settings: Settings) -> dict[str, Destination]:
-    """Return the configured destinations by name."""
-    return {name: _destination(settings, one) for name, one in settings.destinations.items()}
+    """Return the configured destinations by name.
+
+    Raises
+    ------
+    ConfigFault
+        One of them cannot be one: the message names it and says what to change.
+    """
+    made: dict[str, Destination] = {}
+    for name, one in settings.destinations.items():
+        try:
+            made[name] = make_destination(settings, one)
+        except ConfigFault as fault:
+            raise ConfigFault(f"destinations.{name}: {fault}") from None
+    return made
 
 
-def _destination(settings: Settings, one: CStoreSettings | FhirSettings | FolderSettings) -> Destination:
+def make_destination(settings: Settings, one: CStoreSettings | FhirSettings | FolderSettings) -> Destination:
+    """Return one destination.
+
+    Raises
+    ------
+    ConfigFault
+        It cannot be one: the message says what to change.
+    """
     match one:
         case CStoreSettings():
             from allpacs.deliver.c_store import CStoreDestination

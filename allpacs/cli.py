@@ -120,7 +120,9 @@ def serve(config: ConfigOption = None) -> None:
 
     _settings(config)
     arguments = [] if config is None else ["--config", str(config)]
-    Supervisor({"receive": ["receive", *arguments], "work": ["work", *arguments]}).run()
+    commands = {"receive": ["receive", *arguments], "work": ["work", *arguments]}
+    # Senders are waiting for the receiver, and it starts within a second; a worker loads its model each time.
+    Supervisor(commands, longest_waits_s={"receive": 2.0}).run()
 
 
 @app.command()
@@ -163,8 +165,10 @@ def import_pictures(
     patient_id: Annotated[str, typer.Option(help="Patient ID.")] = "",
     patient_name: Annotated[str, typer.Option(help="Patient's name, as Family^Given.")] = "",
     accession: Annotated[str, typer.Option(help="Accession number.")] = "",
-    specimen: Annotated[SpecimenKind | None, typer.Option(help="Where the cells come from.")] = None,
-    stain: Annotated[Stain | None, typer.Option(help="How the smear was stained.")] = None,
+    specimen: Annotated[
+        SpecimenKind | None, typer.Option(help="Where the cells come from.", case_sensitive=False)
+    ] = None,
+    stain: Annotated[Stain | None, typer.Option(help="How the smear was stained.", case_sensitive=False)] = None,
     spacing_um: Annotated[float | None, typer.Option(help="Distance of pixel centres, micrometres.")] = None,
 ) -> None:
     """Turn pictures from a microscope camera into one study of VL Microscopic Image instances."""
@@ -204,8 +208,9 @@ def send(
     with counted("sending", len(files)) as advance:
         outcomes = send_files(files, host, port, called_ae, calling, lambda _: advance())
     refused = [outcome for outcome in outcomes if not outcome.stored]
-    for outcome in refused:
-        typer.echo(f"{outcome.path}: {outcome.note}", err=True)
+    for outcome in outcomes:
+        if outcome.warned or not outcome.stored:
+            typer.echo(f"{outcome.path}: {outcome.note}", err=True)
     typer.echo(f"{len(outcomes) - len(refused)} of {len(outcomes)} instances stored by {called_ae}")
     if refused:
         raise DeliveryRejected(f"{called_ae} did not store {len(refused)} of {len(outcomes)} instances: see above")
@@ -245,13 +250,17 @@ def classify(
 def studies(
     config: ConfigOption = None,
     state: Annotated[str | None, typer.Option(help="Only studies in this state.")] = None,
-    limit: Annotated[int, typer.Option(help="At most so many, newest first.")] = 50,
+    limit: Annotated[int, typer.Option(min=1, help="At most so many, newest first.")] = 50,
     as_json: JsonOption = False,
 ) -> None:
     """List studies and how far they have come."""
     from allpacs.app import open_store
     from allpacs.commands.show import studies_json, studies_table
+    from allpacs.store.records import RECEIVING, RevisionState
 
+    states = {RECEIVING, *RevisionState}
+    if state is not None and state not in states:
+        raise typer.BadParameter(f"{state!r} is none of {', '.join(sorted(states))}", param_hint="--state")
     store = open_store(_settings(config))
     rows = store.studies.latest(state=state, limit=limit)
     if as_json:

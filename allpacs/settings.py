@@ -5,21 +5,25 @@ An unknown key is an error: a misspelt setting must never be silently ignored.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from platformdirs import user_data_path
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
+    EnvSettingsSource,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
+    SettingsError,
     TomlConfigSettingsSource,
 )
 
 from allpacs.domain.errors import ConfigFault
 from allpacs.domain.identity import is_ae_title
 
+ENV_PREFIX = "ALLPACS_"
 SHIPPED_BUNDLE = Path(__file__).parent / "models" / "first"
 
 
@@ -64,6 +68,16 @@ class ReceiveSettings(_Section):
     @classmethod
     def _valid_ae_title(cls, text: str) -> str:
         return _ae_title(text)
+
+    @field_validator("allowed_calling")
+    @classmethod
+    def _valid_allowed_calling(cls, titles: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(map(_ae_title, titles))
+
+    @field_validator("sources")
+    @classmethod
+    def _valid_sources(cls, sources: dict[str, SourceSettings]) -> dict[str, SourceSettings]:
+        return {_ae_title(title): source for title, source in sources.items()}
 
 
 class StoreSettings(_Section):
@@ -137,6 +151,12 @@ class RetrySettings(_Section):
     cap_s: float = Field(300.0, gt=0, description="longest wait between two attempts, seconds")
     max_attempts: int | None = Field(None, ge=1, description="then a dead letter; unset: never give up")
 
+    @model_validator(mode="after")
+    def _growing(self) -> Self:
+        if self.first_s > self.cap_s:
+            raise ValueError(f"first_s ({self.first_s:g}) is longer than cap_s ({self.cap_s:g}), the longest wait")
+        return self
+
 
 class LogSettings(_Section):
     """Logging, to standard error."""
@@ -151,7 +171,7 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(
         frozen=True,
         extra="forbid",
-        env_prefix="ALLPACS_",
+        env_prefix=ENV_PREFIX,
         env_nested_delimiter="__",
         nested_model_default_partial_update=True,
     )
@@ -190,18 +210,63 @@ def load_settings(file: Path | None = None, **overrides: Any) -> Settings:
             cls,
             settings_cls: type[BaseSettings],
             init_settings: PydanticBaseSettingsSource,
-            env_settings: PydanticBaseSettingsSource,
-            dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the base class's signature
+            env_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the base class's signature
+            dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
             file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
         ) -> tuple[PydanticBaseSettingsSource, ...]:
-            sources: tuple[PydanticBaseSettingsSource, ...] = (init_settings, env_settings)
+            sources: tuple[PydanticBaseSettingsSource, ...] = (init_settings, _Environment(settings_cls))
             return sources if file is None else (*sources, TomlConfigSettingsSource(settings_cls, file))
 
+    _refuse_unknown_sections()
     try:
         return FromFile(**overrides)
     except ValidationError as invalid:
         # Not str(invalid): it prints the values, and a value can be a secret.
-        lines = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in invalid.errors())
-        raise ConfigFault(f"{file or 'settings'}: {lines}") from None
+        lines = "; ".join(f"{_place(e['loc'], file)}: {e['msg']}" for e in invalid.errors())
+        raise ConfigFault(lines) from None
+    except SettingsError as broken:  # a whole section given as JSON in one variable, and it is none
+        raise ConfigFault(f"environment: {broken}") from None
     except ValueError as broken:  # not TOML
         raise ConfigFault(f"{file}: {broken}") from None
+
+
+class _Environment(EnvSettingsSource):
+    """The environment, whose AE titles keep their case: the base class turns every name into lower case."""
+
+    def __call__(self) -> dict[str, Any]:
+        values = super().__call__()
+        sources = values.get("receive", {}).get("sources", {})
+        for variable in os.environ:
+            section, _, rest = variable.removeprefix(ENV_PREFIX).partition("__")
+            key, _, rest = rest.partition("__")
+            title = rest.partition("__")[0]
+            if (section.lower(), key.lower()) == ("receive", "sources") and title.lower() in sources:
+                sources[title] = sources.pop(title.lower())
+        return values
+
+
+def _refuse_unknown_sections() -> None:
+    """Refuse ``ALLPACS_SECTION__KEY`` of no section; names without ``__`` are other programs' (Kubernetes sets some).
+
+    Raises
+    ------
+    ConfigFault
+        There is such a variable.
+    """
+    for variable in os.environ:
+        section, nested, _ = variable.removeprefix(ENV_PREFIX).partition("__")
+        if variable.startswith(ENV_PREFIX) and nested and section.lower() not in Settings.model_fields:
+            raise ConfigFault(f"environment {variable}: there is no section {section.lower()!r}")
+
+
+def _place(location: tuple[int | str, ...], file: Path | None) -> str:
+    """Return where a wrong value stands: the environment, which has the last word, or the file."""
+    key = ".".join(map(str, location))
+    # A location may go deeper than the variable's name: the kind of a destination, the index of a list.
+    known = {variable.upper() for variable in os.environ}
+    parts = [str(part).upper() for part in location]
+    for depth in range(len(parts), 0, -1):
+        variable = ENV_PREFIX + "__".join(parts[:depth])
+        if variable in known:
+            return f"environment {variable}: {key}"
+    return f"{file}: {key}" if file is not None else f"settings: {key}"

@@ -30,7 +30,9 @@ class Supervisor:
         Arguments of ``allpacs`` by process name, for example ``{"receive": ["receive", "--config", "a.toml"]}``.
     first_wait_s, longest_wait_s:
         Wait before a crashed process is started again; doubles with each crash, and starts over once the process
-        has lived for `longest_wait_s`.
+        has lived for the default of `longest_wait_s`.
+    longest_waits_s:
+        What differs from `longest_wait_s`, by process name.
     grace_s:
         How long a process may take to stop before it is killed.
     """
@@ -41,11 +43,13 @@ class Supervisor:
         *,
         first_wait_s: float = 0.5,
         longest_wait_s: float = 30.0,
+        longest_waits_s: Mapping[str, float] | None = None,
         grace_s: float = 30.0,
     ) -> None:
         self._commands = dict(commands)
         self._first_wait_s = first_wait_s
         self._longest_wait_s = longest_wait_s
+        self._longest_waits_s = dict(longest_waits_s or {})
         self._grace_s = grace_s
         self._stopping = threading.Event()
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
@@ -71,6 +75,7 @@ class Supervisor:
 
     def _keep(self, name: str) -> None:
         wait_s = self._first_wait_s
+        longest_wait_s = self._longest_waits_s.get(name, self._longest_wait_s)
         while not self._stopping.is_set():
             started = time.monotonic()
             # The child's own process group: a terminal's Ctrl-C reaches the supervisor only, which stops them in order.
@@ -89,7 +94,7 @@ class Supervisor:
                 wait_s = self._first_wait_s
             _log.error("process_ended", process=name, exit_code=process.returncode, next_attempt_s=wait_s)
             self._stopping.wait(wait_s)
-            wait_s = min(2 * wait_s, self._longest_wait_s)
+            wait_s = min(2 * wait_s, longest_wait_s)
 
     def _end(self, name: str, process: subprocess.Popen[bytes]) -> None:
         process.terminate()

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable
+from functools import partial
 
 from rich.console import Console
 
-from allpacs.app import make_destinations, make_pipeline, open_store
+from allpacs.app import make_destination, make_pipeline, open_store
 from allpacs.domain.errors import AllpacsError
 from allpacs.settings import Settings
 
@@ -19,7 +20,7 @@ def run_checks(settings: Settings) -> int:
         "store": lambda: _store(settings),
         "receiver": lambda: _port(settings),
         "model": lambda: _model(settings),
-        **{f"destination {name}": one.check for name, one in make_destinations(settings).items()},
+        **{f"destination {name}": partial(_destination, settings, name) for name in settings.destinations},
     }
     failed = 0
     for name, check in checks.items():
@@ -61,6 +62,10 @@ def _port(settings: Settings) -> str:
 def _model(settings: Settings) -> str:
     bundle = make_pipeline(settings).bundle
     return f"{bundle.contract.name} {bundle.contract.version}, files as their digests say"
+
+
+def _destination(settings: Settings, name: str) -> str:
+    return make_destination(settings, settings.destinations[name]).check()
 
 
 def _failed(reason: str) -> AllpacsError:

@@ -49,10 +49,11 @@ def studies_json(rows: Sequence[StudyRow]) -> list[dict[str, Any]]:
 def studies_table(rows: Sequence[StudyRow]) -> None:
     """Print the studies as a table whose UIDs can be copied."""
     table = Table(box=None, pad_edge=False)
-    for heading in ("study UID", "state", "rev", "inst", "last"):
+    zone = datetime.now(UTC).astimezone().tzname()
+    for heading in ("study UID", "state", "rev", "inst", f"last ({zone})"):
         table.add_column(heading, no_wrap=True)
     for row in rows:
-        received = datetime.fromtimestamp(row.last_received_at, UTC).strftime("%m-%d %H:%M")
+        received = datetime.fromtimestamp(row.last_received_at, UTC).astimezone().strftime("%m-%d %H:%M")
         table.add_row(row.study_uid, str(row.state), str(row.revision), str(row.instances), received)
     Console().print(table if rows else "no studies")
 
@@ -127,4 +128,5 @@ def _print(title: str, rows: Sequence[dict[str, Any]]) -> None:
 
 
 def _time(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
+    """Return a time as this machine's clock shows it, with its offset from UTC."""
+    return datetime.fromtimestamp(seconds, UTC).astimezone().isoformat(timespec="seconds")

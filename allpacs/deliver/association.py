@@ -7,8 +7,9 @@ status                                             meaning
 =================================================  ================================================================
 0000                                               stored
 B000, B006, B007 and the other warnings            stored, with a warning
-0111 duplicate SOP instance                        stored before, with a warning: a result's UID is derived from what
-                                                   it was made from, so the same UID is the same object
+0111 duplicate SOP instance                        a result was stored before, with a warning: its UID is derived from
+                                                   what it was made from, so the same UID is the same object; of any
+                                                   other file (`allpacs send`) it says that it was not stored
 A7xx, 0110, 0213, cancel, no answer                unavailable: tried again
 A9xx, Cxxx, 0117, 0122, 0124 and everything else   rejected
 =================================================  ================================================================
@@ -37,7 +38,7 @@ from pynetdicom.status import STORAGE_SERVICE_CLASS_STATUS, code_to_category
 from allpacs.domain.errors import ConfigFault, DeliveryRejected, DeliveryUnavailable
 from allpacs.domain.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, is_ae_title
 
-_DUPLICATE = 0x0111
+DUPLICATE = 0x0111
 _PROCESSING_FAILURE = 0x0110  # what many archives answer while their database is down
 _RESOURCE_LIMITATION = 0x0213
 
@@ -58,7 +59,7 @@ def judge(status: int) -> Verdict:
     """Judge a C-STORE-RSP status by the table above."""
     if status == 0x0000:
         return Verdict.STORED
-    if status == _DUPLICATE or code_to_category(status) == "Warning":
+    if status == DUPLICATE or code_to_category(status) == "Warning":
         return Verdict.WARNING
     if 0xA700 <= status <= 0xA7FF or status in (_PROCESSING_FAILURE, _RESOURCE_LIMITATION):
         return Verdict.LATER

@@ -21,6 +21,7 @@ from pydicom.uid import MediaStorageDirectoryStorage
 from pynetdicom.association import Association
 
 from allpacs.deliver.association import (
+    DUPLICATE,
     Context,
     Peer,
     Verdict,
@@ -154,8 +155,13 @@ class SentFile:
 
     @property
     def stored(self) -> bool:
-        """Whether the peer has it now."""
-        return self.status is not None and judge(self.status) in (Verdict.STORED, Verdict.WARNING)
+        """Whether the peer has it now. After 0x0111 it has something else under that UID, or does not say."""
+        return self.status not in (None, DUPLICATE) and judge(self.status) in (Verdict.STORED, Verdict.WARNING)
+
+    @property
+    def warned(self) -> bool:
+        """Whether the peer has it and said that something about it is not as it should be."""
+        return self.stored and self.status != 0x0000
 
 
 def send_files(

@@ -28,15 +28,12 @@ class RetryPolicy:
         a year.
     max_attempts:
         Attempts after which the delivery becomes a dead letter; None: never give up.
-    max_age_s:
-        Age of the delivery after which a failure makes it a dead letter, seconds; None: never give up.
     """
 
     first_s: float = 2.0
     cap_s: float = 300.0
     longest_asked_s: float = 3600.0
     max_attempts: int | None = None
-    max_age_s: float | None = None
 
     def __post_init__(self) -> None:
         if not 0 < self.first_s <= self.cap_s or self.longest_asked_s < 0:
@@ -59,9 +56,7 @@ class DeadLetter:
     reason: str
 
 
-def decide(
-    fault: AllpacsError, attempts: int, policy: RetryPolicy, jitter: float, *, age_s: float = 0.0
-) -> RetryAfter | DeadLetter:
+def decide(fault: AllpacsError, attempts: int, policy: RetryPolicy, jitter: float) -> RetryAfter | DeadLetter:
     """Decide what follows a failed attempt.
 
     Exponential back-off with a cap; the upper half of each wait is spread by `jitter`, so that deliveries that failed
@@ -75,8 +70,6 @@ def decide(
         Attempts made so far, at least 1.
     jitter:
         Uniform in [0, 1).
-    age_s:
-        Seconds since the delivery was first due.
     """
     if attempts < 1:
         raise ValueError("decide() follows an attempt")
@@ -84,8 +77,6 @@ def decide(
         return DeadLetter(str(fault))
     if policy.max_attempts is not None and attempts >= policy.max_attempts:
         return DeadLetter(f"given up after {attempts} attempts: {fault}")
-    if policy.max_age_s is not None and age_s >= policy.max_age_s:
-        return DeadLetter(f"given up after {age_s:.0f} s: {fault}")
 
     wait_s = min(policy.cap_s, policy.first_s * 2.0 ** min(attempts - 1, _MOST_DOUBLINGS))
     wait_s *= 0.5 + 0.5 * jitter

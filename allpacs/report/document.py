@@ -8,14 +8,17 @@ from __future__ import annotations
 from datetime import datetime, timedelta, timezone
 
 from pydicom.charset import convert_encodings, python_encoding
-from pydicom.datadict import dictionary_VR
+from pydicom.config import RAISE
+from pydicom.datadict import dictionary_VM, dictionary_VR
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_dataset
+from pydicom.multival import MultiValue
 from pydicom.sequence import Sequence
 from pydicom.sr.coding import Code
 from pydicom.uid import Comprehensive3DSRStorage
+from pydicom.valuerep import validate_value
 
 import allpacs
 from allpacs.domain.findings import StudyFindings
@@ -49,6 +52,9 @@ _SPECIMEN = (
     *("ContainerIdentifier", "IssuerOfTheContainerIdentifierSequence", "ContainerTypeCodeSequence"),
     *("ContainerDescription", "ContainerComponentSequence", "SpecimenDescriptionSequence"),
 )
+
+#: Value representations whose values have a form that says what they are.
+_FORMED = frozenset({"AS", "CS", "DA", "DS", "DT", "IS", "TM"})
 
 #: Attributes of type 2: present, empty where the source does not have them.
 _TYPE_2 = (
@@ -88,7 +94,8 @@ def _copied(header: Dataset, keywords: tuple[str, ...], character_set: list[str]
     """Return the named elements, decoded, so that they can be written in another character set.
 
     A corrupt element is left out: one that cannot be read, has the wrong value representation, or cannot be written
-    (pydicom reads some corrupt values that it cannot write).
+    (pydicom reads some corrupt values that it cannot write). So is a date, time, number or code string that is none: a
+    PACS may refuse the report for it. What names the patient stays as it came, since the archive knows it so.
     """
     copy = Dataset()
     encodings = convert_encodings(character_set)
@@ -96,11 +103,21 @@ def _copied(header: Dataset, keywords: tuple[str, ...], character_set: list[str]
         try:
             if keyword in header and dictionary_VR(keyword) == header[keyword].VR:
                 element = _decoded(header[keyword])
+                _check_form(element)
                 _try_to_write(element, encodings)
                 copy.add(element)
         except CORRUPT:
             continue
     return copy
+
+
+def _check_form(element: DataElement) -> None:
+    """Raise ValueError where a value that has a form (PS3.5 section 6.2) does not have it, or there are too many."""
+    if element.VR in _FORMED and element.value is not None:
+        if isinstance(element.value, MultiValue) and dictionary_VM(element.tag) == "1":
+            raise ValueError("several values of an attribute that has one")
+        for value in element.value if isinstance(element.value, MultiValue) else [element.value]:
+            validate_value(element.VR, str(value), RAISE)
 
 
 def _decoded(found: DataElement) -> DataElement:

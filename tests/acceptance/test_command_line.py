@@ -20,7 +20,10 @@ from allpacs.demo.synthetic import draw_cell, draw_field
 from allpacs.domain.artefacts import Artefact, ArtefactKind
 from allpacs.domain.errors import ConfigFault
 from allpacs.store.records import DeliveryState, RevisionState
+from deliver_samples import scp
 from hospital import Hospital, drawn_study
+
+MICROSCOPY = "1.2.840.10008.5.1.4.1.1.77.1.2"
 
 
 def allpacs(*arguments: str | Path, timeout_s: float = 120) -> subprocess.CompletedProcess[str]:
@@ -154,7 +157,7 @@ def test_import_writes_a_study(tmp_path: Path) -> None:
     pictures.mkdir()
     for seed in range(2):
         Image.fromarray(draw_cell(seed=seed, blast=True)).save(pictures / f"{seed}.bmp")
-    patient = ["--patient-id", "P1", "--accession", "A7", "--specimen", "bone-marrow", "--stain", "giemsa"]
+    patient = ["--patient-id", "P1", "--accession", "A7", "--specimen", "bone-marrow", "--stain", "Giemsa"]
     result = allpacs("import", pictures, "--out", tmp_path / "study", *patient, "--spacing-um", "0.1")
     assert result.returncode == 0, result.stderr
     files = [dcmread(path) for path in (tmp_path / "study").iterdir()]
@@ -169,10 +172,34 @@ def test_check_config_says_what_to_fix(tmp_path: Path) -> None:
         good = allpacs("check-config", "--config", hospital.config)
         assert good.returncode == 0, good.stdout + good.stderr
         hospital.ehr.stop()
+        nowhere = '[destinations.nowhere]\nkind = "c_store"\nhost = ""\nport = 104\ncalled_ae = "PACS"\n'
+        hospital.config.write_text(hospital.config.read_text(encoding="utf-8") + nowhere, encoding="utf-8")
         bad = allpacs("check-config", "--config", hospital.config)
     assert bad.returncode == 3
     assert "failed destination ehr" in bad.stdout
-    assert "ok" in bad.stdout
+    assert "failed destination nowhere: PACS: the host is missing" in bad.stdout
+    assert "ok    destination pacs" in bad.stdout
+
+
+def test_send_tells_warnings_and_takes_a_known_uid_for_what_it_is(tmp_path: Path) -> None:
+    drawn_study(tmp_path / "drawn", range(3))
+    statuses = iter([0x0000, 0xB006, 0x0111])
+    contexts = ((MICROSCOPY, ("1.2.840.10008.1.2.1",)),)
+    with scp(lambda _event: next(statuses), contexts) as port:
+        result = allpacs("send", tmp_path / "drawn" / "dicom", "--to", f"PACS@127.0.0.1:{port}")
+    assert result.returncode == 6
+    assert "2 of 3 instances stored" in result.stdout
+    told = result.stderr.splitlines()
+    assert [line.rsplit(": ", 1)[1][:6] for line in told[:2]] == ["0xB006", "0x0111"]
+    assert told[2].startswith("allpacs: PACS did not store 1 of 3 instances")
+
+
+@pytest.mark.parametrize("option", [["--state", "lost"], ["--limit", "-1"]])
+def test_studies_refuses_what_it_does_not_know(tmp_path: Path, option: list[str]) -> None:
+    (tmp_path / "allpacs.toml").write_text(f'[store]\nfolder = "{tmp_path / "store"}"\n', encoding="utf-8")
+    result = allpacs("studies", "--config", tmp_path / "allpacs.toml", *option)
+    assert result.returncode == 2
+    assert option[0] in result.stderr
 
 
 def test_show_and_retry(tmp_path: Path) -> None:

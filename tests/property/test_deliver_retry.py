@@ -52,9 +52,3 @@ def test_what_waiting_cannot_mend_is_a_dead_letter_at_once(fault, attempts, jitt
 def test_attempts_are_limited_exactly(max_attempts, attempts, jitter):
     decision = decide(StoreFault("disk"), attempts, RetryPolicy(max_attempts=max_attempts), jitter)
     assert isinstance(decision, DeadLetter) == (attempts >= max_attempts)
-
-
-@given(st.floats(0, 1e6), st.floats(0, 1e6), _jitter)
-def test_age_is_limited_exactly(max_age_s, age_s, jitter):
-    decision = decide(DeliveryUnavailable("down"), 1, RetryPolicy(max_age_s=max_age_s), jitter, age_s=age_s)
-    assert isinstance(decision, DeadLetter) == (age_s >= max_age_s)

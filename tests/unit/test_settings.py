@@ -76,3 +76,46 @@ def test_the_sample_file_is_valid() -> None:
     settings = load_settings(REPOSITORY / "deploy" / "allpacs.toml")
     assert isinstance(settings.destinations["pacs"], CStoreSettings)
     assert isinstance(settings.destinations["ehr"], FhirSettings)
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("[retry]\nfirst_s = 400\n", "first_s .* longer than cap_s"),
+        ('[receive]\nallowed_calling = ["PACS", "no\\\\title"]\n', r"receive\.allowed_calling"),
+        ('[receive.sources."seventeen letters"]\nquiet_s = 1\n', r"receive\.sources"),
+    ],
+)
+def test_values_that_could_never_work_are_refused_before_they_are_used(tmp_path: Path, text: str, named: str) -> None:
+    with pytest.raises(ConfigFault, match=named):
+        load_settings(_file(tmp_path, text))
+
+
+def test_an_unknown_section_of_the_environment_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ALLPACS_PORT", "tcp://10.0.0.1:104")  # as Kubernetes sets for a service named allpacs
+    load_settings()
+    monkeypatch.setenv("ALLPACS_RECIEVE__PORT", "104")
+    with pytest.raises(ConfigFault, match="environment ALLPACS_RECIEVE__PORT: there is no section 'recieve'"):
+        load_settings()
+
+
+def test_an_ae_title_in_the_environment_keeps_its_case(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ALLPACS_RECEIVE__SOURCES__SCANNER_1__QUIET_S", "3")
+    monkeypatch.setenv("ALLPACS_RECEIVE__SOURCES__SCANNER_1__CELLS", "nucleus")
+    settings = load_settings(_file(tmp_path, "[receive.sources.SCANNER_1]\nclose_on_release = true\n"))
+    assert list(settings.receive.sources) == ["SCANNER_1"]
+    source = settings.receive.sources["SCANNER_1"]
+    assert (source.quiet_s, source.cells, source.close_on_release) == (3.0, "nucleus", True)
+
+
+def test_an_error_names_the_environment_where_it_comes_from_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ALLPACS_RECEIVE__PORT", "many")
+    with pytest.raises(ConfigFault, match=r"^environment ALLPACS_RECEIVE__PORT: receive\.port"):
+        load_settings(_file(tmp_path, "[work]\npoll_s = 1\n"))
+    monkeypatch.setenv("ALLPACS_RECEIVE__PORT", "104")
+    monkeypatch.setenv("ALLPACS_RECEIVE", "{no JSON")
+    with pytest.raises(ConfigFault, match=r"^environment: ") as raised:
+        load_settings()
+    assert "no JSON" not in str(raised.value)

@@ -374,11 +374,12 @@ def test_what_cannot_be_sent_is_listed_and_the_rest_is_sent(tmp_path):
 
 
 def test_statuses_are_told_for_each_file(tmp_path):
-    paths = [write_file(tmp_path, dicom_object(name)) for name in "abc"]
-    statuses = iter([0x0000, 0xC000, 0xB006])
+    paths = [write_file(tmp_path, dicom_object(name)) for name in "abcd"]
+    statuses = iter([0x0000, 0xC000, 0xB006, 0x0111])
     with scp(lambda _event: next(statuses)) as port:
         sent = send_files(paths, "127.0.0.1", port, "PACS", "ALLPACS")
-    assert [(file.status, file.stored) for file in sent] == [(0x0000, True), (0xC000, False), (0xB006, True)]
+    told = [(file.status, file.stored, file.warned) for file in sent]
+    assert told == [(0x0000, True, False), (0xC000, False, False), (0xB006, True, True), (0x0111, False, False)]
 
 
 def test_more_sop_classes_than_one_association_has_contexts(tmp_path):

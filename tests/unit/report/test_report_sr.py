@@ -215,6 +215,20 @@ def test_missing_patient_is_empty_not_invented() -> None:
     assert "ReferencedRequestSequence" not in report
 
 
+def test_a_value_without_the_form_of_its_kind_is_left_out_and_a_name_is_not() -> None:
+    first = header(1)
+    with pydicom.config.disable_value_validation():
+        first.PatientBirthDate = "19991331x"
+        first.StudyTime = "9 o'clock"
+        first.PatientSex = "female"
+        first.PatientAge = "old"
+        first.PatientID = "7\\8"
+    report = made(study([instance(1)]), {first.SOPInstanceUID: first})
+    assert (report.PatientBirthDate, report.StudyTime, report.PatientSex) == ("", "", "")
+    assert "PatientAge" not in report
+    assert list(report.PatientID) == ["7", "8"]
+
+
 def test_specimens_of_several_slides_are_not_merged() -> None:
     headers = {h.SOPInstanceUID: h for h in (header(1), header(2, ContainerIdentifier="SLIDE-2"))}
     report = made(study([instance(1), instance(2)]), headers)
