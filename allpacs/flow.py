@@ -28,6 +28,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -38,6 +39,7 @@ from typing import Any, TypeVar
 
 import structlog
 from dbos import DBOS, Serializer, SetWorkflowID
+from dbos import error as engine_errors
 from sqlalchemy.exc import SQLAlchemyError
 
 from allpacs.deliver.port import Destination
@@ -66,6 +68,8 @@ _ALIVE = frozenset({"PENDING", "ENQUEUED", "DELAYED"})
 _FAILED = ["ERROR", "CANCELLED", "MAX_RECOVERY_ATTEMPTS_EXCEEDED"]
 #: Failed workflows that one sweep looks at, the latest first: there are none, but for a lost database or a bug.
 _MOST_FAILED = 1000
+#: What `_reading_id` and `_delivery_id` write.
+_IDENTITY = re.compile(r"(?P<study>[^@]+)@(?P<revision>\d+)(?:>(?P<destination>.+))?#(?P<attempt>\d+)")
 #: Wait for the store: first and longest, seconds.
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.5, 30.0
 
@@ -250,13 +254,18 @@ class Flow:
             status = DBOS.get_workflow_status(_delivery_id(one.study_uid, one.revision, one.destination, one.attempts))
             if status is None or status.status not in _ALIVE:
                 self._lost_delivery(one.study_uid, one.revision, one.destination, one.attempts)
-        # Those that ended before they could even note that they had begun.
-        for failed in DBOS.list_workflows(status=_FAILED, limit=_MOST_FAILED, sort_desc=True, load_output=False):
-            arguments = () if failed.input is None else failed.input["args"]
-            if failed.name == "read_study":
-                self._lost_reading(*arguments)
-            elif failed.name == "deliver":
-                self._lost_delivery(*arguments)
+        # Those that ended before they could even note that they had begun. Told by their names: what they were called
+        # with may be an earlier version's.
+        for failed in DBOS.list_workflows(
+            status=_FAILED, limit=_MOST_FAILED, sort_desc=True, load_input=False, load_output=False
+        ):
+            match _IDENTITY.fullmatch(failed.workflow_id):
+                case re.Match() as found if found["destination"] is None:
+                    self._lost_reading(found["study"], int(found["revision"]), int(found["attempt"]))
+                case re.Match() as found:
+                    self._lost_delivery(
+                        found["study"], int(found["revision"]), found["destination"], int(found["attempt"])
+                    )
 
     def _lost_reading(self, study_uid: str, revision: int, attempt: int) -> None:
         state = self._store.revisions.begin_again(study_uid, revision, attempt)
@@ -316,9 +325,11 @@ class Flow:
             if _kind(fault) == TermsChangedError.__name__:
                 return self._patiently(self._begin_again, study_uid, revision, attempt)
             return self._patiently(self._needs_attention, study_uid, revision, f"{_kind(fault)}: {fault}", attempt)
-        except SQLAlchemyError as error:
-            self._engine_lost(error)
+        except SQLAlchemyError as fault:
+            self._engine_lost(fault)
             raise
+        except engine_errors.DBOSException:
+            raise  # the engine's own business: another run has it, or what it remembers does not fit; see the sweep
         except Exception as error:  # noqa: BLE001 - the workflow boundary: recorded, and the next study is read
             # Its text may quote patient data, so only its type is kept.
             reason = f"internal error: {type(error).__name__}"
@@ -385,9 +396,11 @@ class Flow:
     def _deliver_once(self, study_uid: str, revision: int, destination: str, attempt: int) -> str:
         try:
             state = self._step("deliver", self._attempt, study_uid, revision, destination, attempt)
-        except SQLAlchemyError as error:
-            self._engine_lost(error)
+        except SQLAlchemyError as fault:
+            self._engine_lost(fault)
             raise
+        except engine_errors.DBOSException:
+            raise  # the engine's own business: another run has it, or what it remembers does not fit; see the sweep
         except Exception as error:  # noqa: BLE001 - the workflow boundary: recorded, other deliveries go on
             state = str(DeliveryState.DEAD)
             # The text of an error that is not ours may quote patient data.
@@ -403,13 +416,15 @@ class Flow:
 
         Where the store fails, only noting the begin and the outcome wait for it, so that nothing is sent twice.
         """
-        destination = self._destinations[name]
         begun = self._patiently(self._begin, study_uid, revision, name, attempt)
         if begun is None:  # this ran before and was interrupted after it had written down its outcome
             self._patiently(self._settle, study_uid, revision)
             return str(DeliveryState.SENT)
         log = _log.bind(study_uid=study_uid, revision=revision, destination=name, attempts=attempt)
+        destination = self._destinations.get(name)
         try:
+            if destination is None:  # taken out of the configuration while this was under way
+                raise DeliveryRejected("this destination is no longer configured")
             artefacts = [a for a in self._store.artefacts.get(study_uid, revision) if a.kind in destination.takes]
             receipt = destination.deliver(artefacts)
         except (DeliveryUnavailable, DeliveryRejected, StoreFault) as fault:  # the results may be out of reach, too

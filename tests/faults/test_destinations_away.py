@@ -83,3 +83,22 @@ def test_a_pacs_that_refuses_leaves_a_dead_letter_until_somebody_resends(tmp_pat
                 wait_until(lambda: store.studies.get(study_uid).state == RevisionState.DELIVERED, 60, "delivered")
                 assert len(back.instances) == 1
         store.close()
+
+
+def test_a_delivery_that_was_given_up_and_asked_for_again_gets_all_its_attempts_anew(tmp_path: Path) -> None:
+    study_uid = generate_uid()
+    with Hospital(tmp_path, quiet_s=0.0) as hospital:
+        text = hospital.config.read_text(encoding="utf-8").replace("[retry]\n", "[retry]\nmax_attempts = 2\n")
+        hospital.config.write_text(text, encoding="utf-8")
+        hospital.pacs.stop()
+        store = open_store(hospital.settings)
+        drawn_study(tmp_path / "drawn", [4], study_uid=study_uid)
+        _receive(hospital, store, tmp_path / "drawn")
+        with worker(hospital.config):
+            for attempts in (2, 4):
+                wait_until(lambda: _states(store, study_uid).get((1, "pacs")) == DeliveryState.DEAD, 60, "given up")
+                _, pacs = store.deliveries.of_study(study_uid)
+                assert pacs.attempts == attempts
+                assert (pacs.reason or "").startswith("given up after 2 attempts")
+                store.deliveries.revive(study_uid, now=time.time())
+        store.close()

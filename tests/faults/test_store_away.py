@@ -7,11 +7,11 @@ import shutil
 import sqlite3
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from dbos import DBOS
+from dbos import DBOS, error
 from sqlalchemy.exc import OperationalError
 
 from allpacs.app import Worker, make_receiver, open_store
@@ -155,6 +155,40 @@ def test_work_that_the_engine_has_forgotten_is_found_and_done(tmp_path: Path, mo
         wait_until(lambda: {one.state for one in store.deliveries.of_study(study_uid)} == {DeliveryState.SENT}, 30)
         part.stop()
         assert len(hospital.pacs.instances) == 1  # the same object again
+        store.close()
+
+
+def test_work_whose_workflow_failed_before_it_began_is_done_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after an upgrade that calls workflows otherwise, or an engine that gave one up."""
+    read, deliver = Flow._read_study, Flow._deliver_once
+    failed: list[str] = []
+
+    def failing_once(name: str, function: Callable[..., str]) -> Callable[..., str]:
+        def run(self: Flow, *arguments: object) -> str:
+            if name not in failed:
+                failed.append(name)
+                raise error.DBOSException("no longer fits")
+            return function(self, *arguments)
+
+        return run
+
+    with Hospital(tmp_path, quiet_s=0.0, extra=QUICK) as hospital:
+        store = _received(hospital, tmp_path / "drawn", 1)
+        monkeypatch.setattr("allpacs.flow._SWEEP_S", 0.5)
+        monkeypatch.setattr(Flow, "_read_study", failing_once("read", read))
+        monkeypatch.setattr(Flow, "_deliver_once", failing_once("deliver", deliver))
+        part = _in_process(hospital, store)
+        try:
+            wait_until(lambda: _delivered(store), 30, "delivered")
+        finally:
+            part.stop()
+        study_uid = store.studies.latest()[0].study_uid
+        assert failed == ["read", "deliver"]
+        assert store.revisions.get(study_uid, 1).attempts == 2
+        assert sorted(one.attempts for one in store.deliveries.of_study(study_uid)) == [1, 2]
+        assert len(hospital.reports) == 1
         store.close()
 
 
