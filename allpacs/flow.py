@@ -302,7 +302,11 @@ class Flow:
             except StoreFault as fault:
                 waited = True
                 _log.error(
-                    "waiting_for_store", study_uid=study_uid, revision=revision, reason=str(fault), wait_s=wait_s
+                    "waiting_for_store",
+                    study_uid=study_uid,
+                    revision=revision,
+                    reason=str(fault),
+                    next_attempt_s=wait_s,
                 )
                 with suppress(StoreFault):
                     self._store.revisions.note(study_uid, revision, f"waiting: {fault}")
