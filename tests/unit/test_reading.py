@@ -1,0 +1,60 @@
+"""What a reading that was interrupted must go on with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from allpacs.classify.bundle import Bundle, load_bundle
+from allpacs.pipeline import Pipeline
+from allpacs.reading import Reading, ReadingOptions
+from allpacs.settings import SHIPPED_BUNDLE
+from allpacs.store.store import Store
+
+
+def _unasked(_crops: NDArray[np.uint8]) -> NDArray[np.float32]:
+    raise AssertionError("no step is run here")
+
+
+@pytest.fixture(scope="module")
+def bundle() -> Bundle:
+    return load_bundle(SHIPPED_BUNDLE)
+
+
+def _terms(
+    folder: Path, bundle: Bundle, *, chunk: int = 32, pixels: int = 100, cells_by: Mapping[str, str] | None = None
+) -> str:
+    store = Store.open(folder)
+    reading = Reading(
+        store=store,
+        pipeline=Pipeline(bundle, max_pixels=pixels),
+        ask=_unasked,
+        work_folder=folder / "work",
+        options=ReadingOptions(chunk_instances=chunk, cells_by=cells_by or {}, host_name="here"),
+    )
+    store.close()
+    return reading.terms
+
+
+def test_terms_change_with_whatever_may_change_the_answer_or_the_steps(tmp_path: Path, bundle: Bundle) -> None:
+    usual = _terms(tmp_path, bundle)
+    assert _terms(tmp_path, bundle) == usual
+    others = [
+        _terms(tmp_path, bundle, chunk=8),
+        _terms(tmp_path, bundle, pixels=99),
+        _terms(tmp_path, bundle, cells_by={"SCANNER": "nucleus"}),
+        _terms(tmp_path, replace(bundle, digest="sha256:other")),
+    ]
+    assert len({usual, *others}) == 5
+
+
+def test_terms_do_not_depend_on_the_order_of_senders(tmp_path: Path, bundle: Bundle) -> None:
+    ways = {"A": "nucleus", "B": "whole_frame"}
+    assert _terms(tmp_path, bundle, cells_by=ways) == _terms(
+        tmp_path, bundle, cells_by=dict(reversed(list(ways.items())))
+    )
