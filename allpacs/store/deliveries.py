@@ -102,13 +102,7 @@ class Deliveries:
         with self._database.writing() as connection:
             begun = connection.execute(
                 sa.update(schema.deliveries)
-                .where(
-                    *_is(study_uid, revision, destination),
-                    sa.or_(
-                        sa.and_(_T.attempts == attempt - 1, _T.state.in_(_WAITING)),
-                        sa.and_(_T.attempts == attempt, _T.state == DeliveryState.SENDING),
-                    ),
-                )
+                .where(*_is(study_uid, revision, destination), _not_over(attempt))
                 .values(state=DeliveryState.SENDING, attempts=attempt, next_attempt_at=None, updated_at=now)
             )
             if begun.rowcount == 0:
@@ -120,13 +114,7 @@ class Deliveries:
         with self._database.writing() as connection:
             found = connection.execute(
                 sa.update(schema.deliveries)
-                .where(
-                    *_is(study_uid, revision, destination),
-                    sa.or_(
-                        sa.and_(_T.attempts == attempt - 1, _T.state.in_(_WAITING)),
-                        sa.and_(_T.attempts == attempt, _T.state == DeliveryState.SENDING),
-                    ),
-                )
+                .where(*_is(study_uid, revision, destination), _not_over(attempt))
                 .values(
                     state=DeliveryState.RETRYING,
                     attempts=attempt,
@@ -178,6 +166,14 @@ class Deliveries:
 
 def _is(study_uid: str, revision: int, destination: str) -> tuple[sa.ColumnElement[bool], ...]:
     return _T.study_uid == study_uid, _T.revision == revision, _T.destination == destination
+
+
+def _not_over(attempt: int) -> sa.ColumnElement[bool]:
+    """Whether an attempt is being made, or is the next one to make."""
+    return sa.or_(
+        sa.and_(_T.attempts == attempt - 1, _T.state.in_(_WAITING)),
+        sa.and_(_T.attempts == attempt, _T.state == DeliveryState.SENDING),
+    )
 
 
 def delivery_rows(connection: sa.Connection, *where: sa.ColumnElement[bool]) -> list[DeliveryRow]:
