@@ -244,15 +244,14 @@ class Flow:
         left in its old state is lost. Each change names the attempt it is about: one that moved on meanwhile stays.
         """
         for row in self._store.revisions.in_state(RevisionState.READING):
-            status = DBOS.get_workflow_status(_reading_id(row.study_uid, row.revision, row.attempts))
-            if status is not None and status.status == "MAX_RECOVERY_ATTEMPTS_EXCEEDED":
+            status = _workflow_status(_reading_id(row.study_uid, row.revision, row.attempts))
+            if status == "MAX_RECOVERY_ATTEMPTS_EXCEEDED":
                 reason = f"the worker ended {_MAX_RECOVERIES} times over this study: report it, then retry"
-                self._needs_attention(row.study_uid, row.revision, reason)
-            elif status is None or status.status not in _ALIVE:
+                self._needs_attention(row.study_uid, row.revision, reason, row.attempts)
+            elif status not in _ALIVE:
                 self._lost_reading(row.study_uid, row.revision, row.attempts)
         for one in self._store.deliveries.in_state(DeliveryState.SENDING):
-            status = DBOS.get_workflow_status(_delivery_id(one.study_uid, one.revision, one.destination, one.attempts))
-            if status is None or status.status not in _ALIVE:
+            if _workflow_status(_delivery_id(one.study_uid, one.revision, one.destination, one.attempts)) not in _ALIVE:
                 self._lost_delivery(one.study_uid, one.revision, one.destination, one.attempts)
         # Those that ended before they could even note that they had begun. Told by their names: what they were called
         # with may be an earlier version's.
@@ -388,8 +387,8 @@ class Flow:
         """Bring the state of a revision that has been read into line with its deliveries."""
         self._store.revisions.settle(study_uid, revision, now=self._now())
 
-    def _needs_attention(self, study_uid: str, revision: int, reason: str, attempt: int | None = None) -> str:
-        if attempt is not None and self._store.revisions.get(study_uid, revision).attempts != attempt:
+    def _needs_attention(self, study_uid: str, revision: int, reason: str, attempt: int) -> str:
+        if self._store.revisions.get(study_uid, revision).attempts != attempt:
             return str(RevisionState.QUEUED)  # this was interrupted after another reading had been asked for
         _log.error("study_needs_attention", study_uid=study_uid, revision=revision, reason=reason)
         self._store.revisions.set_state(
@@ -473,6 +472,12 @@ class Flow:
 def _kind(fault: Exception) -> str:
     """Return the name of a fault's type, also of one that comes back from the workflow engine's memory."""
     return str(fault) if isinstance(fault, WorkflowError) else type(fault).__name__
+
+
+def _workflow_status(identity: str) -> str | None:
+    """Return the engine's word for where a workflow stands, or None where it knows none of that name."""
+    known = DBOS.get_workflow_status(identity)
+    return None if known is None else known.status
 
 
 def _reading_id(study_uid: str, revision: int, attempt: int) -> str:

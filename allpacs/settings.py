@@ -6,6 +6,7 @@ An unknown key is an error: a misspelt setting must never be silently ignored.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -235,14 +236,21 @@ class _Environment(EnvSettingsSource):
 
     def __call__(self) -> dict[str, Any]:
         values = super().__call__()
-        sources = values.get("receive", {}).get("sources", {})
-        for variable in os.environ:
-            section, _, rest = variable.removeprefix(ENV_PREFIX).partition("__")
-            key, _, rest = rest.partition("__")
-            title = rest.partition("__")[0]
-            if (section.lower(), key.lower()) == ("receive", "sources") and title.lower() in sources:
-                sources[title] = sources.pop(title.lower())
+        receive = values.get("receive")
+        sources = receive.get("sources") if isinstance(receive, dict) else None
+        if isinstance(sources, dict):  # anything else is wrong, and is told so when it is validated
+            for _, (section, key, *rest) in _nested_variables():
+                if (section.lower(), key.lower()) == ("receive", "sources") and rest and rest[0].lower() in sources:
+                    sources[rest[0]] = sources.pop(rest[0].lower())
         return values
+
+
+def _nested_variables() -> Iterator[tuple[str, list[str]]]:
+    """Yield each variable of ours that names a key within a section, and its parts: at least section and key."""
+    for variable in os.environ:
+        parts = variable.removeprefix(ENV_PREFIX).split("__")
+        if variable.startswith(ENV_PREFIX) and len(parts) > 1:
+            yield variable, parts
 
 
 def _refuse_unknown_sections() -> None:
@@ -253,9 +261,8 @@ def _refuse_unknown_sections() -> None:
     ConfigFault
         There is such a variable.
     """
-    for variable in os.environ:
-        section, nested, _ = variable.removeprefix(ENV_PREFIX).partition("__")
-        if variable.startswith(ENV_PREFIX) and nested and section.lower() not in Settings.model_fields:
+    for variable, (section, *_) in _nested_variables():
+        if section.lower() not in Settings.model_fields:
             raise ConfigFault(f"environment {variable}: there is no section {section.lower()!r}")
 
 

@@ -235,7 +235,7 @@ class Revisions:
             )
             rows = delivery_rows(connection, deliveries.study_uid == study_uid, deliveries.revision == revision)
             state, reason = outcome(rows)
-            over = state in (RevisionState.DELIVERED, RevisionState.ATTENTION) or not rows
+            over = state != RevisionState.REPORTED or not rows
             finished_at = sa.func.coalesce(_REVISION.finished_at, now) if over else None
             _move(connection, study_uid, revision, {"state": state, "reason": reason, "finished_at": finished_at})
 

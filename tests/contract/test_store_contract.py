@@ -337,19 +337,24 @@ def test_deliveries_move_each_by_itself_and_sent_is_final(closed: Store) -> None
     assert [row.attempts for row in closed.deliveries.of_revision(STUDY, 1)] == [0, 1]
 
 
+def _begun(store: Store, destination: str, attempt: int, *, at: float) -> int | None:
+    begun = store.deliveries.begin(STUDY, 1, destination, attempt, now=at)
+    return None if begun is None else begun.attempts
+
+
 def test_deliveries_are_due_in_order_of_revision(closed: Store) -> None:
     keep(closed, identity(9), at=200.0)
     close(closed, 210.0)
     for revision in (2, 1):
         closed.deliveries.queue(STUDY, revision, ["ehr", "pacs"], now=220.0)
-    assert closed.deliveries.begin(STUDY, 1, "ehr", 1, now=221.0) is not None
+    assert _begun(closed, "ehr", 1, at=221.0) == 1
     assert closed.deliveries.set_state(STUDY, 1, "ehr", DeliveryState.SENT, now=222.0)
     assert closed.deliveries.begin(STUDY, 1, "ehr", 1, now=223.0) is None
-    assert closed.deliveries.begin(STUDY, 1, "pacs", 1, now=221.0) is not None
+    assert _begun(closed, "pacs", 1, at=221.0) == 1
     closed.deliveries.set_state(STUDY, 1, "pacs", DeliveryState.RETRYING, now=222.0, next_attempt_at=230.0)
     assert [(row.revision, row.destination) for row in closed.deliveries.due(229.0)] == [(2, "ehr")]
     assert [(row.revision, row.destination) for row in closed.deliveries.due(230.0)] == [(1, "pacs"), (2, "ehr")]
-    assert closed.deliveries.begin(STUDY, 1, "pacs", 2, now=230.0) is not None
+    assert _begun(closed, "pacs", 2, at=230.0) == 2
     closed.deliveries.set_state(STUDY, 1, "pacs", DeliveryState.DEAD, now=231.0)
     assert [(row.revision, row.destination) for row in closed.deliveries.due(232.0)] == [(2, "ehr"), (2, "pacs")]
 

@@ -6,8 +6,10 @@ import os
 import shutil
 import sqlite3
 import subprocess
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -15,10 +17,13 @@ from dbos import DBOS, error
 from sqlalchemy.exc import OperationalError
 
 from allpacs.app import Worker, make_receiver, open_store
+from allpacs.deliver.c_store import CStoreDestination
+from allpacs.domain.artefacts import Artefact, Receipt
 from allpacs.domain.errors import StoreFault
 from allpacs.flow import Flow
 from allpacs.store.artefacts import Artefacts
 from allpacs.store.deliveries import Deliveries
+from allpacs.store.findings import Findings
 from allpacs.store.records import DeliveryState, RevisionState
 from allpacs.store.store import Store
 from faults.worker_process import brightness_logits, slow_logits, worker
@@ -86,13 +91,19 @@ def test_a_disk_that_fills_while_a_study_is_read_holds_it_up_and_nothing_else(sm
         store.close()
 
 
-def _in_process(hospital: Hospital, store: Store, **options: object) -> Worker:
+@contextmanager
+def _in_process(hospital: Hospital, store: Store, **options: object) -> Iterator[None]:
+    """Run a worker in this process, where its parts can be made to fail, while the block runs."""
+
     def flow(**parts: object) -> Flow:
         return Flow(**parts, **options)  # type: ignore[arg-type]
 
     part = Worker(hospital.settings, store, ask=brightness_logits, flow_type=flow)
     part.start()
-    return part
+    try:
+        yield
+    finally:
+        part.stop()
 
 
 def test_results_out_of_reach_are_retried_and_their_outcome_is_written_down_when_it_can_be(
@@ -115,35 +126,67 @@ def test_results_out_of_reach_are_retried_and_their_outcome_is_written_down_when
                 raise StoreFault("No space left on device")
         return set_state(self, *arguments, **more)  # type: ignore[arg-type]
 
+    deliver = CStoreDestination.deliver
+    sent: list[str] = []
+
+    def counted(self: CStoreDestination, artefacts: Sequence[Artefact]) -> Receipt:
+        sent.append("pacs")
+        return deliver(self, artefacts)
+
     with Hospital(tmp_path, quiet_s=0.0, extra=QUICK) as hospital:
         store = _received(hospital, tmp_path / "drawn", 1)
         monkeypatch.setattr("allpacs.flow._FIRST_WAIT_S", 0.05)
         monkeypatch.setattr(Artefacts, "get", unreadable)
         monkeypatch.setattr(Deliveries, "set_state", unwritable)
-        part = _in_process(hospital, store)
-        try:
+        monkeypatch.setattr(CStoreDestination, "deliver", counted)
+        with _in_process(hospital, store):
             wait_until(lambda: _delivered(store), 30, "delivered")
-        finally:
-            part.stop()
-        assert faults == {"get": faults["get"], "set_state": faults["set_state"]}
         assert faults["get"] < 0
         assert faults["set_state"] < 0
         deliveries = store.deliveries.of_study(store.studies.latest()[0].study_uid)
         assert sum(one.attempts for one in deliveries) == len(deliveries) + 2  # two were put off by the first fault
         assert len(hospital.pacs.instances) == 1
+        assert sent == ["pacs"]
         store.close()
 
 
-def test_work_that_the_engine_has_forgotten_is_found_and_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_reading_whose_store_fails_waits_says_so_and_goes_on_by_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put = Findings.put
+    full = threading.Event()
+    full.set()
+
+    def unwritable(self: Findings, *arguments: object, **more: object) -> None:
+        if full.is_set():
+            raise StoreFault("No space left on device")
+        put(self, *arguments, **more)  # type: ignore[arg-type]
+
+    with Hospital(tmp_path, quiet_s=0.0, extra=QUICK) as hospital:
+        store = _received(hospital, tmp_path / "drawn", 2)
+        study_uid = store.studies.latest()[0].study_uid
+        monkeypatch.setattr("allpacs.flow._FIRST_WAIT_S", 0.05)
+        monkeypatch.setattr(Findings, "put", unwritable)
+        with _in_process(hospital, store):
+            waiting = "waiting: No space left on device"
+            wait_until(lambda: [one.reason for one in store.revisions.of_study(study_uid)] == [waiting], 30, waiting)
+            full.clear()
+            wait_until(lambda: _delivered(store), 30, "delivered by the same worker")
+        revision = store.revisions.get(study_uid, 1)
+        assert (revision.attempts, revision.reason) == (1, None)
+        assert len(hospital.reports) == 1
+        store.close()
+
+
+def test_work_that_the_engine_has_forgotten_is_found_and_done(tmp_path: Path) -> None:
     """Its database is restored from an old copy, or deleted: the index alone knows what was under way."""
     with Hospital(tmp_path, quiet_s=0.0, extra=QUICK) as hospital:
         store = _received(hospital, tmp_path / "drawn", 2)
         study_uid = store.studies.latest()[0].study_uid
         ((_, revision),) = store.revisions.close_due(time.time() + 60)
         store.revisions.set_state(study_uid, revision, RevisionState.READING)
-        part = _in_process(hospital, store)
-        wait_until(lambda: _delivered(store), 30, "the reading that was lost")
-        part.stop()
+        with _in_process(hospital, store):
+            wait_until(lambda: _delivered(store), 30, "the reading that was lost")
         assert store.revisions.get(study_uid, revision).attempts == 2
 
         # A delivery that was under way when the engine's database went.
@@ -151,9 +194,8 @@ def test_work_that_the_engine_has_forgotten_is_found_and_done(tmp_path: Path, mo
             index.execute("UPDATE deliveries SET state = 'sending', attempts = 5 WHERE destination = 'pacs'")
         for file in hospital.settings.store.folder.glob("workflow.sqlite*"):
             file.unlink()
-        part = _in_process(hospital, store)
-        wait_until(lambda: {one.state for one in store.deliveries.of_study(study_uid)} == {DeliveryState.SENT}, 30)
-        part.stop()
+        with _in_process(hospital, store):
+            wait_until(lambda: {one.state for one in store.deliveries.of_study(study_uid)} == {DeliveryState.SENT}, 30)
         assert len(hospital.pacs.instances) == 1  # the same object again
         store.close()
 
@@ -179,11 +221,8 @@ def test_work_whose_workflow_failed_before_it_began_is_done_all_the_same(
         monkeypatch.setattr("allpacs.flow._SWEEP_S", 0.5)
         monkeypatch.setattr(Flow, "_read_study", failing_once("read", read))
         monkeypatch.setattr(Flow, "_deliver_once", failing_once("deliver", deliver))
-        part = _in_process(hospital, store)
-        try:
+        with _in_process(hospital, store):
             wait_until(lambda: _delivered(store), 30, "delivered")
-        finally:
-            part.stop()
         study_uid = store.studies.latest()[0].study_uid
         assert failed == ["read", "deliver"]
         assert store.revisions.get(study_uid, 1).attempts == 2
@@ -205,11 +244,8 @@ def test_the_dispatcher_outlives_the_engines_database(tmp_path: Path, monkeypatc
     with Hospital(tmp_path, quiet_s=0.0, extra=QUICK) as hospital:
         store = _received(hospital, tmp_path / "drawn", 1)
         monkeypatch.setattr(DBOS, "enqueue_workflow", failing)
-        part = _in_process(hospital, store)
-        try:
+        with _in_process(hospital, store):
             wait_until(lambda: _delivered(store), 30, "delivered")
-        finally:
-            part.stop()
         assert len(calls) > 2
         store.close()
 
@@ -229,14 +265,10 @@ def test_a_worker_whose_engine_cannot_write_ends_and_the_next_one_goes_on(
     with Hospital(tmp_path, quiet_s=0.0, extra=QUICK) as hospital:
         store = _received(hospital, tmp_path / "drawn", 1)
         monkeypatch.setattr(DBOS, "run_step", failing)
-        part = _in_process(hospital, store, on_engine_lost=lambda: ended.append(True))
-        wait_until(lambda: ended, 30, "the worker's end")
-        part.stop()
+        with _in_process(hospital, store, on_engine_lost=lambda: ended.append(True)):
+            wait_until(lambda: ended, 30, "the worker's end")
         assert store.studies.latest()[0].state == RevisionState.READING
-        part = _in_process(hospital, store)
-        try:
+        with _in_process(hospital, store):
             wait_until(lambda: _delivered(store), 30, "delivered")
-        finally:
-            part.stop()
         assert len(hospital.reports) == 1
         store.close()

@@ -119,3 +119,15 @@ def test_an_error_names_the_environment_where_it_comes_from_there(
     with pytest.raises(ConfigFault, match=r"^environment: ") as raised:
         load_settings()
     assert "no JSON" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [("ALLPACS_RECEIVE", "[1]"), ("ALLPACS_RECEIVE__SOURCES", '["PACS"]'), ("ALLPACS_RECEIVE__SOURCES", "xyz")],
+)
+def test_what_is_no_table_in_the_environment_is_an_error_as_any_other(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str
+) -> None:
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(ConfigFault, match=r"^environment"):
+        load_settings()
