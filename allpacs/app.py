@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from allpacs.domain.errors import ConfigFault
-from allpacs.settings import CStoreSettings, FhirSettings, FolderSettings, Settings
+from allpacs.settings import CStoreSettings, FhirSettings, FolderSettings, ServerTlsSettings, Settings, TlsSettings
 from allpacs.store.store import Store
 
 # Parts are imported where they are made: the receiver must be up without loading the model's libraries.
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from allpacs.flow import Flow
     from allpacs.pipeline import AskModel, Pipeline
     from allpacs.receive.scp import StorageScp
+    from allpacs.tls import Tls
 
 _log = structlog.get_logger("allpacs.app")
 
@@ -69,6 +70,8 @@ def make_receiver(settings: Settings, store: Store) -> StorageScp:
         rules=rules,
         require_called_ae=receive.require_called_ae_title,
         allowed_calling=receive.allowed_calling,
+        allowed_networks=receive.allowed_networks,
+        tls=None if receive.tls is None else make_tls(receive.tls, "receive.tls"),
         max_associations=receive.max_associations,
         max_pdu_bytes=receive.max_pdu,
         min_free_bytes=receive.min_free_mb * 1_000_000,
@@ -105,16 +108,38 @@ def make_destination(settings: Settings, one: CStoreSettings | FhirSettings | Fo
             from allpacs.deliver.c_store import CStoreDestination
 
             calling = settings.receive.ae_title
-            return CStoreDestination(one.host, one.port, one.called_ae, calling, timeout_s=one.timeout_s)
+            tls = None if one.tls is None else make_tls(one.tls, "tls")
+            return CStoreDestination(one.host, one.port, one.called_ae, calling, timeout_s=one.timeout_s, tls=tls)
         case FhirSettings():
             from allpacs.deliver.fhir_rest import FhirRestDestination
 
             token = None if one.bearer_token is None else one.bearer_token.get_secret_value()
-            return FhirRestDestination(one.base_url, bearer_token=token, timeout_s=one.timeout_s)
+            tls = None if one.tls is None else make_tls(one.tls, "tls")
+            return FhirRestDestination(one.base_url, bearer_token=token, timeout_s=one.timeout_s, tls=tls)
         case FolderSettings():
             from allpacs.deliver.folder import FolderDestination
 
             return FolderDestination(one.folder)
+
+
+def make_tls(one: TlsSettings | ServerTlsSettings, section: str) -> Tls:
+    """Return TLS settings that follow their files.
+
+    Raises
+    ------
+    ConfigFault
+        A file is missing or cannot be used; the message names the section and the file.
+    """
+    from allpacs.tls import TlsFiles, client_tls, server_tls
+
+    password = None if one.key_password is None else one.key_password.get_secret_value()
+    files = TlsFiles(one.certificate, one.key, password, one.trusted)
+    try:
+        if isinstance(one, ServerTlsSettings):
+            return server_tls(files, require_client_certificate=one.require_client_certificate)
+        return client_tls(files, check_hostname=one.check_hostname)
+    except ConfigFault as fault:
+        raise ConfigFault(f"{section}: {fault}") from None
 
 
 def make_pipeline(settings: Settings) -> Pipeline:

@@ -11,7 +11,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from platformdirs import user_data_path
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    IPvAnyNetwork,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -38,6 +47,26 @@ class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+class TlsSettings(_Section):
+    """Our certificate and whom we trust, as a client. PEM files; exchanged ones are in use with the next connection."""
+
+    certificate: Path | None = Field(None, description="our certificate and its chain; unset: we show none")
+    key: Path | None = Field(None, description="its private key; unset: in the file of the certificate")
+    key_password: SecretStr | None = Field(None, description="of an encrypted key; prefer the environment")
+    trusted: Path | None = Field(None, description="authorities we trust; unset: the platform's")
+    check_hostname: bool = Field(True, description="the server's certificate must be for the host that is called")
+
+
+class ServerTlsSettings(_Section):
+    """Our certificate and whom we trust, as a server. PEM files; exchanged ones are in use with the next connection."""
+
+    certificate: Path = Field(description="our certificate and its chain")
+    key: Path | None = Field(None, description="its private key; unset: in the file of the certificate")
+    key_password: SecretStr | None = Field(None, description="of an encrypted key; prefer the environment")
+    trusted: Path | None = Field(None, description="authorities whose certificates senders must have")
+    require_client_certificate: bool = Field(True, description="senders without a trusted certificate are refused")
+
+
 class SourceSettings(_Section):
     """What differs for one sending AE title."""
 
@@ -58,6 +87,10 @@ class ReceiveSettings(_Section):
     ae_title: str = Field("ALLPACS", description="our AE title, which the PACS calls")
     require_called_ae_title: bool = Field(True, description="reject associations that call another AE title")
     allowed_calling: tuple[str, ...] = Field((), description="AE titles that may send; empty: any")
+    allowed_networks: tuple[IPvAnyNetwork, ...] = Field(
+        (), description="addresses that may connect, for example 10.1.0.0/16 or one address; empty: any"
+    )
+    tls: ServerTlsSettings | None = Field(None, description="DICOM TLS; unset: none, and nothing is encrypted")
     max_associations: int = Field(32, ge=1, description="associations served at a time; further ones are rejected")
     max_pdu: int = Field(131072, ge=4096, description="largest PDU we take, bytes")
     quiet_s: float = Field(10.0, ge=0, description="a study without a new instance for so long is read, seconds")
@@ -118,6 +151,7 @@ class CStoreSettings(_Section):
     host: str = Field(description="host name or address of the PACS")
     port: int = Field(ge=1, le=65535, description="its DICOM port")
     called_ae: str = Field(description="its AE title")
+    tls: TlsSettings | None = Field(None, description="DICOM TLS; unset: none, and nothing is encrypted")
     timeout_s: float = Field(30.0, gt=0, description="network, ACSE and DIMSE time-out, seconds")
 
     @field_validator("called_ae")
@@ -132,7 +166,14 @@ class FhirSettings(_Section):
     kind: Literal["fhir"]
     base_url: str = Field(pattern=r"^https?://", description="base address of the FHIR server")
     bearer_token: SecretStr | None = Field(None, description="sent as Authorization: Bearer; prefer the environment")
+    tls: TlsSettings | None = Field(None, description="for https; unset: the platform's authorities, no certificate")
     timeout_s: float = Field(30.0, gt=0, description="time-out of a request, seconds")
+
+    @model_validator(mode="after")
+    def _tls_with_https(self) -> Self:
+        if self.tls is not None and not self.base_url.startswith("https://"):
+            raise ValueError("tls is set but base_url is not https://")
+        return self
 
 
 class FolderSettings(_Section):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -167,7 +168,9 @@ def tcp_server(talk: Callable[[socket.socket], None]) -> Iterator[int]:
 
 
 @contextmanager
-def http_server(answer: Callable[[BaseHTTPRequestHandler, bytes], None]) -> Iterator[str]:
+def http_server(
+    answer: Callable[[BaseHTTPRequestHandler, bytes], None], tls: ssl.SSLContext | None = None
+) -> Iterator[str]:
     """Run an HTTP server whose answers `answer` writes; yield its address."""
 
     class Handler(BaseHTTPRequestHandler):
@@ -182,9 +185,11 @@ def http_server(answer: Callable[[BaseHTTPRequestHandler, bytes], None]) -> Iter
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
+    if tls is not None:
+        server.socket = tls.wrap_socket(server.socket, server_side=True)
     threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
     try:
-        yield f"http://127.0.0.1:{server.server_address[1]}"
+        yield f"{'http' if tls is None else 'https'}://127.0.0.1:{server.server_address[1]}"
     finally:
         server.shutdown()
         server.server_close()

@@ -8,7 +8,7 @@ from functools import partial
 
 from rich.console import Console
 
-from allpacs.app import make_destination, make_pipeline, open_store
+from allpacs.app import make_destination, make_pipeline, make_tls, open_store
 from allpacs.domain.errors import AllpacsError
 from allpacs.settings import Settings
 
@@ -56,7 +56,10 @@ def _port(settings: Settings) -> str:
                 f"{address[0]}:{address[1]} cannot be bound ({error.strerror}): "
                 "stop what listens there, unless it is allpacs itself, or change receive.port"
             ) from error
-    return f"{settings.receive.ae_title} can listen on {address[0]}:{address[1]}"
+    if settings.receive.tls is not None:
+        make_tls(settings.receive.tls, "receive.tls")
+    secured = "without TLS" if settings.receive.tls is None else "with TLS"
+    return f"{settings.receive.ae_title} can listen on {address[0]}:{address[1]} {secured}"
 
 
 def _model(settings: Settings) -> str:

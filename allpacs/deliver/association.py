@@ -25,6 +25,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum, auto
+from typing import Any
 
 from pydicom.dataset import Dataset
 from pydicom.uid import UID, ImplicitVRLittleEndian
@@ -37,6 +38,7 @@ from pynetdicom.status import STORAGE_SERVICE_CLASS_STATUS, code_to_category
 
 from allpacs.domain.errors import ConfigFault, DeliveryRejected, DeliveryUnavailable
 from allpacs.domain.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, is_ae_title
+from allpacs.tls import Tls
 
 DUPLICATE = 0x0111
 _PROCESSING_FAILURE = 0x0110  # what many archives answer while their database is down
@@ -86,7 +88,7 @@ class Peer:
     timeout_s:
         Longest wait for the connection and for each answer (ACSE, DIMSE), seconds.
     tls:
-        TLS settings (PS3.15 B.12); None: no TLS.
+        Asked for the settings of each connection; None: no TLS.
     """
 
     host: str
@@ -94,7 +96,7 @@ class Peer:
     called_ae: str
     calling_ae: str
     timeout_s: float = 30.0
-    tls: ssl.SSLContext | None = None
+    tls: Tls | None = None
 
     def __post_init__(self) -> None:
         for title in (self.called_ae, self.calling_ae):
@@ -116,7 +118,7 @@ def echo(
     calling_ae: str,
     *,
     timeout_s: float = 30.0,
-    tls: ssl.SSLContext | None = None,
+    tls: Tls | None = None,
 ) -> str:
     """Verify by C-ECHO that a peer is there and takes our associations; return one line.
 
@@ -194,6 +196,7 @@ def associated(peer: Peer, contexts: Sequence[Context]) -> Iterator[Association]
     ae.connection_timeout = ae.acse_timeout = ae.dimse_timeout = peer.timeout_s
     ae.network_timeout = 2 * peer.timeout_s  # must outlast one slow answer
 
+    handshake = _Handshake(peer.tls()) if peer.tls is not None else None
     connected: list[str] = []
     rejections: list[A_ASSOCIATE_RJ] = []
 
@@ -215,7 +218,7 @@ def associated(peer: Peer, contexts: Sequence[Context]) -> Iterator[Association]
             peer.port,
             contexts=[_context(*context) for context in contexts],
             ae_title=peer.called_ae,
-            tls_args=(peer.tls, peer.host) if peer.tls is not None else None,
+            tls_args=(handshake, peer.host) if handshake is not None else None,
             evt_handlers=[(evt.EVT_CONN_OPEN, on_open), (evt.EVT_PDU_RECV, on_pdu)],
         )
     except (OSError, UnicodeError) as unknown:  # the name of the host
@@ -223,12 +226,16 @@ def associated(peer: Peer, contexts: Sequence[Context]) -> Iterator[Association]
     if not association.is_established:
         if rejections:
             raise _rejection(peer, rejections[0])
+        if handshake is not None and handshake.failure:
+            raise DeliveryUnavailable(f"{peer.name}: no TLS ({handshake.failure}); check certificates there and here")
         if not connected:
             raise DeliveryUnavailable(f"{peer.name}: no connection; check host, port and firewall")
         if association.rejected_contexts:
             names = ", ".join(sorted({UID(sop_class).name for sop_class, _ in contexts}))
             raise DeliveryRejected(f"{peer.name}: accepts no presentation context for {names}; enable it there")
-        raise DeliveryUnavailable(f"{peer.name}: no answer to the association request: time-out or abort")
+        # Since TLS 1.3 a client learns that its certificate was refused only after its own part of the handshake.
+        perhaps = "" if handshake is None else "; it may not trust our certificate"
+        raise DeliveryUnavailable(f"{peer.name}: no answer to the association request: time-out or abort{perhaps}")
     try:
         yield association
     except BaseException:
@@ -236,6 +243,39 @@ def associated(peer: Peer, contexts: Sequence[Context]) -> Iterator[Association]
         raise
     else:
         association.release()
+
+
+class _TellingSocket(ssl.SSLSocket):
+    """Remembers why its handshake failed: pynetdicom only says that there is no connection."""
+
+    failure = ""
+
+    def do_handshake(self, block: bool = False) -> None:
+        try:
+            super().do_handshake(block)
+        except ssl.SSLCertVerificationError as failed:
+            self.failure = failed.verify_message
+            raise
+        except OSError as failed:
+            self.failure = getattr(failed, "reason", None) or type(failed).__name__
+            raise
+
+
+class _Handshake:
+    """Stands where pynetdicom wants an `ssl.SSLContext`, and knows how the handshake went."""
+
+    def __init__(self, context: ssl.SSLContext) -> None:
+        context.sslsocket_class = _TellingSocket
+        self._context = context
+        self._socket: ssl.SSLSocket | None = None
+
+    def wrap_socket(self, *arguments: Any, **options: Any) -> ssl.SSLSocket:
+        self._socket = self._context.wrap_socket(*arguments, **options)
+        return self._socket
+
+    @property
+    def failure(self) -> str:
+        return self._socket.failure if isinstance(self._socket, _TellingSocket) else ""
 
 
 def _context(sop_class: str, transfer_syntax: str) -> PresentationContext:

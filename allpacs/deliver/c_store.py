@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import ssl
 import struct
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -35,6 +34,7 @@ from allpacs.deliver.association import (
 from allpacs.domain.artefacts import Artefact, ArtefactKind, Receipt
 from allpacs.domain.errors import DeliveryRejected, DeliveryUnavailable
 from allpacs.domain.identity import is_uid
+from allpacs.tls import Tls
 
 __all__ = ["MAX_CONTEXTS", "CStoreDestination", "SentFile", "echo", "send_files"]
 
@@ -67,7 +67,7 @@ class CStoreDestination:
         calling_ae: str,
         *,
         timeout_s: float = 30.0,
-        tls: ssl.SSLContext | None = None,
+        tls: Tls | None = None,
     ) -> None:
         self._peer = Peer(host, port, called_ae, calling_ae, timeout_s, tls)
 
@@ -173,7 +173,7 @@ def send_files(
     progress: Callable[[SentFile], None] | None = None,
     *,
     timeout_s: float = 30.0,
-    tls: ssl.SSLContext | None = None,
+    tls: Tls | None = None,
 ) -> list[SentFile]:
     """Send DICOM files, each in its own transfer syntax, on as few associations as their contexts allow.
 

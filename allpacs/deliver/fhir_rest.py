@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import json
 import re
-import ssl
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -35,6 +34,7 @@ import httpx
 
 from allpacs.domain.artefacts import Artefact, ArtefactKind, Receipt
 from allpacs.domain.errors import ConfigFault, DeliveryRejected, DeliveryUnavailable
+from allpacs.tls import Tls
 
 _FHIR_JSON = "application/fhir+json"
 
@@ -68,7 +68,7 @@ class FhirRestDestination:
     timeout_s:
         Longest time to connect, and longest silence while sending or receiving, seconds.
     tls:
-        TLS settings (own certificate authority, client certificate); None: the platform's.
+        Asked for the settings of each connection (own certificate authority, client certificate); None: the platform's.
     now:
         The clock that a Retry-After date is compared with.
 
@@ -82,7 +82,7 @@ class FhirRestDestination:
         headers: Mapping[str, str] | None = None,
         bearer_token: str | None = None,
         timeout_s: float = 30.0,
-        tls: ssl.SSLContext | None = None,
+        tls: Tls | None = None,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         try:
@@ -147,7 +147,10 @@ class FhirRestDestination:
         """Return the JSON object of a successful answer; raise for every other."""
         try:
             with httpx.Client(
-                timeout=self._timeout_s, verify=self._tls or True, trust_env=False, headers=self._headers
+                timeout=self._timeout_s,
+                verify=self._tls() if self._tls is not None else True,
+                trust_env=False,
+                headers=self._headers,
             ) as client:
                 answer = client.request(
                     method,

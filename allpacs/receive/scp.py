@@ -6,6 +6,7 @@ sent handed to the sink. 0x0000 is answered only after the sink has returned.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -25,7 +26,9 @@ from allpacs.domain.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VER
 from allpacs.domain.instance import InstanceIdentity
 from allpacs.receive.admit import ACCEPTED_SOP_CLASSES, admit
 from allpacs.receive.header import read_header
+from allpacs.receive.listener import Listener, Network
 from allpacs.receive.port import Sink
+from allpacs.tls import Tls
 
 SUCCESS: Final = 0x0000
 OUT_OF_RESOURCES: Final = 0xA700
@@ -81,6 +84,10 @@ class StorageScp:
         By calling AE title; `default_rule` for all others.
     allowed_calling:
         AE titles that may associate; empty: any.
+    allowed_networks:
+        Addresses whose connections are taken; empty: any.
+    tls:
+        Asked for the settings of each connection; None: no TLS.
     max_associations:
         Served at a time; further ones are rejected for now (PS3.8 section 9.3.4: local limit exceeded).
     max_pdu_bytes:
@@ -105,6 +112,8 @@ class StorageScp:
         default_rule: SourceRule | None = None,
         allowed_calling: Collection[str] = (),
         require_called_ae: bool = True,
+        allowed_networks: Collection[Network] = (),
+        tls: Tls | None = None,
         max_associations: int = 32,
         max_pdu_bytes: int = 131_072,
         acse_timeout_s: float = 30.0,
@@ -119,6 +128,8 @@ class StorageScp:
         self._default_rule = default_rule or SourceRule()
         self._min_free_bytes = min_free_bytes
         self._clock = clock
+        self._allowed_networks = tuple(allowed_networks)
+        self._tls = tls
         self._server: Any = None
         self._tallies: dict[Any, _Tally] = {}
 
@@ -151,9 +162,9 @@ class StorageScp:
         OSError
             The address cannot be listened on.
         """
-        self._server = self._ae.start_server(
+        self._server = self._ae.make_server(
             self._address,
-            block=False,
+            server_class=Listener,
             evt_handlers=[
                 (evt.EVT_ESTABLISHED, self._on_established),
                 (evt.EVT_REJECTED, self._on_rejected),
@@ -162,6 +173,10 @@ class StorageScp:
                 (evt.EVT_ABORTED, self._on_aborted),
             ],
         )
+        self._server.tls = self._tls
+        self._server.allowed_networks = self._allowed_networks
+        self._server.handshake_timeout_s = self._ae.acse_timeout
+        threading.Thread(target=self._server.serve_forever, name="listener", daemon=True).start()
         _log.info("receiver_started", ae_title=self._ae.ae_title, host=self._address[0], port=self.port)
 
     def stop(self, grace_s: float = 5.0) -> None:
