@@ -146,8 +146,7 @@ class Reading:
         for earlier in range(revision - 1, 0, -1):
             for artefact in self._store.artefacts.get(study_uid, earlier):
                 if artefact.kind == ArtefactKind.SR:
-                    header = dcmread(BytesIO(artefact.content), specific_tags=["SeriesInstanceUID", "SOPClassUID"])
-                    return PriorReport(artefact.uid, str(header.SOPClassUID), str(header.SeriesInstanceUID))
+                    return prior_report(artefact)
         return None
 
     def _thumbnails(self, findings: StudyFindings) -> dict[str, bytes]:
@@ -199,6 +198,18 @@ class Reading:
         except (OSError, ValueError):  # an unsynced file after a power cut: what it held can be made again
             crops = self._find(study_uid, revision, chunk)[1]
         return crops
+
+
+def prior_report(sr: Artefact) -> PriorReport:
+    """Return how a structured report is named by the one that replaces it."""
+    tags = ["SeriesInstanceUID", "SOPClassUID", "VerificationFlag"]
+    header = dcmread(BytesIO(sr.content), specific_tags=tags)
+    return PriorReport(
+        sop_instance_uid=sr.uid,
+        sop_class_uid=str(header.SOPClassUID),
+        series_uid=str(header.SeriesInstanceUID),
+        verified=header.VerificationFlag == "VERIFIED",
+    )
 
 
 def _header(row: InstanceRow) -> Dataset:

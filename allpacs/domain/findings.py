@@ -29,6 +29,7 @@ class NotAssessable(StrEnum):
     INDETERMINATE = "indeterminate"  # between the two thresholds of the bundle
     OUT_OF_DISTRIBUTION = "out-of-distribution"  # unlike anything the model was trained on
     MODEL_FAILED = "model-failed"  # the model gave no finite answer for it
+    EXCLUDED = "excluded"  # a reviewer took it out (see `allpacs.domain.review`); never the model's answer
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from pydicom.sr.coding import Code
 
 from allpacs.domain.findings import CellLabel, NotAssessable
 from allpacs.domain.identity import derive_uid
+from allpacs.domain.review import Decision
 
 PRIVATE_SCHEME: Final = "99ALLPACS"
 PRIVATE_SCHEME_UID: Final = derive_uid("coding-scheme", PRIVATE_SCHEME)
@@ -37,6 +38,10 @@ DEVICE_OBSERVER_UID: Final = Code("121012", "DCM", "Device Observer UID")
 DEVICE_OBSERVER_NAME: Final = Code("121013", "DCM", "Device Observer Name")
 DEVICE_OBSERVER_MANUFACTURER: Final = Code("121014", "DCM", "Device Observer Manufacturer")
 DEVICE_OBSERVER_MODEL_NAME: Final = Code("121015", "DCM", "Device Observer Model Name")
+PERSON: Final = Code("121006", "DCM", "Person")
+PERSON_OBSERVER_NAME: Final = Code("121008", "DCM", "Person Observer Name")
+PERSON_OBSERVER_ORGANIZATION: Final = Code("121009", "DCM", "Person Observer's Organization Name")
+PERSON_OBSERVER_LOGIN: Final = Code("128774", "DCM", "Person Observer's Login Name")
 PROCEDURE_REPORTED: Final = Code("121058", "DCM", "Procedure reported")
 SUMMARY: Final = Code("121111", "DCM", "Summary")
 COMMENT: Final = Code("121106", "DCM", "Comment")
@@ -72,6 +77,8 @@ LYMPHOID_PRECURSOR: Final = Code("127910003", "SCT", "Lymphoid precursor cell")
 INDETERMINATE: Final = Code("82334004", "SCT", "Indeterminate")
 INSUFFICIENT_QUALITY: Final = Code("110531", "DCM", "Insufficient quality for interpretation")
 
+_EXCLUDED: Final = _private("EXCLUDED", "Excluded by the reviewer")
+
 LABELS: Final = {CellLabel.ALL: LYMPHOBLAST, CellLabel.HEM: HEMATOGONE}
 
 #: The finding that stands in for a class: the picture is not good enough, or it is and the model cannot tell.
@@ -83,6 +90,7 @@ NOT_ASSESSABLE: Final = {
     NotAssessable.INDETERMINATE: INDETERMINATE,
     NotAssessable.OUT_OF_DISTRIBUTION: INDETERMINATE,
     NotAssessable.MODEL_FAILED: INDETERMINATE,
+    NotAssessable.EXCLUDED: INDETERMINATE,
 }
 
 REASONS: Final = {
@@ -93,7 +101,20 @@ REASONS: Final = {
     NotAssessable.INDETERMINATE: _private("BETWEEN", "Probability between the two thresholds"),
     NotAssessable.OUT_OF_DISTRIBUTION: _private("UNFAMILIAR", "Unlike the cells the model was trained on"),
     NotAssessable.MODEL_FAILED: _private("NO_ANSWER", "The model gave no valid answer"),
+    NotAssessable.EXCLUDED: _EXCLUDED,
 }
+
+# --- What a person made of it: a signed report only ---
+REVIEW_DECISION: Final = _private("DECISION", "Decision of the reviewer")
+FINDING_BEFORE_REVIEW: Final = _private("BEFORE_REVIEW", "Finding of the algorithm before review")
+DECISIONS: Final = {
+    Decision.ACCEPTED: _private("ACCEPTED", "Accepted by the reviewer"),
+    Decision.RELABELLED: _private("RELABELLED", "Changed by the reviewer"),
+    Decision.EXCLUDED: _EXCLUDED,
+}
+#: What a signed report concludes: whether there are lymphoblasts among the reviewed cells. No disease is coded.
+PRESENT: Final = Code("121053", "DCM", "Present")
+ABSENT: Final = Code("121054", "DCM", "Absent")
 
 # --- The study (TID 1420): no public code counts cells of a *set of images*. LOINC's differential counts have another
 # denominator (all leukocytes of a specimen) and are therefore never used. ---

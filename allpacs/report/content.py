@@ -84,6 +84,11 @@ def written(relationship: str, name: Code, text: str) -> bytes:
     return item(_head(relationship, "TEXT", name), element("TextValue", "UT", text.encode()))
 
 
+def named(relationship: str, name: Code, person_name: str) -> bytes:
+    """Return a PNAME."""
+    return item(_head(relationship, "PNAME", name), element("PersonName", "PN", person_name.encode()))
+
+
 def identified(relationship: str, name: Code, uid: str) -> bytes:
     """Return a UIDREF."""
     return item(_head(relationship, "UIDREF", name), element("UID", "UI", uid.encode()))

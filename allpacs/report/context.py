@@ -9,15 +9,23 @@ from datetime import datetime
 import allpacs
 from allpacs.domain.findings import StudyFindings
 from allpacs.domain.identity import derive_uid
+from allpacs.domain.review import Signed
 
 
 @dataclass(frozen=True, slots=True)
 class PriorReport:
-    """The structured report of the earlier revision that this one replaces."""
+    """The structured report that this one replaces: an earlier revision's, or the unsigned one.
+
+    Attributes
+    ----------
+    verified:
+        A person had signed it: what replaces it amends a final report.
+    """
 
     sop_instance_uid: str
     sop_class_uid: str
     series_uid: str
+    verified: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +48,8 @@ class ReportContext:
         Name of the machine that ran the model; not derived from a patient.
     thumbnails:
         PNG or JPEG bytes by the cell's tracking UID, for the HTML report.
+    signed:
+        The review that a person signed, where the findings are those after it; None before any sign-off.
     """
 
     made_at: datetime
@@ -48,21 +58,28 @@ class ReportContext:
     wado_url_template: str | None = None
     host_name: str = ""
     thumbnails: Mapping[str, bytes] = field(default_factory=dict)
+    signed: Signed | None = None
 
     def __post_init__(self) -> None:
         if self.made_at.utcoffset() is None:
             raise ValueError("made_at needs a time zone")
 
+    @property
+    def issued_at(self) -> datetime:
+        """When the document became what it is: when it was signed, or made where nobody has signed."""
+        return self.made_at if self.signed is None else self.signed.review.signed_at
 
-def result_uid(kind: str, findings: StudyFindings) -> str:
+
+def result_uid(kind: str, findings: StudyFindings, context: ReportContext) -> str:
     """Return the UID of one result: the same for a retry, another one whenever anything it was made from changes.
 
     Derived from the kind of result, the revision, the model's digest, the decision digest and the sorted source SOP
-    Instance UIDs.
+    Instance UIDs; of a signed report also from everything that was signed.
     """
     sources = sorted(instance.sop_instance_uid for instance in findings.instances)
     digests = (findings.model.digest, findings.decision_digest)
-    return derive_uid("result", kind, findings.study_uid, str(findings.revision), *digests, *sources)
+    signed = () if context.signed is None else ("signed", context.signed.review.digest)
+    return derive_uid("result", kind, findings.study_uid, str(findings.revision), *digests, *sources, *signed)
 
 
 def sr_series_uid(findings: StudyFindings) -> str:

@@ -23,6 +23,7 @@ from pydicom.valuerep import validate_value
 import allpacs
 from allpacs.domain.findings import StudyFindings
 from allpacs.domain.identity import MANUFACTURER
+from allpacs.domain.review import Signed
 from allpacs.report import codes
 from allpacs.report.context import PriorReport, ReportContext, sr_series_uid
 from allpacs.report.source import CORRUPT, Headers, Source, clean, items, lead_header, text
@@ -86,6 +87,8 @@ def document(
         report.SpecificCharacterSet = character_set if len(character_set) > 1 else character_set[0]
     _add_equipment(report, findings, context)
     _add_general(report, findings, source, context, uid)
+    if context.signed is not None:
+        _add_verification(report, context.signed, source)
     _add_references(report, findings, lead, character_set, prior)
     return report
 
@@ -155,6 +158,10 @@ def _own_text(findings: StudyFindings, source: Source, context: ReportContext) -
     model = findings.model
     faults = [instance.fault or "" for instance in findings.instances]
     named = [model.name, model.version, model.digest, model.family, model.manufacturer, findings.decision_digest]
+    if context.signed is not None:
+        review = context.signed.review
+        named += [review.reviewer.name, review.reviewer.organisation, review.reviewer.identifier, review.comment]
+        named += [one.comment for one in review.cells]
     return "".join([*named, *faults, context.host_name, *source.procedure[:3]])
 
 
@@ -196,7 +203,7 @@ def _add_equipment(report: Dataset, findings: StudyFindings, context: ReportCont
 
 def _add_general(report: Dataset, findings: StudyFindings, source: Source, context: ReportContext, uid: str) -> None:
     """SR Document Series (C.17.1), SR Document General (C.17.2) and SOP Common (C.12.1)."""
-    made_at = _local(context.made_at, source.timezone_offset)
+    issued_at = _local(context.issued_at, source.timezone_offset)
     report.SOPClassUID = Comprehensive3DSRStorage
     report.SOPInstanceUID = uid
     report.StudyInstanceUID = findings.study_uid
@@ -206,8 +213,8 @@ def _add_general(report: Dataset, findings: StudyFindings, source: Source, conte
     report.Modality = "SR"
     report.ReferencedPerformedProcedureStepSequence = []
     report.InstanceNumber = findings.revision
-    report.InstanceCreationDate = report.ContentDate = made_at.strftime("%Y%m%d")
-    report.InstanceCreationTime = report.ContentTime = made_at.strftime("%H%M%S")
+    report.InstanceCreationDate = report.ContentDate = issued_at.strftime("%Y%m%d")
+    report.InstanceCreationTime = report.ContentTime = issued_at.strftime("%H%M%S")
     report.PreliminaryFlag = "PRELIMINARY"
     report.CompletionFlag = "COMPLETE"
     report.VerificationFlag = "UNVERIFIED"
@@ -218,6 +225,19 @@ def _add_general(report: Dataset, findings: StudyFindings, source: Source, conte
     scheme.CodingSchemeName = "allpacs private codes"
     scheme.CodingSchemeResponsibleOrganization = "allpacs"
     report.CodingSchemeIdentificationSequence = [scheme]
+
+
+def _add_verification(report: Dataset, signed: Signed, source: Source) -> None:
+    """Verifying Observer (C.17.2): who signed, for whom and when; the report is final then."""
+    review = signed.review
+    observer = Dataset()
+    observer.VerifyingOrganization = clean(review.reviewer.organisation)
+    observer.VerificationDateTime = _local(review.signed_at, source.timezone_offset).strftime("%Y%m%d%H%M%S%z")
+    observer.VerifyingObserverName = clean(review.reviewer.name)
+    observer.VerifyingObserverIdentificationCodeSequence = []
+    report.VerifyingObserverSequence = [observer]
+    report.VerificationFlag = "VERIFIED"
+    report.PreliminaryFlag = "FINAL"
 
 
 def _add_references(

@@ -35,7 +35,6 @@ from allpacs.domain.identity import derive_uuid
 from allpacs.report import codes, wording
 from allpacs.report.context import ReportContext, result_uid, sr_series_uid
 from allpacs.report.fhir_elements import (
-    AI_ASSERTED,
     SYSTEMS,
     URI,
     Resource,
@@ -55,6 +54,16 @@ from allpacs.report.fhir_elements import (
     report_identifier,
     share,
     specimen_reference,
+)
+from allpacs.report.fhir_signed import (
+    asserted,
+    cell_notes,
+    conclusion_code,
+    observation_status,
+    practitioner,
+    report_status,
+    study_notes,
+    verifier,
 )
 from allpacs.report.html import html_report
 from allpacs.report.source import Headers, clean, lead_header, read_source, text
@@ -89,14 +98,15 @@ def fhir_bundle(
     InvalidBundle
         The result does not conform to the FHIR models.
     """
+    uid = result_uid("fhir", findings, context)
     maker = _Maker(findings, headers, context, sr_artefact_uid)
     cells = maker.cells()
     rest = maker.rest(_presented_form(findings, headers, context, html))
     document = {
         "resourceType": "Bundle",
-        "identifier": own_identifier(result_uid("fhir", findings)),
+        "identifier": own_identifier(uid),
         "type": "transaction",
-        "timestamp": instant(context.made_at),
+        "timestamp": instant(context.issued_at),
         "entry": [*cells, *rest],
     }
     try:  # Cells differ from one another in numbers only, and checking a thousand takes a second: one stands for all.
@@ -104,7 +114,6 @@ def fhir_bundle(
     except ValidationError as fault:
         places = sorted({".".join(map(str, error["loc"])) for error in fault.errors(include_input=False)})
         raise InvalidBundle(f"FHIR models reject {', '.join(places)}") from None
-    uid = result_uid("fhir", findings)
     content = json.dumps(document, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     return Artefact(ArtefactKind.FHIR, uid, "application/fhir+json", f"{uid}.json", content.encode())
 
@@ -118,7 +127,9 @@ class _Maker:
         self.sr_uid = sr_uid
         self.source = read_source(findings, headers)
         self.organisation = text(lead_header(findings, headers), "InstitutionName")
-        self.issued = instant(context.made_at)
+        self.signed = context.signed
+        self.notice = wording.notice(context.signed)
+        self.issued = instant(context.issued_at)
         self.study = {"type": "ImagingStudy", "identifier": dicom_identifier(findings.study_uid)}
         self.report_url = _full_url("DiagnosticReport", findings.study_uid)
         self.panel_url = _full_url("Observation", findings.study_uid)
@@ -201,10 +212,10 @@ class _Maker:
     def _observation(self, identifier: dict[str, str], code: Code, said: str) -> Resource:
         return {
             "resourceType": "Observation",
-            "meta": AI_ASSERTED,
-            "text": narrative(f"{said} {wording.RESEARCH_USE}"),
+            "meta": asserted(self.signed),
+            "text": narrative(f"{said} {self.notice}"),
             "identifier": [identifier],
-            "status": "preliminary",
+            "status": observation_status(self.signed),
             "category": [category("observation-category", "imaging", "Imaging")],
             "code": concept(code),
             "issued": self.issued,
@@ -219,6 +230,7 @@ class _Maker:
             codes.CELL_CLASS,
             f"White cell, {cell.tracking_id}: {wording.outcome(cell)}{_probability_words(cell)}.",
         )
+        observation |= {"meta": asserted(self.signed, cell), "status": observation_status(self.signed, cell)}
         specimens = self.source.specimens.get(instance.sop_instance_uid, ())
         if len(specimens) == 1:
             observation["specimen"] = specimen_reference(specimens[0])
@@ -240,6 +252,9 @@ class _Maker:
             probability = concept(codes.PROBABILITY)
             probability["text"] = "Probability that the cell is a lymphoblast"
             observation["component"].insert(0, {"code": probability, "valueQuantity": share(cell.probability_all)})
+        notes = cell_notes(self.signed, cell)
+        if notes:
+            observation["note"] = notes
         return observation
 
     def _panel(self) -> Resource:
@@ -272,9 +287,10 @@ class _Maker:
             )
         panel["component"] += [fraction, interval]
         unreadable = [i for i in findings.instances if i.fault is not None]
-        if unreadable:
-            lines = (f"{clean(i.sop_instance_uid)}: {clean(i.fault or '')}" for i in unreadable)
-            panel["note"] = [{"text": f"Instance that could not be read: {line}"} for line in lines]
+        lines = (f"{clean(i.sop_instance_uid)}: {clean(i.fault or '')}" for i in unreadable)
+        notes = [*study_notes(self.signed), *({"text": f"Instance that could not be read: {line}"} for line in lines)]
+        if notes:
+            panel["note"] = notes
         return panel
 
     def _document(self) -> Resource:
@@ -289,12 +305,12 @@ class _Maker:
             attachment["url"] = url
         document: Resource = {
             "resourceType": "DocumentReference",
-            "meta": AI_ASSERTED,
-            "text": narrative(f"DICOM structured report of a white cell classification. {wording.RESEARCH_USE}"),
+            "meta": asserted(self.signed),
+            "text": narrative(f"DICOM structured report of a white cell classification. {self.notice}"),
             "masterIdentifier": {"system": URI, "value": f"urn:oid:{self.sr_uid}"},
             "identifier": [dicom_identifier(self.sr_uid)],
             "status": "current",
-            "docStatus": "preliminary",
+            "docStatus": "preliminary" if self.signed is None else "final",
             "type": concept(codes.DIAGNOSTIC_IMAGING_REPORT),
             "date": self.issued,
             "author": [{"reference": self.device_url}],
@@ -311,6 +327,8 @@ class _Maker:
             ],
             "context": {"related": [self.study]},
         }
+        if self.signed is not None:
+            document["authenticator"] = practitioner(self.signed.review.reviewer)
         if "subject" in self.about:
             document["subject"] = self.about["subject"]
         prior = self.context.predecessor
@@ -323,13 +341,13 @@ class _Maker:
         code = concept(codes.DIAGNOSTIC_IMAGING_REPORT)
         code["coding"].append(coding(codes.CLASSIFICATION))
         code["text"] = f"{codes.CLASSIFICATION.meaning} (research use only)"
-        conclusion = f"{wording.summary(self.findings)} {wording.RESEARCH_USE}"
+        conclusion = f"{wording.summary(self.findings)} {self.notice}"
         report: Resource = {
             "resourceType": "DiagnosticReport",
-            "meta": AI_ASSERTED,
+            "meta": asserted(self.signed),
             "text": narrative(conclusion),
             "identifier": [report_identifier(self.findings.study_uid)],
-            "status": "preliminary",
+            "status": report_status(self.context),
             "category": [category("v2-0074", "HM", "Hematology")],
             "code": code,
             "issued": self.issued,
@@ -341,6 +359,9 @@ class _Maker:
         }
         if self.organisation:
             report["performer"] = [{"type": "Organization", "display": self.organisation}]
+        if self.signed is not None:
+            report["conclusionCode"] = [conclusion_code(self.findings.counts)]
+            report["resultsInterpreter"] = [practitioner(self.signed.review.reviewer)]
         if self.source.all_specimens:
             report["specimen"] = [specimen_reference(specimen) for specimen in self.source.all_specimens]
         return report
@@ -349,12 +370,12 @@ class _Maker:
         tag = {"system": SYSTEMS[codes.PRIVATE_SCHEME], "code": derive_uuid("provenance", self.sr_uid)}
         targets = (self.report_url, self.panel_url, self.document_url)
         inputs = [dicom_identifier(instance.sop_instance_uid) for instance in self.findings.instances]
-        provenance = {
+        provenance: Resource = {
             "resourceType": "Provenance",
-            "meta": {**AI_ASSERTED, "tag": [tag]},
+            "meta": {**asserted(self.signed), "tag": [tag]},
             "text": narrative(
                 f"Revision {self.findings.revision}, made from {wording.counted(len(inputs), 'instance', 'instances')} "
-                f"by {clean(self.findings.model.name)} {clean(self.findings.model.version)}. {wording.RESEARCH_USE}"
+                f"by {clean(self.findings.model.name)} {clean(self.findings.model.version)}. {self.notice}"
             ),
             "target": [{"reference": url} for url in targets],
             "occurredDateTime": self.issued,
@@ -367,6 +388,8 @@ class _Maker:
             ],
             "entity": [{"role": "source", "what": self.study}],
         }
+        if self.signed is not None:
+            provenance["agent"].append(verifier(self.signed))
         return {
             "fullUrl": _full_url("Provenance", self.sr_uid),
             "resource": provenance,
@@ -394,7 +417,7 @@ def _presented_form(
         "size": len(form),
         "hash": base64.b64encode(hashlib.sha1(form, usedforsecurity=False).digest()).decode("ascii"),
         "title": "White cell classification (research use only)",
-        "creation": instant(context.made_at),
+        "creation": instant(context.issued_at),
     }
 
 

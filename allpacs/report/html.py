@@ -17,9 +17,10 @@ from pydicom.dataset import Dataset
 import allpacs
 from allpacs.domain.artefacts import Artefact, ArtefactKind
 from allpacs.domain.findings import CellFinding, CellLabel, InstanceFindings, StudyFindings
+from allpacs.domain.review import Signed
 from allpacs.report import codes, wording
 from allpacs.report.context import ReportContext, result_uid
-from allpacs.report.source import Headers, read_source, text
+from allpacs.report.source import Headers, clean, read_source, text
 
 #: Bars of the histogram: each five hundredths wide.
 BINS = 20
@@ -49,6 +50,20 @@ class _Card:
     probability: float | None
     percent: str
     image: str
+    decision: str
+    before: str
+    comment: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Signature:
+    """Who signed, as the page says it."""
+
+    name: str
+    organisation: str
+    at: str
+    done: str
+    comment: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,12 +87,11 @@ def html_report(
     list_cells:
         False leaves out the single cells and keeps the summary.
     """
+    uid = result_uid("html", findings, context)
     source = read_source(findings, headers)
     pictures = _pictures(findings, headers)
     numbers = {picture.uid: picture.number for picture in pictures}
-    cards = [
-        _card(instance, cell, numbers, context.thumbnails) for instance in findings.instances for cell in instance.cells
-    ]
+    cards = [_card(instance, cell, numbers, context) for instance in findings.instances for cell in instance.cells]
     assessed = sorted(
         (card for card in cards if card.style != "none"),
         key=lambda card: -1.0 if card.probability is None else card.probability,
@@ -89,7 +103,8 @@ def html_report(
         source=source,
         context=context,
         summary=wording.summary(findings),
-        notice=wording.RESEARCH_USE,
+        notice=wording.notice(context.signed),
+        review=None if context.signed is None else _signature(context.signed),
         percent=wording.percent,
         pictures=pictures,
         unreadable=[picture for picture in pictures if picture.fault is not None],
@@ -100,9 +115,8 @@ def html_report(
         tallest=tallest,
         made_at=context.made_at.strftime("%Y-%m-%d %H:%M %z"),
         version=allpacs.__version__,
-        uid=result_uid("html", findings),
+        uid=uid,
     )
-    uid = result_uid("html", findings)
     return Artefact(ArtefactKind.HTML, uid, "text/html; charset=utf-8", f"{uid}.html", page.encode())
 
 
@@ -132,15 +146,26 @@ def _pictures(findings: StudyFindings, headers: Headers) -> list[_Picture]:
     ]
 
 
-def _card(
-    instance: InstanceFindings, cell: CellFinding, numbers: Mapping[str, int], thumbnails: Mapping[str, bytes]
-) -> _Card:
+def _signature(signed: Signed) -> _Signature:
+    review = signed.review
+    return _Signature(
+        name=wording.person(clean(review.reviewer.name)),
+        organisation=clean(review.reviewer.organisation),
+        at=review.signed_at.strftime("%Y-%m-%d %H:%M %z"),
+        done=wording.review_summary(signed),
+        comment=review.comment.strip(),
+    )
+
+
+def _card(instance: InstanceFindings, cell: CellFinding, numbers: Mapping[str, int], context: ReportContext) -> _Card:
     place = [f"image {numbers[instance.sop_instance_uid]}"]
     if instance.frames > 1:
         place.append(f"frame {cell.frame_number}")
     if instance.frames > 1 or len(instance.cells) > 1:
         place.append(f"cell {cell.cell_number}")
     probability = None if cell.probability_all is None else wording.stated(cell.probability_all)
+    decision = context.signed.decision(cell) if context.signed is not None else None
+    before = context.signed.changed(cell) if context.signed is not None else None
     return _Card(
         place=", ".join(place),
         outcome=wording.LABEL_NAMES[cell.label] if cell.label else "Not assessable",
@@ -148,7 +173,10 @@ def _card(
         reason=codes.REASONS[cell.reason].meaning if cell.reason else "",
         probability=probability,
         percent="" if probability is None else wording.percent(probability),
-        image=_data_uri(thumbnails.get(cell.tracking_uid, b"")),
+        image=_data_uri(context.thumbnails.get(cell.tracking_uid, b"")),
+        decision="" if decision is None else codes.DECISIONS[decision.decision].meaning,
+        before="" if before is None else wording.outcome(before),
+        comment="" if decision is None else clean(decision.comment),
     )
 
 

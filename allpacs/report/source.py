@@ -19,7 +19,7 @@ from pydicom.sr.coding import Code
 
 from allpacs.domain.findings import StudyFindings
 from allpacs.domain.identity import is_uid
-from allpacs.report import codes
+from allpacs.report import codes, wording
 
 Headers = Mapping[str, Dataset]
 
@@ -140,8 +140,7 @@ def clean(value: str) -> str:
 
 def person_name(header: Dataset) -> str:
     """Return the patient's name for a reader: component groups with spaces for carets, one after the other."""
-    groups = (group.replace("^", " ") for group in text(header, "PatientName").split("="))
-    return " / ".join(name for group in groups if (name := clean(group)))
+    return wording.person(text(header, "PatientName"))
 
 
 def items(header: Dataset, keyword: str) -> Iterator[Dataset]:

@@ -9,17 +9,19 @@ Source: PS3.3 A.35.13; PS3.16 TID 1500, 1410, 1420, 4019; IHE AI Results (AIR).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from io import BytesIO
 
 import pydicom
 from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.sr.coding import Code
 from pydicom.tag import Tag
 from pydicom.uid import UID, ExplicitVRLittleEndian
 
 from allpacs.domain.artefacts import Artefact, ArtefactKind
 from allpacs.domain.findings import CellFinding, InstanceFindings, StudyFindings
 from allpacs.domain.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from allpacs.domain.review import Signed
 from allpacs.report import codes, wording
 from allpacs.report.content import (
     CONTAINS,
@@ -32,6 +34,7 @@ from allpacs.report.content import (
     identified,
     items,
     measured,
+    named,
     region,
     written,
 )
@@ -53,9 +56,9 @@ def structured_report(findings: StudyFindings, headers: Headers, context: Report
         When and after what the report is made.
     """
     source = read_source(findings, headers)
-    uid = result_uid("sr", findings)
+    uid = result_uid("sr", findings, context)
     prior = context.predecessor if context.predecessor and context.predecessor.sop_instance_uid != uid else None
-    content = items(_root_content(findings, source))
+    content = items(_root_content(findings, source, context.signed))
     report = document(findings, headers, source, context, uid, prior)
     report.ValueType = "CONTAINER"
     report.ConceptNameCodeSequence = [code_item(codes.IMAGING_MEASUREMENT_REPORT)]
@@ -74,7 +77,7 @@ def structured_report(findings: StudyFindings, headers: Headers, context: Report
     )
 
 
-def _root_content(findings: StudyFindings, source: Source) -> Iterator[bytes]:
+def _root_content(findings: StudyFindings, source: Source, signed: Signed | None) -> Iterator[bytes]:
     model = findings.model
     algorithm = _algorithm(findings)
     yield coded(HAS_CONCEPT_MOD, codes.LANGUAGE, codes.ENGLISH)
@@ -83,13 +86,27 @@ def _root_content(findings: StudyFindings, source: Source) -> Iterator[bytes]:
     yield written(HAS_OBS_CONTEXT, codes.DEVICE_OBSERVER_NAME, clean(f"{model.name} {model.version}"))
     yield written(HAS_OBS_CONTEXT, codes.DEVICE_OBSERVER_MANUFACTURER, clean(model.manufacturer))
     yield written(HAS_OBS_CONTEXT, codes.DEVICE_OBSERVER_MODEL_NAME, clean(model.family))
+    if signed is not None:
+        yield from _person(signed)
     yield coded(HAS_CONCEPT_MOD, codes.PROCEDURE_REPORTED, source.procedure)
     groups = [
-        _cell_group(instance, cell, source, algorithm) for instance in findings.instances for cell in instance.cells
+        _cell_group(instance, cell, source, algorithm, () if signed is None else _review(signed, cell))
+        for instance in findings.instances
+        for cell in instance.cells
     ]
     yield container(CONTAINS, codes.IMAGING_MEASUREMENTS, groups or algorithm)
     yield container(CONTAINS, codes.DERIVED_IMAGING_MEASUREMENTS, [*algorithm, *_derived(findings)])
-    yield container(CONTAINS, codes.QUALITATIVE_EVALUATIONS, list(_evaluations(findings)))
+    yield container(CONTAINS, codes.QUALITATIVE_EVALUATIONS, list(_evaluations(findings, signed)))
+
+
+def _person(signed: Signed) -> Iterator[bytes]:
+    """TID 1003: the person who signed, a second observer beside the device."""
+    reviewer = signed.review.reviewer
+    yield coded(HAS_OBS_CONTEXT, codes.OBSERVER_TYPE, codes.PERSON)
+    yield named(HAS_OBS_CONTEXT, codes.PERSON_OBSERVER_NAME, clean(reviewer.name))
+    if reviewer.identifier:
+        yield written(HAS_OBS_CONTEXT, codes.PERSON_OBSERVER_LOGIN, clean(reviewer.identifier))
+    yield written(HAS_OBS_CONTEXT, codes.PERSON_OBSERVER_ORGANIZATION, clean(reviewer.organisation))
 
 
 def _algorithm(findings: StudyFindings) -> list[bytes]:
@@ -106,17 +123,15 @@ def _algorithm(findings: StudyFindings) -> list[bytes]:
     ]
 
 
-def _cell_group(instance: InstanceFindings, cell: CellFinding, source: Source, algorithm: list[bytes]) -> bytes:
+def _cell_group(
+    instance: InstanceFindings, cell: CellFinding, source: Source, algorithm: list[bytes], review: Iterable[bytes]
+) -> bytes:
     """TID 1410 for one cell."""
     group = [
         written(HAS_OBS_CONTEXT, codes.TRACKING_IDENTIFIER, cell.tracking_id),
         identified(HAS_OBS_CONTEXT, codes.TRACKING_UNIQUE_IDENTIFIER, cell.tracking_uid),
     ]
-    if cell.label is not None:
-        group.append(coded(CONTAINS, codes.FINDING, codes.LABELS[cell.label]))
-    else:
-        substitute = codes.INDETERMINATE if cell.reason is None else codes.NOT_ASSESSABLE[cell.reason]
-        group.append(coded(CONTAINS, codes.FINDING, substitute))
+    group.append(coded(CONTAINS, codes.FINDING, _finding(cell)))
     group += algorithm
     site = source.site(cell.sop_instance_uid)
     if site is not None:
@@ -131,7 +146,26 @@ def _cell_group(instance: InstanceFindings, cell: CellFinding, source: Source, a
         group.append(measured(CONTAINS, codes.PROBABILITY, number, codes.NO_UNITS))
     if cell.reason is not None:
         group.append(coded(CONTAINS, codes.REASON_NOT_ASSESSABLE, codes.REASONS[cell.reason]))
+    group += review
     return container(CONTAINS, codes.MEASUREMENT_GROUP, group, template="1410")
+
+
+def _finding(cell: CellFinding) -> Code:
+    if cell.label is not None:
+        return codes.LABELS[cell.label]
+    return codes.INDETERMINATE if cell.reason is None else codes.NOT_ASSESSABLE[cell.reason]
+
+
+def _review(signed: Signed, cell: CellFinding) -> Iterator[bytes]:
+    """Qualitative evaluations of one cell: what the person decided, and what the algorithm had said."""
+    decision = signed.decision(cell)
+    before = signed.changed(cell)
+    if decision is not None:
+        yield coded(CONTAINS, codes.REVIEW_DECISION, codes.DECISIONS[decision.decision])
+    if before is not None:
+        yield coded(CONTAINS, codes.FINDING_BEFORE_REVIEW, _finding(before))
+    if decision is not None and clean(decision.comment):
+        yield written(CONTAINS, codes.COMMENT, clean(decision.comment))
 
 
 def _derived(findings: StudyFindings) -> Iterator[bytes]:
@@ -155,9 +189,13 @@ def _derived(findings: StudyFindings) -> Iterator[bytes]:
         yield measured(CONTAINS, codes.LYMPHOBLAST_FRACTION, value, codes.NO_UNITS, limits)
 
 
-def _evaluations(findings: StudyFindings) -> Iterator[bytes]:
-    yield written(CONTAINS, codes.COMMENT, wording.RESEARCH_USE)
+def _evaluations(findings: StudyFindings, signed: Signed | None) -> Iterator[bytes]:
+    yield written(CONTAINS, codes.COMMENT, wording.notice(signed))
     yield written(CONTAINS, codes.SUMMARY, wording.summary(findings))
+    if signed is not None:
+        yield written(CONTAINS, codes.COMMENT, wording.review_summary(signed))
+        if clean(signed.review.comment):
+            yield written(CONTAINS, codes.COMMENT, clean(signed.review.comment))
     for instance in findings.instances:
         if instance.fault is not None:
             fault = clean(f"{instance.sop_instance_uid}: {instance.fault}")

@@ -3,16 +3,44 @@
 from __future__ import annotations
 
 from allpacs.domain.findings import CellFinding, CellLabel, StudyFindings
+from allpacs.domain.review import Decision, Signed
 from allpacs.report import codes
 
 RESEARCH_USE = (
     "Research use only. Not a diagnosis and not for clinical decisions: made by an algorithm, not verified by a person."
+)
+_SIGNED_RESEARCH_USE = (
+    "Research use only. Not a diagnosis and not for clinical decisions: made by an algorithm, reviewed and signed by a "
+    "person."
 )
 #: Name of a class for a reader; a cell is never named by the disease.
 LABEL_NAMES = {CellLabel.ALL: "Lymphoblast", CellLabel.HEM: "Hematogone"}
 
 #: Decimals of every probability and fraction: all reports state exactly the same number.
 DECIMALS = 6
+
+
+def notice(signed: Signed | None) -> str:
+    """Return the notice that every report begins with."""
+    return RESEARCH_USE if signed is None else _SIGNED_RESEARCH_USE
+
+
+def person(name: str) -> str:
+    """Return a DICOM person name for a reader: component groups with spaces for carets, one after the other."""
+    groups = (" ".join(group.replace("^", " ").split()) for group in name.split("="))
+    return " / ".join(group for group in groups if group)
+
+
+def review_summary(signed: Signed) -> str:
+    """Return in one sentence what the person who signed did, without naming the person."""
+    review = signed.review
+    looked_at = len(review.cells)
+    not_looked_at = len(signed.by_model) - looked_at
+    rest = f"; {counted(not_looked_at, 'cell', 'cells')} not looked at one by one" if not_looked_at else ""
+    return (
+        f"Reviewed one by one: {counted(looked_at, 'cell', 'cells')} ({review.count(Decision.ACCEPTED)} accepted, "
+        f"{review.count(Decision.RELABELLED)} changed, {review.count(Decision.EXCLUDED)} excluded){rest}."
+    )
 
 
 def stated(number: float) -> float:

@@ -21,6 +21,9 @@ from allpacs.domain.findings import (
 from allpacs.domain.geometry import BoxPx
 from allpacs.report.context import PriorReport, ReportContext
 
+#: Why a cell has no class before anybody reviewed it.
+MODEL_REASONS = [reason for reason in NotAssessable if reason is not NotAssessable.EXCLUDED]
+
 MICROSCOPIC = "1.2.840.10008.5.1.4.1.1.77.1.2"
 WHOLE_SLIDE = "1.2.840.10008.5.1.4.1.1.77.1.6"
 STUDY = "1.2.826.0.1.3680043.10.999.1"
@@ -117,7 +120,7 @@ def usual_study(revision: int = 1) -> StudyFindings:
     first, second, slide = f"{SERIES}.1", f"{SERIES}.2", f"{SERIES}.3"
     rejected = [
         cell(second, k + 1, reason=reason, probability_all=0.5 if reason is NotAssessable.INDETERMINATE else None)
-        for k, reason in enumerate(NotAssessable)
+        for k, reason in enumerate(MODEL_REASONS)
     ]
     return study(
         [

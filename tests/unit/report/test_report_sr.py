@@ -25,6 +25,7 @@ from report_samples import (
     CONTEXT,
     MADE_AT,
     MODEL,
+    MODEL_REASONS,
     PRIOR,
     SERIES,
     STUDY,
@@ -296,9 +297,9 @@ def test_not_assessable_cells_are_reported_with_their_reason(report: Dataset) ->
     findings = [children(group, "Finding")[0].ConceptCodeSequence[0].CodeValue for group in rejected]
     assert findings == ["110531"] * 4 + ["82334004"] * 3
     reasons = [children(g, "Reason cell is not assessable")[0].ConceptCodeSequence[0].CodeValue for g in rejected]
-    assert len(set(reasons)) == len(NotAssessable)
+    assert len(set(reasons)) == len(MODEL_REASONS)
     numbers = [bool(children(group, "Probability")) for group in rejected]
-    assert numbers == [reason is NotAssessable.INDETERMINATE for reason in NotAssessable]
+    assert numbers == [reason is NotAssessable.INDETERMINATE for reason in MODEL_REASONS]
 
 
 def test_study_numbers_are_derived_measurements_not_a_group(report: Dataset) -> None:
