@@ -35,15 +35,10 @@ def open_store(settings: Settings) -> Store:
 
 
 def accepted_transfer_syntaxes() -> tuple[str, ...]:
-    """Return the UIDs of the transfer syntaxes that the receiver accepts: those that can be decoded, but not deflated.
-
-    A deflated data set would have to be inflated before it is admitted, and no PACS routes microscopy so.
-    """
-    from pydicom.uid import DeflatedExplicitVRLittleEndian
-
+    """Return the UIDs of the transfer syntaxes that the receiver accepts: those that can be decoded."""
     from allpacs.decode.part10 import SUPPORTED_TRANSFER_SYNTAXES
 
-    return tuple(uid for uid in SUPPORTED_TRANSFER_SYNTAXES if uid != DeflatedExplicitVRLittleEndian)
+    return SUPPORTED_TRANSFER_SYNTAXES
 
 
 def make_receiver(settings: Settings, store: Store) -> StorageScp:
@@ -224,6 +219,7 @@ class Worker:
             options=ReadingOptions(
                 chunk_instances=settings.work.chunk_instances,
                 cells_by={ae_title: source.cells for ae_title, source in sources if source.cells is not None},
+                spacing_um={ae_title: one.spacing_um for ae_title, one in sources if one.spacing_um is not None},
                 host_name=socket.gethostname(),
             ),
         )

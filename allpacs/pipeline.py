@@ -21,12 +21,14 @@ from allpacs.classify.preprocess import prepare
 from allpacs.classify.quality import judge
 from allpacs.decode.anything import read_frames_of
 from allpacs.domain.errors import UndecodablePixels
-from allpacs.domain.findings import CellFinding, InstanceFindings
-from allpacs.domain.image import Frame
+from allpacs.domain.findings import CellFinding, InstanceFindings, Remark, RemarkKind
+from allpacs.domain.image import Scale, ScaleOrigin, UnreadableFrame
 
 #: Preprocessed cells, ``uint8`` of shape (n, input_px, input_px, 3), in the order of the findings' cells.
 Crops = NDArray[np.uint8]
 
+#: A remark names no more frames than these.
+_FRAMES_NAMED = 5
 
 #: Asks the model: crops to ``float32`` logits of shape (n, labels); a row that could not be judged is not finite.
 AskModel = Callable[[Crops], NDArray[np.float32]]
@@ -34,13 +36,22 @@ AskModel = Callable[[Crops], NDArray[np.float32]]
 
 @dataclass(frozen=True, slots=True)
 class ImageFile:
-    """One file to read, with the identity its findings carry."""
+    """One file to read, with the identity its findings carry.
+
+    Attributes
+    ----------
+    cells_by:
+        Way of finding cells; None: chosen by the picture.
+    spacing_um:
+        What the operator says of the sender's images, where neither the object nor red cells tell.
+    """
 
     path: Path
     sop_instance_uid: str
     sop_class_uid: str
     series_uid: str
     cells_by: str | None = None
+    spacing_um: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,16 +86,44 @@ class Pipeline:
         """
         cells: list[CellFinding] = []
         crops: list[Crops] = []
+        unreadable: list[UnreadableFrame] = []
+        scales: list[Scale] = []
         frames = 0
         try:
             for frame in read_frames_of(image.path, max_pixels=self.max_pixels):
                 frames += 1
-                for finding, crop in self._cells_of(frame, image):
+                if isinstance(frame, UnreadableFrame):
+                    unreadable.append(frame)
+                    continue
+                finder = finder_for(frame, image.cells_by)
+                scale = frame.scale or finder.scale(frame)
+                scales += [] if scale is None else [scale]
+                for number, cell in enumerate(finder.find(frame), start=1):
+                    finding = CellFinding(
+                        sop_instance_uid=image.sop_instance_uid,
+                        frame_number=frame.number,
+                        cell_number=number,
+                        box=cell.box,
+                        outline=cell.outline,
+                        reason=judge(frame.rgb, cell, self.bundle.quality),
+                    )
                     cells.append(finding)
-                    crops.append(crop)
-        except UndecodablePixels as fault:
-            return self._findings(image, frames, (), str(fault)), self._stack([])
-        return self._findings(image, frames, tuple(cells), None), self._stack(crops)
+                    crops.append(prepare(frame.rgb, cell, self.bundle.preprocessing))
+        except UndecodablePixels as undecodable:
+            return self._findings(image, frames, (), str(undecodable)), self._stack([])
+        if len(unreadable) == frames > 0:
+            return self._findings(image, frames, (), f"no frame can be decoded: {unreadable[0].reason}"), self._stack(
+                []
+            )
+        remarks = [*unreadable_remarks(unreadable)]
+        if not cells:
+            remarks.append(Remark(RemarkKind.NO_CELLS, "No white cell was found."))
+        findings = replace(
+            self._findings(image, frames, tuple(cells), None),
+            scale=usual_scale(scales, image.spacing_um),
+            remarks=tuple(remarks),
+        )
+        return findings, self._stack(crops)
 
     def label(self, findings: InstanceFindings, crops: Crops, ask: AskModel) -> InstanceFindings:
         """Ask the model about every cell that has no reason yet, and return the findings with labels."""
@@ -108,19 +147,6 @@ class Pipeline:
             labelled.append(replace(instance, cells=cells))
         return labelled
 
-    def _cells_of(self, frame: Frame, image: ImageFile) -> Iterator[tuple[CellFinding, Crops]]:
-        found = finder_for(frame, image.cells_by).find(frame)
-        for number, cell in enumerate(found, start=1):
-            finding = CellFinding(
-                sop_instance_uid=image.sop_instance_uid,
-                frame_number=frame.number,
-                cell_number=number,
-                box=cell.box,
-                outline=cell.outline,
-                reason=judge(frame.rgb, cell, self.bundle.quality),
-            )
-            yield finding, prepare(frame.rgb, cell, self.bundle.preprocessing)
-
     def _stack(self, crops: list[Crops]) -> Crops:
         side = self.bundle.preprocessing.input_px
         return np.stack(crops) if crops else np.zeros((0, side, side, 3), np.uint8)
@@ -135,3 +161,20 @@ class Pipeline:
             cells=cells,
             fault=fault,
         )
+
+
+def unreadable_remarks(frames: Sequence[UnreadableFrame]) -> Iterator[Remark]:
+    """Yield the remark on frames that cannot be decoded among others; nothing where there are none."""
+    if not frames:
+        return
+    named = ", ".join(str(frame.number) for frame in frames[:_FRAMES_NAMED])
+    more = f" and {len(frames) - _FRAMES_NAMED} more" if len(frames) > _FRAMES_NAMED else ""
+    text = f"{len(frames)} frames could not be decoded and were not judged: {named}{more}. {frames[0].reason}."
+    yield Remark(RemarkKind.UNREADABLE_FRAMES, text)
+
+
+def usual_scale(scales: Sequence[Scale], configured_um: float | None) -> Scale | None:
+    """Return the scale of an instance from those of its frames: the middle one; the configured one where none has."""
+    if scales:
+        return sorted(scales, key=lambda scale: scale.spacing_um)[len(scales) // 2]
+    return None if configured_um is None else Scale(configured_um, ScaleOrigin.CONFIGURED)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache
 from io import BytesIO
@@ -49,11 +49,14 @@ class ReadingOptions:
         Way of finding cells by calling AE title; a sender that is not named is judged by its pictures.
     host_name:
         Name of this station, for the report's device.
+    spacing_um:
+        Distance of pixels by calling AE title, for images that do not tell it.
     """
 
     chunk_instances: int
     cells_by: Mapping[str, str]
     host_name: str
+    spacing_um: Mapping[str, float] = field(default_factory=dict)
 
 
 class Reading:
@@ -175,6 +178,7 @@ class Reading:
             sop_class_uid=row.sop_class_uid,
             series_uid=row.series_uid,
             cells_by=self._options.cells_by.get(row.calling_ae),
+            spacing_um=self._options.spacing_um.get(row.calling_ae),
         )
 
     def _work(self, study_uid: str, revision: int) -> Path:

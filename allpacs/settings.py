@@ -77,6 +77,9 @@ class SourceSettings(_Section):
     cells: Literal["whole_frame", "nucleus"] | None = Field(
         None, description="how cells are found in this sender's images; unset: chosen by the picture"
     )
+    spacing_um: float | None = Field(
+        None, gt=0, description="distance of pixels where neither the image nor its red cells tell, micrometres"
+    )
 
 
 class ReceiveSettings(_Section):

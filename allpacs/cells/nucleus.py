@@ -21,11 +21,17 @@ from skimage.segmentation import watershed
 
 from allpacs.cells.lobes import joined
 from allpacs.cells.outline import cell_of, largest_part
-from allpacs.domain.image import Cell, Frame
+from allpacs.domain.image import Cell, Frame, Scale, ScaleOrigin
 
 Floats = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 Labels = NDArray[np.int32]
+
+#: Width of a normal red cell: 7.2 µm on average in a dried smear (J. V. Dacie and S. M. Lewis, Practical Haematology).
+RED_CELL_UM = 7.2
+
+#: Frames with a shorter side hold no cell.
+SMALLEST_SIDE_PX = 8
 
 #: Longer side at which a frame is measured for its red cells' radius.
 MEASURED_SIDE_PX = 480
@@ -62,10 +68,9 @@ class Nucleus:
     def find(self, frame: Frame) -> tuple[Cell, ...]:
         """Return the white cells, ordered by row then column of their boxes; empty where there are none."""
         rows, columns = frame.rgb.shape[:2]
-        if min(rows, columns) < 8:
+        if min(rows, columns) < SMALLEST_SIDE_PX:
             return ()
-        coarse = -(-max(rows, columns) // MEASURED_SIDE_PX)
-        radius = _red_cell_radius(_stain_of(_shrink(frame.rgb, coarse))) * coarse
+        radius = _measured(frame.rgb)[0]
         step = max(1, round(radius / WORKING_RADIUS_PX))
         labels = _cells_of(_stain_of(_shrink(frame.rgb, step)), radius / step)
         cells = []
@@ -76,6 +81,20 @@ class Nucleus:
             if mask.any():
                 cells.append(cell_of(mask, offset, (rows, columns)))
         return tuple(sorted(cells, key=lambda cell: (cell.box.y, cell.box.x)))
+
+    def scale(self, frame: Frame) -> Scale | None:
+        """Return the distance of the pixels that makes the red cells 7.2 µm wide; None where too few are seen."""
+        if min(frame.rgb.shape[:2]) < SMALLEST_SIDE_PX:
+            return None
+        radius, of_red_cells = _measured(frame.rgb)
+        return Scale(RED_CELL_UM / (2 * radius), ScaleOrigin.RED_CELLS) if of_red_cells else None
+
+
+def _measured(rgb: NDArray[np.uint8]) -> tuple[float, bool]:
+    """Return the radius of a red cell in pixels of the frame, and whether red cells themselves told it."""
+    coarse = -(-max(rgb.shape[:2]) // MEASURED_SIDE_PX)
+    radius, of_red_cells = _red_cell_radius(_stain_of(_shrink(rgb, coarse)))
+    return radius * coarse, of_red_cells
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -141,8 +160,8 @@ def _nuclei_of(violet: Floats) -> tuple[Mask, float]:
     return violet > threshold, threshold
 
 
-def _red_cell_radius(stain: _Stain) -> float:
-    """Return the radius of a red cell in pixels: the ruler of the field.
+def _red_cell_radius(stain: _Stain) -> tuple[float, bool]:
+    """Return the radius of a red cell in pixels, the ruler of the field, and whether red cells told it.
 
     A small lymphocyte's nucleus is as large as a red cell. Where no red cells are seen, the nuclei are the ruler.
     """
@@ -158,11 +177,13 @@ def _red_cell_radius(stain: _Stain) -> float:
     # What is much larger than the nuclei is heaps; unless it is nearly all there is, and the nuclei are platelets.
     red = alike if np.sum(alike**2) > PLATELETS_ONLY * np.sum(red**2) else red
     if red.size < 3:
-        return max(0.8 * largest, 3.0)
+        return max(0.8 * largest, 3.0), False
     radius = _weighted_median(red)
     # Heaps of red cells look like large ones. Nuclei are the better ruler where there are too many to be lobes.
     white = white[white > 0.5 * largest]
-    return min(radius, 1.1 * _weighted_median(white)) if white.size >= MANY_NUCLEI else radius
+    if white.size >= MANY_NUCLEI and (limit := 1.1 * _weighted_median(white)) < radius:
+        return limit, False
+    return radius, True
 
 
 def _half_widths(mask: Mask) -> Floats:

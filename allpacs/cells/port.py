@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from allpacs.domain.image import Cell, Frame
+from allpacs.domain.image import Cell, Frame, Scale
 
 
 class CellFinder(Protocol):
@@ -15,3 +15,6 @@ class CellFinder(Protocol):
 
     def find(self, frame: Frame) -> Sequence[Cell]:
         """Return the cells of the frame, ordered by row then column of their boxes; empty where there are none."""
+
+    def scale(self, frame: Frame) -> Scale | None:
+        """Return the distance of the frame's pixels as what is seen in it tells; None where nothing does."""

@@ -101,8 +101,10 @@ def _image(path: Path) -> ImageFile:
         except InputFault:
             pass  # the same fault is met, and recorded, when its frames are read
         else:
-            names = ("SOPInstanceUID", "SOPClassUID", "SeriesInstanceUID")
-            return ImageFile(path, *(str(header.get(name, "")) for name in names))
+            instance, sop_class, series = (
+                str(header.get(name, "")) for name in ("SOPInstanceUID", "SOPClassUID", "SeriesInstanceUID")
+            )
+            return ImageFile(path, instance, sop_class, series)
     return ImageFile(path, derive_uid("file", str(path)), "", "")
 
 

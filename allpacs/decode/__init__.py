@@ -1,12 +1,15 @@
 """Part 10 files and pictures to RGB frames.
 
-=============== ====================================================================================
-`anything.py`   picks the reader by the first bytes
-`part10.py`     DICOM: opens the file, checks what the header promises against what is there
-`layout.py`     Image Pixel module: the checked shape of the pixels
-`codecs.py`     one encoded frame to samples, one function a family of transfer syntaxes
-`colour.py`     samples to RGB
-`picture.py`    BMP, PNG, JPEG, TIFF
-`guard.py`      what foreign decoders raise becomes the sender's fault
-=============== ====================================================================================
+=================== ====================================================================================
+`anything.py`       picks the reader by the first bytes
+`part10.py`         DICOM: opens the file, checks what the header promises against what is there
+`layout.py`         Image Pixel module: the checked shape of the pixels
+`encapsulation.py`  where each frame of encapsulated Pixel Data lies
+`codecs.py`         one encoded frame to samples, one function a family of transfer syntaxes
+`colour.py`         samples to RGB
+`icc.py`            RGB under an ICC profile to sRGB
+`scale.py`          what the object says of the distance between its pixels
+`picture.py`        BMP, PNG, JPEG, TIFF
+`guard.py`          what foreign decoders raise becomes the sender's fault
+=================== ====================================================================================
 """

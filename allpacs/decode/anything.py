@@ -8,11 +8,13 @@ from pathlib import Path
 from allpacs.decode.guard import opened
 from allpacs.decode.part10 import looks_like_part10, read_frames
 from allpacs.decode.picture import read_picture
-from allpacs.domain.image import Frame
+from allpacs.domain.image import Frame, UnreadableFrame
 
 
-def read_frames_of(path: Path, *, max_pixels: int = 100_000_000) -> Iterator[Frame]:
+def read_frames_of(path: Path, *, max_pixels: int = 100_000_000) -> Iterator[Frame | UnreadableFrame]:
     """Yield the frames of a DICOM file or a picture, told apart by their first bytes.
+
+    Of several frames, those that cannot be decoded come as `UnreadableFrame`.
 
     Raises
     ------

@@ -6,18 +6,27 @@ pixels must not allocate them. Whatever a third-party decoder raises is the call
 
 from __future__ import annotations
 
+import math
 import struct
+import warnings
 from collections.abc import Callable
 from io import BytesIO
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 from pydicom.encaps import encapsulate
 from pydicom.pixels.decoders.base import get_decoder
 from pydicom.uid import (
+    HTJ2K,
     JPEG2000,
+    HTJ2KLossless,
+    HTJ2KLosslessRPCL,
     JPEG2000Lossless,
     JPEGBaseline8Bit,
+    JPEGExtended12Bit,
+    JPEGLossless,
+    JPEGLosslessSV1,
     JPEGLSLossless,
     JPEGLSNearLossless,
     RLELossless,
@@ -29,6 +38,11 @@ from allpacs.domain.errors import UndecodablePixels
 
 #: (encoded frame, layout, transfer syntax UID) to (samples, Photometric Interpretation of the samples).
 FrameDecoder = Callable[[bytes, PixelLayout, str], tuple[Samples, str]]
+
+#: Start of a JPEG 2000 codestream: markers SOC and SIZ (ISO/IEC 15444-1 A.4.1, A.5.1). A JP2 file may be around it.
+_START_OF_CODESTREAM = b"\xff\x4f\xff\x51"
+#: JPEG markers SOF0 to SOF15 and JPEG-LS's SOF55, less those between that are none: DHT, JPG, DAC.
+_START_OF_FRAME = (frozenset(range(0xFFC0, 0xFFD0)) - {0xFFC4, 0xFFC8, 0xFFCC}) | {0xFFF7}
 
 
 def decode_jpeg(encoded: bytes, layout: PixelLayout, _: str) -> tuple[Samples, str]:
@@ -70,24 +84,68 @@ def decode_rle(encoded: bytes, layout: PixelLayout, _: str) -> tuple[Samples, st
     return (pixelwise[:, :, 0] if layout.samples == 1 else pixelwise), layout.photometric
 
 
-def decode_jpeg_2000(encoded: bytes, layout: PixelLayout, transfer_syntax: str) -> tuple[Samples, str]:
-    """Decode JPEG 2000 with OpenJPEG as Pillow has it: grey up to 16 bits, colour of 8 bits."""
-    with Image.open(BytesIO(encoded), formats=("JPEG2000",)) as image:
-        _check_size(image.width, image.height, layout)
-    return _by_pydicom(encoded, layout, transfer_syntax, "pillow")
+def decode_jpeg_extended(encoded: bytes, layout: PixelLayout, transfer_syntax: str) -> tuple[Samples, str]:
+    """Decode JPEG Extended: of 8 bits as the baseline is, of 12 bits (grey only) with GDCM."""
+    if _jpeg_frame(encoded).precision == 8:
+        return decode_jpeg(encoded, layout, transfer_syntax)
+    if layout.samples != 1:
+        raise UndecodablePixels("JPEG Extended of 12 bits is read in grey only")
+    return decode_jpeg_lossless(encoded, layout, transfer_syntax)
+
+
+def decode_jpeg_lossless(encoded: bytes, layout: PixelLayout, transfer_syntax: str) -> tuple[Samples, str]:
+    """Decode JPEG Lossless (processes 14 and 14 selection value 1) with GDCM."""
+    frame = _jpeg_frame(encoded)
+    _check_size(frame.columns, frame.rows, layout)
+    if frame.components != layout.samples or not 2 <= frame.precision <= layout.bits_allocated:
+        raise UndecodablePixels(f"JPEG of {frame.components} components of {frame.precision} bits")
+    return _by_gdcm(encoded, layout, transfer_syntax), layout.photometric
+
+
+def decode_jpeg_2000(encoded: bytes, layout: PixelLayout, _: str) -> tuple[Samples, str]:
+    """Decode JPEG 2000, high throughput or not, with OpenJPEG; a component transform in it is undone."""
+    import openjpeg.utils
+
+    start = encoded.find(_START_OF_CODESTREAM)
+    if start < 0:
+        raise UndecodablePixels("JPEG 2000 without a codestream")
+    # ISO/IEC 15444-1 A.5.1: image and its offset on the reference grid, tiles, then each component's depth and step.
+    right, bottom, left, top = struct.unpack_from(">4L", encoded, start + 8)
+    (components,) = struct.unpack_from(">H", encoded, start + 40)
+    _check_size(right - left, bottom - top, layout)
+    depths = encoded[start + 42 : start + 42 + 3 * components]
+    if components != layout.samples or depths != (depths[:1] + b"\1\1") * components:
+        raise UndecodablePixels(f"JPEG 2000 of {components} components, or of components unlike one another")
+    precision, signed = (depths[0] & 0x7F) + 1, bool(depths[0] & 0x80)
+    if precision > 16:
+        raise UndecodablePixels(f"JPEG 2000 of {precision} bits is not read")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        content = openjpeg.utils.decode_pixel_data(encoded, version=2)
+    samples = np.frombuffer(content, f"<{'i' if signed else 'u'}{1 if precision <= 8 else 2}")
+    shape = (layout.rows, layout.columns) if components == 1 else (layout.rows, layout.columns, components)
+    transformed = layout.photometric in ("YBR_ICT", "YBR_RCT")
+    return samples.reshape(shape), "RGB" if transformed else layout.photometric
 
 
 def decode_jpeg_ls(encoded: bytes, layout: PixelLayout, transfer_syntax: str) -> tuple[Samples, str]:
     """Decode JPEG-LS, lossless and near-lossless, with CharLS."""
-    _check_size(*_jpeg_ls_size(encoded), layout)
+    frame = _jpeg_frame(encoded)
+    _check_size(frame.columns, frame.rows, layout)
     return _by_pydicom(encoded, layout, transfer_syntax, "pyjpegls")
 
 
 #: The encapsulated transfer syntaxes, each with its decoder.
 FRAME_DECODERS: dict[str, FrameDecoder] = {
     JPEGBaseline8Bit: decode_jpeg,
+    JPEGExtended12Bit: decode_jpeg_extended,
+    JPEGLossless: decode_jpeg_lossless,
+    JPEGLosslessSV1: decode_jpeg_lossless,
     JPEG2000Lossless: decode_jpeg_2000,
     JPEG2000: decode_jpeg_2000,
+    HTJ2KLossless: decode_jpeg_2000,
+    HTJ2KLosslessRPCL: decode_jpeg_2000,
+    HTJ2K: decode_jpeg_2000,
     JPEGLSLossless: decode_jpeg_ls,
     JPEGLSNearLossless: decode_jpeg_ls,
     RLELossless: decode_rle,
@@ -121,6 +179,34 @@ def _by_pydicom(encoded: bytes, layout: PixelLayout, transfer_syntax: str, plugi
     return samples, str(properties["photometric_interpretation"])
 
 
+def _by_gdcm(encoded: bytes, layout: PixelLayout, transfer_syntax: str) -> Samples:
+    """Decode one frame with GDCM; not by way of pydicom, which never asks it for 12 bits."""
+    import gdcm
+
+    for silence in (gdcm.Trace.DebugOff, gdcm.Trace.WarningOff, gdcm.Trace.ErrorOff):
+        silence()  # it writes what it finds wrong to standard error
+    fragment = gdcm.Fragment()
+    fragment.SetByteStringValue(encoded)
+    fragments = gdcm.SequenceOfFragments.New()
+    fragments.AddFragment(fragment)
+    element = gdcm.DataElement(gdcm.Tag(0x7FE0, 0x0010))
+    element.SetValue(fragments.__ref__())
+    image = gdcm.Image()
+    image.SetNumberOfDimensions(2)
+    image.SetDimensions((layout.columns, layout.rows, 1))
+    image.SetDataElement(element)
+    photometric = gdcm.PhotometricInterpretation.GetPIType(layout.photometric)
+    image.SetPhotometricInterpretation(gdcm.PhotometricInterpretation(photometric))
+    image.SetPlanarConfiguration(0)
+    image.SetTransferSyntax(gdcm.TransferSyntax(gdcm.TransferSyntax.GetTSType(transfer_syntax)))
+    bits, stored, signed = layout.bits_allocated, layout.bits_stored, int(layout.signed)
+    image.SetPixelFormat(gdcm.PixelFormat(layout.samples, bits, stored, stored - 1, signed))
+    content = image.GetBuffer().encode("utf-8", "surrogateescape")  # its binding hands bytes out as text
+    samples = np.frombuffer(content, f"<{'i' if layout.signed else 'u'}{bits // 8}")
+    shape = (layout.rows, layout.columns, layout.samples)[: 2 if layout.samples == 1 else 3]
+    return samples[: math.prod(shape)].reshape(shape)
+
+
 def _check_size(columns: int, rows: int, layout: PixelLayout) -> None:
     if (columns, rows) != (layout.columns, layout.rows):
         raise UndecodablePixels(
@@ -134,13 +220,23 @@ def _named_rgb(image: Image.Image) -> bool:
     return bytes(component[0] for component in layer) in (b"RGB", b"rgb")
 
 
-def _jpeg_ls_size(encoded: bytes) -> tuple[int, int]:
-    """Return (columns, rows) from the frame header, marker SOF55 (ISO/IEC 14495-1 C.2.2)."""
+class _JpegFrame(NamedTuple):
+    """What a JPEG or JPEG-LS frame header says (ISO/IEC 10918-1 B.2.2, 14495-1 C.2.2)."""
+
+    precision: int
+    rows: int
+    columns: int
+    components: int
+
+
+def _jpeg_frame(encoded: bytes) -> _JpegFrame:
     offset = 2
-    while encoded[offset : offset + 2] != b"\xff\xf7":
-        marker, length = struct.unpack_from(">HH", encoded, offset)
+    while (marker := struct.unpack_from(">H", encoded, offset)[0]) not in _START_OF_FRAME:
+        if marker == 0xFFFF:  # a fill byte
+            offset += 1
+            continue
+        (length,) = struct.unpack_from(">H", encoded, offset + 2)
         if marker < 0xFF01 or length < 2:
-            raise UndecodablePixels("JPEG-LS without a frame header")
+            raise UndecodablePixels("JPEG without a frame header")
         offset += 2 + length
-    rows, columns = struct.unpack_from(">HH", encoded, offset + 5)
-    return columns, rows
+    return _JpegFrame(*struct.unpack_from(">BHHB", encoded, offset + 4))

@@ -7,21 +7,17 @@ and decoded one at a time, so that a whole-slide image takes no more memory than
 
 from __future__ import annotations
 
-import math
 import os
 import struct
-import tempfile
-import zlib
-from collections.abc import Iterator
-from itertools import islice
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 from pydicom import Dataset
 from pydicom.dataset import FileMetaDataset
-from pydicom.encaps import generate_frames
 from pydicom.filereader import read_dataset
 from pydicom.pixels.decoders.base import get_decoder
 from pydicom.tag import BaseTag, Tag
@@ -34,19 +30,23 @@ from pydicom.uid import (
 
 from allpacs.decode.codecs import FRAME_DECODERS, pydicom_options
 from allpacs.decode.colour import Samples, to_rgb
+from allpacs.decode.encapsulation import EncapsulatedFrames
 from allpacs.decode.guard import blaming_sender, opened
+from allpacs.decode.icc import ToSrgb
 from allpacs.decode.layout import PixelLayout, read_layout
-from allpacs.domain.errors import UndecodablePixels
-from allpacs.domain.image import Frame
+from allpacs.decode.scale import stated_scale
+from allpacs.domain.errors import InputFault, UndecodablePixels
+from allpacs.domain.image import Frame, UnreadableFrame
+from allpacs.inflate import inflated
+
+#: Index of a frame, from 0, to its samples and their Photometric Interpretation.
+_SamplesOf = Callable[[int], tuple[Samples, str]]
 
 _NATIVE = (ExplicitVRLittleEndian, ImplicitVRLittleEndian, DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian)
 
 #: Transfer syntaxes whose pixels are read, the ones that lose and cost least first.
 SUPPORTED_TRANSFER_SYNTAXES: tuple[str, ...] = tuple(str(uid) for uid in (*_NATIVE, *FRAME_DECODERS))
 
-#: A deflated data set may grow to this many bytes; deflate packs zeros a thousandfold.
-_MAX_INFLATED_BYTES = 2 * 1024**3
-_INFLATE_IN_MEMORY_BYTES = 64 * 1024**2
 _UNDEFINED_LENGTH = 0xFFFFFFFF
 _PIXEL_DATA = 0x7FE00010
 _FLOAT_PIXEL_DATA = (0x7FE00008, 0x7FE00009)
@@ -59,7 +59,8 @@ _FRAME_TAGS: list[BaseTag | int] = [
         *("BitsAllocated", "BitsStored", "PixelRepresentation", "ExtendedOffsetTable", "ExtendedOffsetTableLengths"),
         *(f"{colour}PaletteColorLookupTableDescriptor" for colour in ("Red", "Green", "Blue")),
         *(f"{colour}PaletteColorLookupTableData" for colour in ("Red", "Green", "Blue")),
-        *("SharedFunctionalGroupsSequence", "PixelSpacing", "NominalScannedPixelSpacing"),
+        *("SharedFunctionalGroupsSequence", "PixelSpacing", "NominalScannedPixelSpacing", "ImagerPixelSpacing"),
+        *("OpticalPathSequence", "ICCProfile"),
     )
 ]
 
@@ -96,38 +97,87 @@ def read_header(path: Path) -> Dataset:
         return header
 
 
-def read_frames(path: Path, *, max_pixels: int = 100_000_000) -> Iterator[Frame]:
-    """Yield the frames as RGB, one decoded at a time.
-
-    Spacing is Pixel Spacing (of the shared functional groups, else of the data set), else Nominal Scanned Pixel
-    Spacing, else None; also None where rows and columns differ by more than 1 %. Imager Pixel Spacing is not used:
-    behind a microscope's objective it is the pitch of the camera, not of the object.
+def read_frames(path: Path, *, max_pixels: int = 100_000_000) -> Iterator[Frame | UnreadableFrame]:
+    """Yield the frames as sRGB, one decoded at a time; of several, those that do not decode say why.
 
     Raises
     ------
     UndecodablePixels
-        Corrupt, unsupported, empty, or more than `max_pixels` a frame. What can be told from the header and the lengths
-        is raised before the first frame, the rest at the frame concerned.
+        Corrupt, unsupported, empty, or more than `max_pixels` a frame: what can be told from the header and the lengths
+        is raised before the first frame; of a single-frame image also what its decoder finds.
     StoreFault
         The file cannot be opened.
+    """
+    with open_frames(path, max_pixels=max_pixels) as frames:
+        for number in range(1, frames.layout.frames + 1):
+            try:
+                rgb = frames.rgb(number)
+            except UndecodablePixels as fault:
+                if frames.layout.frames == 1:
+                    raise
+                yield UnreadableFrame(number, str(fault))
+            else:
+                yield Frame(number, rgb, frames.scale)
 
-    Source: PS3.3 C.7.6.3 (Image Pixel), PS3.5 section 8 and Annex A.4 (encapsulation).
+
+@contextmanager
+def open_frames(path: Path, *, max_pixels: int = 100_000_000, optical_path: int = 0) -> Iterator[OpenFrames]:
+    """Open a file to read its frames in any order.
+
+    Parameters
+    ----------
+    optical_path:
+        Index of the optical path (Optical Path Sequence) whose ICC profile counts.
+
+    Raises
+    ------
+    UndecodablePixels
+        As `read_frames` raises before the first frame.
+    StoreFault
+        The file cannot be opened.
     """
     with opened(path) as file:
         with blaming_sender("the header cannot be read"):
             stream, _, syntax = _data_set(file)
         with stream:
-            with blaming_sender("the header cannot be read"):
-                header = _read_until_pixels(stream, syntax, _FRAME_TAGS)
-                layout = read_layout(header, max_pixels=max_pixels)
-                spacing_um = _spacing_um(header)
-                vr, length = _enter_pixel_data(stream, syntax)
-            decoder = _encapsulated if syntax in FRAME_DECODERS else _native
-            number = 0
-            for number, rgb in enumerate(decoder(stream, header, layout, syntax, vr, length), start=1):
-                yield Frame(number, rgb, spacing_um)
-            if number < layout.frames:
-                raise UndecodablePixels(f"{layout.frames} frames were stated, {number} are there")
+            yield OpenFrames(stream, syntax, max_pixels=max_pixels, optical_path=optical_path)
+
+
+class OpenFrames:
+    """The frames of an open file, each read and decoded when it is asked for.
+
+    Attributes
+    ----------
+    layout:
+        The checked shape of the pixels.
+    scale:
+        Distance of the pixels, where the object states it.
+    """
+
+    def __init__(self, stream: BinaryIO, syntax: str, *, max_pixels: int, optical_path: int = 0) -> None:
+        with blaming_sender("the header cannot be read"):
+            self._header = _read_until_pixels(stream, syntax, _FRAME_TAGS)
+            self.layout = read_layout(self._header, max_pixels=max_pixels)
+            self.scale = stated_scale(self._header)
+            vr, length = _enter_pixel_data(stream, syntax)
+        self._to_srgb = ToSrgb(self._header, optical_path)
+        make = _encapsulated if syntax in FRAME_DECODERS else _native
+        self._samples = make(stream, self._header, self.layout, syntax, vr, length)
+
+    def rgb(self, number: int) -> NDArray[np.uint8]:
+        """Return a frame, numbered from 1, as an ``uint8`` array of shape (rows, columns, 3), sRGB.
+
+        Raises
+        ------
+        UndecodablePixels
+            It cannot be decoded.
+        """
+        with blaming_sender(f"frame {number} cannot be decoded"):
+            samples, photometric = self._samples(number - 1)
+            rgb = to_rgb(samples, photometric, self.layout, self._header)
+            if rgb.shape != (self.layout.rows, self.layout.columns, 3):
+                raise UndecodablePixels(f"frame {number}: the decoded frame has another size than stated")
+            return self._to_srgb(rgb)
 
 
 def _data_set(file: BinaryIO) -> tuple[BinaryIO, FileMetaDataset, str]:
@@ -143,7 +193,10 @@ def _data_set(file: BinaryIO) -> tuple[BinaryIO, FileMetaDataset, str]:
     if syntax not in SUPPORTED_TRANSFER_SYNTAXES:
         raise UndecodablePixels("the transfer syntax is not one that is read")
     if syntax == DeflatedExplicitVRLittleEndian:
-        return _inflated(file), meta, syntax
+        try:
+            return inflated(file), meta, syntax
+        except InputFault as bomb:
+            raise UndecodablePixels(str(bomb)) from None
     return file, meta, syntax
 
 
@@ -154,20 +207,6 @@ def _guessed_syntax(file: BinaryIO) -> str:
     if not (first[4:6].isalpha() and first[4:6].isupper()):
         return ImplicitVRLittleEndian
     return ExplicitVRBigEndian if first[:1] == b"\x00" else ExplicitVRLittleEndian
-
-
-def _inflated(file: BinaryIO) -> BinaryIO:
-    """Return the deflated data set as a plain stream, on disk where it is large (PS3.5 A.5)."""
-    plain = tempfile.SpooledTemporaryFile(max_size=_INFLATE_IN_MEMORY_BYTES)  # noqa: SIM115 - the caller closes it
-    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
-    while not inflater.eof and (packed := inflater.unconsumed_tail or file.read(1 << 16)):
-        plain.write(inflater.decompress(packed, 1 << 20))
-        if plain.tell() > _MAX_INFLATED_BYTES:
-            plain.close()
-            raise UndecodablePixels(f"the deflated data set is larger than {_MAX_INFLATED_BYTES} bytes")
-    plain.write(inflater.flush())  # less than one match: all input has been consumed
-    plain.seek(0)
-    return cast(BinaryIO, plain)
 
 
 def _read_until_pixels(stream: BinaryIO, syntax: str, tags: list[BaseTag | int] | None = None) -> Dataset:
@@ -213,9 +252,7 @@ def _enter_pixel_data(stream: BinaryIO, syntax: str) -> tuple[str, int]:
     return vr, length
 
 
-def _native(
-    stream: BinaryIO, header: Dataset, layout: PixelLayout, syntax: str, vr: str, length: int
-) -> Iterator[NDArray[np.uint8]]:
+def _native(stream: BinaryIO, _: Dataset, layout: PixelLayout, syntax: str, vr: str, length: int) -> _SamplesOf:
     if layout.photometric in ("YBR_ICT", "YBR_RCT"):
         raise UndecodablePixels(f"{layout.photometric} exists in JPEG 2000 only")
     if layout.photometric == "YBR_FULL_422" and (layout.columns % 2 or layout.planar or layout.bits_allocated != 8):
@@ -229,63 +266,24 @@ def _native(
 
     decoder = get_decoder(ExplicitVRLittleEndian if syntax == DeflatedExplicitVRLittleEndian else syntax)
     options = pydicom_options(layout) | {"number_of_frames": layout.frames, "pixel_vr": vr}
-    for index in range(layout.frames):
-        with blaming_sender(f"frame {index + 1} cannot be read"):
-            # pydicom reads this frame's bytes only and puts the stream back to the start of the pixels.
-            samples, properties = decoder.as_array(stream, index=index, raw=True, **options)  # type: ignore[arg-type]
-            rgb = _checked(samples, str(properties["photometric_interpretation"]), layout, header)
-        yield rgb
+
+    def samples_of(index: int) -> tuple[Samples, str]:
+        # pydicom reads this frame's bytes only and puts the stream back to the start of the pixels.
+        samples, properties = decoder.as_array(stream, index=index, raw=True, **options)  # type: ignore[arg-type]
+        return samples, str(properties["photometric_interpretation"])
+
+    return samples_of
 
 
 def _encapsulated(
     stream: BinaryIO, header: Dataset, layout: PixelLayout, syntax: str, _vr: str, length: int
-) -> Iterator[NDArray[np.uint8]]:
+) -> _SamplesOf:
     if length != _UNDEFINED_LENGTH:
         raise UndecodablePixels("Pixel Data is not encapsulated as the transfer syntax demands")
     with blaming_sender("the encapsulated frames cannot be found"):
-        _check_fragments(stream, layout.frames)
-        offsets = None
-        if "ExtendedOffsetTable" in header and "ExtendedOffsetTableLengths" in header:
-            offsets = (header.ExtendedOffsetTable, header.ExtendedOffsetTableLengths)
-        encoded_frames = generate_frames(stream, number_of_frames=layout.frames, extended_offsets=offsets)
+        frames = EncapsulatedFrames(stream, header, layout.frames)
     decode = FRAME_DECODERS[syntax]
-    # Without offset tables more frames than stated may come out; the stated ones count.
-    encoded_frames = islice(encoded_frames, layout.frames)
-    for number in range(1, layout.frames + 1):
-        with blaming_sender(f"frame {number} cannot be decoded"):
-            encoded = next(encoded_frames, None)
-            if encoded is None:
-                return
-            samples, photometric = decode(encoded, layout, syntax)
-            rgb = _checked(samples, photometric, layout, header)
-        yield rgb
-
-
-def _checked(samples: Samples, photometric: str, layout: PixelLayout, header: Dataset) -> NDArray[np.uint8]:
-    rgb = to_rgb(samples, photometric, layout, header)
-    if rgb.shape != (layout.rows, layout.columns, 3):
-        raise UndecodablePixels("the decoded frame has another size than stated")
-    return rgb
-
-
-def _check_fragments(stream: BinaryIO, frames: int) -> None:
-    """Walk over the items of encapsulated Pixel Data, and put the stream back (PS3.5 A.4).
-
-    A frame takes at least one fragment; every fragment must lie within the file.
-    """
-    start, end = stream.tell(), _size(stream)
-    items = 0
-    while len(item := stream.read(8)) == 8:
-        group, element, length = struct.unpack("<HHL", item)
-        if (group, element) == (0xFFFE, 0xE0DD):
-            break
-        if (group, element) != (0xFFFE, 0xE000) or length > end - stream.tell():
-            raise UndecodablePixels(f"the encapsulated Pixel Data is cut off or broken after {items} items")
-        stream.seek(length, os.SEEK_CUR)
-        items += 1
-    if items < frames + 1:  # the first item is the offset table
-        raise UndecodablePixels(f"{frames} frames were stated, {max(items - 1, 0)} fragments are there")
-    stream.seek(start)
+    return lambda index: decode(frames[index], layout, syntax)
 
 
 def _size(stream: BinaryIO) -> int:
@@ -293,24 +291,3 @@ def _size(stream: BinaryIO) -> int:
     end = stream.seek(0, os.SEEK_END)
     stream.seek(here)
     return end
-
-
-def _spacing_um(header: Dataset) -> float | None:
-    places = [header]
-    for shared in header.get("SharedFunctionalGroupsSequence") or ():
-        places[:0] = shared.get("PixelMeasuresSequence") or ()
-    for keyword in ("PixelSpacing", "NominalScannedPixelSpacing"):
-        for place in places:
-            spacing = _micrometres(place, keyword)
-            if spacing is not None:
-                return spacing
-    return None
-
-
-def _micrometres(place: Dataset, keyword: str) -> float | None:
-    try:
-        between_rows, between_columns = (float(value) * 1000 for value in place[keyword].value)
-    except (KeyError, TypeError, ValueError):
-        return None  # a wrong spacing is not worth losing the pixels for
-    usable = all(math.isfinite(value) and value > 0 for value in (between_rows, between_columns))
-    return between_rows if usable and math.isclose(between_rows, between_columns, rel_tol=0.01) else None

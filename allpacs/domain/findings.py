@@ -8,8 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from allpacs.domain.geometry import BoxPx, PointPx
+from allpacs.domain.geometry import BoxPx, PixelMatrix, PointPx
 from allpacs.domain.identity import derive_uid
+from allpacs.domain.image import Scale
 
 
 class CellLabel(StrEnum):
@@ -32,6 +33,42 @@ class NotAssessable(StrEnum):
     EXCLUDED = "excluded"  # a reviewer took it out (see `allpacs.domain.review`); never the model's answer
 
 
+class RemarkKind(StrEnum):
+    """What a reader must know of an instance besides its cells."""
+
+    LEFT_OUT = "left-out"  # on purpose: a label, an overview, another level of the pyramid, another focal plane
+    UNREADABLE_FRAMES = "unreadable-frames"  # some frames do not decode; the others were judged
+    INCOMPLETE = "incomplete"  # parts of a concatenation or levels of a pyramid are not there
+    NO_CELLS = "no-cells"  # everything was looked at, and no white cell is there
+    SAMPLED = "sampled"  # more cells than are judged: a random sample was
+
+
+@dataclass(frozen=True, slots=True)
+class Remark:
+    """One thing a reader must know of an instance besides its cells.
+
+    Attributes
+    ----------
+    text:
+        One line for a person; no patient data.
+    """
+
+    kind: RemarkKind
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class MatrixPlace:
+    """Where a cell lies on the total pixel matrix of a slide; the frames are the matrix's tiles.
+
+    A cell may reach over several tiles: this is the whole of it, while `CellFinding.box` and `outline` are the part of
+    it that lies on the frame with its middle.
+    """
+
+    box: BoxPx
+    outline: tuple[PointPx, ...]
+
+
 @dataclass(frozen=True, slots=True)
 class CellFinding:
     """One cell and what the model says of it.
@@ -42,8 +79,13 @@ class CellFinding:
         From 1: the frame within the SOP Instance, the cell within the frame.
     label:
         None where the cell is not assessable; then `reason` says why.
+    box, outline:
+        In pixels of the frame.
     probability_all:
         Calibrated probability (0 to 1) that the cell is a lymphoblast; None where the model was not asked.
+    on_matrix:
+        Its place on the total pixel matrix of a slide; None of an image that is not tiled. `InstanceFindings.matrix`
+        turns its points into millimetres on the slide.
     """
 
     sop_instance_uid: str
@@ -54,6 +96,7 @@ class CellFinding:
     label: CellLabel | None = None
     probability_all: float | None = None
     reason: NotAssessable | None = None
+    on_matrix: MatrixPlace | None = None
 
     @property
     def assessable(self) -> bool:
@@ -79,6 +122,14 @@ class InstanceFindings:
     ----------
     fault:
         None, or one line that says why the pixels could not be read (no patient data).
+    scale:
+        Distance of its pixels; None where it is not known.
+    matrix:
+        The total pixel matrix that its frames are tiles of; None of an image that is not tiled.
+    cells_found:
+        All cells found, where `cells` is a random sample of them; None where `cells` are all.
+    remarks:
+        What else a reader must know; an instance left out on purpose has a remark, and no fault.
     """
 
     sop_instance_uid: str
@@ -87,6 +138,15 @@ class InstanceFindings:
     frames: int
     cells: tuple[CellFinding, ...]
     fault: str | None = None
+    scale: Scale | None = None
+    matrix: PixelMatrix | None = None
+    cells_found: int | None = None
+    remarks: tuple[Remark, ...] = ()
+
+    @property
+    def left_out(self) -> bool:
+        """Whether the instance was not looked at, on purpose."""
+        return any(remark.kind is RemarkKind.LEFT_OUT for remark in self.remarks)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Places in a frame, in pixels. Columns first, as DICOM spatial coordinates have it."""
+"""Places in a frame, in a slide's total pixel matrix and on the slide. Columns first, as DICOM coordinates have it."""
 
 from __future__ import annotations
 
@@ -43,3 +43,44 @@ class BoxPx:
             (float(self.right), float(self.bottom)),
             (float(self.x), float(self.bottom)),
         )
+
+
+@dataclass(frozen=True, slots=True)
+class PixelMatrix:
+    """The total pixel matrix of a slide, and where it lies on the slide (PS3.3 C.8.12.4.1.1, C.8.12.2.1.1).
+
+    Attributes
+    ----------
+    columns, rows:
+        Its size in pixels.
+    origin_mm:
+        x, y, z of the middle of the top left pixel in the slide coordinate system; None where it is not stated.
+    along_row, along_column:
+        Direction cosines of increasing column and of increasing row: Image Orientation (Slide).
+    spacing_mm:
+        Distance of neighbouring pixels within a row (between columns), and of neighbouring rows.
+    frame_of_reference_uid:
+        Of the slide coordinate system; empty where it is not stated.
+    """
+
+    columns: int
+    rows: int
+    origin_mm: tuple[float, float, float] | None = None
+    along_row: tuple[float, float, float] = (0.0, -1.0, 0.0)
+    along_column: tuple[float, float, float] = (-1.0, 0.0, 0.0)
+    spacing_mm: tuple[float, float] | None = None
+    frame_of_reference_uid: str = ""
+
+    def on_slide_mm(self, point: PointPx) -> tuple[float, float, float] | None:
+        """Return x, y, z on the slide in millimetres of a point of the matrix; None where the slide is not stated.
+
+        Source: PS3.3 C.7.6.2.1.1, Equation C.7.6.2.1-1; a point's (0.5, 0.5) is the middle of the top left pixel.
+        """
+        if self.origin_mm is None or self.spacing_mm is None:
+            return None
+        across, down = (point[0] - 0.5) * self.spacing_mm[0], (point[1] - 0.5) * self.spacing_mm[1]
+        x, y, z = (
+            start + across * row + down * column
+            for start, row, column in zip(self.origin_mm, self.along_row, self.along_column, strict=True)
+        )
+        return x, y, z

@@ -3,11 +3,30 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 
 import numpy as np
 from numpy.typing import NDArray
 
 from allpacs.domain.geometry import BoxPx, PointPx
+
+
+class ScaleOrigin(StrEnum):
+    """What the distance between pixels was taken from, the surest first."""
+
+    PIXEL_SPACING = "pixel-spacing"  # stated by the object (PS3.3 10.7.1.3)
+    NOMINAL = "nominal-scanned-pixel-spacing"  # stated by the digitizer
+    OBJECTIVE = "imager-pixel-spacing-and-objective"  # pitch of the camera over the power of the objective
+    RED_CELLS = "red-cells"  # measured: a red cell is 7.2 µm across
+    CONFIGURED = "configured"  # by the operator, for this sender
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """Distance of neighbouring pixel centres in micrometres, and where it is known from."""
+
+    spacing_um: float
+    origin: ScaleOrigin
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -20,13 +39,32 @@ class Frame:
         Frame number within its SOP Instance, from 1 (PS3.3 C.7.6.6).
     rgb:
         ``uint8`` array of shape (rows, columns, 3), sRGB.
-    spacing_um:
-        Distance of neighbouring pixel centres in micrometres, or None where the object does not say.
+    scale:
+        Distance of neighbouring pixels, or None where the object does not say.
     """
 
     number: int
     rgb: NDArray[np.uint8]
-    spacing_um: float | None = None
+    scale: Scale | None = None
+
+    @property
+    def spacing_um(self) -> float | None:
+        """Distance of neighbouring pixel centres in micrometres, or None where the object does not say."""
+        return None if self.scale is None else self.scale.spacing_um
+
+
+@dataclass(frozen=True, slots=True)
+class UnreadableFrame:
+    """A frame that cannot be decoded, among others that may be.
+
+    Attributes
+    ----------
+    reason:
+        One line; no patient data.
+    """
+
+    number: int
+    reason: str
 
 
 @dataclass(frozen=True, slots=True, eq=False)

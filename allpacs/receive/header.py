@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import struct
-from io import BytesIO
-from typing import Final
+import zlib
+from typing import BinaryIO, Final
 
 from pydicom.dataset import Dataset
 from pydicom.filereader import read_dataset
 from pydicom.tag import BaseTag
-from pydicom.uid import UID
+from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian
 
-from allpacs.domain.errors import InstanceRefused
+from allpacs.domain.errors import InputFault, InstanceRefused
+from allpacs.inflate import inflated
 from allpacs.receive.admit import CANNOT_UNDERSTAND, DECIDING_TAGS
 
 _PIXEL_DATA: Final = 0x7FE00010
@@ -20,7 +22,7 @@ _SEQUENCE_DELIMITATION_ITEM: Final = 0xFFFEE0DD
 _UNDEFINED_LENGTH: Final = 0xFFFFFFFF
 
 
-def read_header(encoded: BytesIO, transfer_syntax_uid: str) -> Dataset:
+def read_header(encoded: BinaryIO, transfer_syntax_uid: str) -> Dataset:
     """Return the elements that admission decides on (`admit.DECIDING_TAGS`), having checked the data set's length.
 
     Parameters
@@ -28,16 +30,28 @@ def read_header(encoded: BytesIO, transfer_syntax_uid: str) -> Dataset:
     encoded:
         The data set as it was sent, from its first byte; not copied.
     transfer_syntax_uid:
-        A transfer syntax that is not deflated.
+        Of the presentation context; a deflated data set is inflated, within bounds, to be looked at.
 
     Raises
     ------
     InstanceRefused
-        0xC000: not parsable, without pixel data, or cut short within or before its pixel data.
+        0xC000: not parsable, without pixel data, cut short within or before its pixel data, or a bomb.
 
     Source: PS3.5 sections 7.1 (data elements) and A.4 (encapsulated pixel data).
     """
-    transfer_syntax = UID(transfer_syntax_uid)
+    encoded.seek(0)
+    if transfer_syntax_uid != DeflatedExplicitVRLittleEndian:
+        return _checked(encoded, UID(transfer_syntax_uid))
+    try:
+        plain = inflated(encoded)
+    except (InputFault, zlib.error) as error:
+        reason = str(error) if isinstance(error, InputFault) else "data set is not deflated as its transfer syntax says"
+        raise InstanceRefused(CANNOT_UNDERSTAND, reason) from None
+    with plain:
+        return _checked(plain, UID(ExplicitVRLittleEndian))
+
+
+def _checked(encoded: BinaryIO, transfer_syntax: UID) -> Dataset:
     found: list[tuple[str | None, int]] = []
 
     def at_pixel_data(tag: BaseTag, vr: str | None, length: int) -> bool:
@@ -45,7 +59,6 @@ def read_header(encoded: BytesIO, transfer_syntax_uid: str) -> Dataset:
             found.append((vr, length))
         return bool(tag >= _PIXEL_DATA)
 
-    encoded.seek(0)
     try:
         header = read_dataset(
             encoded,
@@ -61,21 +74,22 @@ def read_header(encoded: BytesIO, transfer_syntax_uid: str) -> Dataset:
         raise InstanceRefused(CANNOT_UNDERSTAND, "data set ends before its pixel data")
     vr, length = found[0]
     start = encoded.tell() + (8 if vr is None else 12)
-    with encoded.getbuffer() as view:
-        complete = _fragments_complete(view, start) if length == _UNDEFINED_LENGTH else start + length <= len(view)
+    size = encoded.seek(0, os.SEEK_END)
+    complete = _fragments_complete(encoded, start) if length == _UNDEFINED_LENGTH else start + length <= size
     if not complete:
         raise InstanceRefused(CANNOT_UNDERSTAND, "pixel data is cut short")
     return header
 
 
-def _fragments_complete(view: memoryview, position: int) -> bool:
+def _fragments_complete(encoded: BinaryIO, position: int) -> bool:
     """Whether the items from the position on end with a Sequence Delimitation Item (always little endian)."""
-    while position + 8 <= len(view):
-        group, element, length = struct.unpack_from("<HHL", view, position)
+    encoded.seek(position)
+    while len(head := encoded.read(8)) == 8:
+        group, element, length = struct.unpack("<HHL", head)
         tag = group << 16 | element
         if tag == _SEQUENCE_DELIMITATION_ITEM:
             return True
         if tag != _ITEM:
             return False
-        position += 8 + length
+        encoded.seek(length, os.SEEK_CUR)
     return False

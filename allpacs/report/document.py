@@ -24,7 +24,7 @@ import allpacs
 from allpacs.domain.findings import StudyFindings
 from allpacs.domain.identity import MANUFACTURER
 from allpacs.domain.review import Signed
-from allpacs.report import codes
+from allpacs.report import codes, wording
 from allpacs.report.context import PriorReport, ReportContext, sr_series_uid
 from allpacs.report.source import CORRUPT, Headers, Source, clean, items, lead_header, text
 
@@ -156,7 +156,7 @@ def _own_text(findings: StudyFindings, source: Source, context: ReportContext) -
     `allpacs.report.content` encodes text in UTF-8, which says the same in any character set as long as it is ASCII.
     """
     model = findings.model
-    faults = [instance.fault or "" for instance in findings.instances]
+    faults = [line for one in findings.instances for line in (one.fault or "", *wording.remarks(one))]
     named = [model.name, model.version, model.digest, model.family, model.manufacturer, findings.decision_digest]
     if context.signed is not None:
         review = context.signed.review

@@ -289,6 +289,8 @@ class _Maker:
         unreadable = [i for i in findings.instances if i.fault is not None]
         lines = (f"{clean(i.sop_instance_uid)}: {clean(i.fault or '')}" for i in unreadable)
         notes = [*study_notes(self.signed), *({"text": f"Instance that could not be read: {line}"} for line in lines)]
+        remarks = ((i.sop_instance_uid, line) for i in self.findings.instances for line in wording.remarks(i))
+        notes += [{"text": f"{clean(uid)}: {clean(line)}"} for uid, line in remarks]
         if notes:
             panel["note"] = notes
         return panel

@@ -37,6 +37,7 @@ class _Picture:
     instance_number: str
     cells: int
     fault: str | None
+    remarks: list[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +109,7 @@ def html_report(
         percent=wording.percent,
         pictures=pictures,
         unreadable=[picture for picture in pictures if picture.fault is not None],
+        remarked=[picture for picture in pictures if picture.remarks],
         assessed=assessed,
         rejected=[card for card in cards if card.style == "none"],
         list_cells=list_cells,
@@ -141,6 +143,7 @@ def _pictures(findings: StudyFindings, headers: Headers) -> list[_Picture]:
             text(headers.get(instance.sop_instance_uid, Dataset()), "InstanceNumber"),
             len(instance.cells),
             instance.fault,
+            wording.remarks(instance),
         )
         for number, instance in enumerate(findings.instances, start=1)
     ]

@@ -200,6 +200,8 @@ def _evaluations(findings: StudyFindings, signed: Signed | None) -> Iterator[byt
         if instance.fault is not None:
             fault = clean(f"{instance.sop_instance_uid}: {instance.fault}")
             yield written(CONTAINS, codes.UNREADABLE_INSTANCE, fault)
+        for remark in wording.remarks(instance):
+            yield written(CONTAINS, codes.COMMENT, clean(f"{instance.sop_instance_uid}: {remark}"))
 
 
 def _part_10(report: Dataset, content: bytes) -> bytes:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from allpacs.domain.findings import CellFinding, CellLabel, StudyFindings
+from allpacs.domain.findings import CellFinding, CellLabel, InstanceFindings, StudyFindings
+from allpacs.domain.image import ScaleOrigin
 from allpacs.domain.review import Decision, Signed
 from allpacs.report import codes
 
@@ -18,6 +19,15 @@ LABEL_NAMES = {CellLabel.ALL: "Lymphoblast", CellLabel.HEM: "Hematogone"}
 
 #: Decimals of every probability and fraction: all reports state exactly the same number.
 DECIMALS = 6
+
+
+_SCALE_ORIGINS = {
+    ScaleOrigin.PIXEL_SPACING: "as the image states it (Pixel Spacing)",
+    ScaleOrigin.NOMINAL: "as the image states it (Nominal Scanned Pixel Spacing)",
+    ScaleOrigin.OBJECTIVE: "from the camera's pitch and the objective's power",
+    ScaleOrigin.RED_CELLS: "estimated from red cells, taken as 7.2 micrometres across",
+    ScaleOrigin.CONFIGURED: "as configured for the sender",
+}
 
 
 def notice(signed: Signed | None) -> str:
@@ -78,8 +88,10 @@ def summary(findings: StudyFindings) -> str:
     if counts.total == 0:
         sentences.append("No white cells were found.")
     else:
+        found = sum(i.cells_found if i.cells_found is not None else len(i.cells) for i in findings.instances)
+        sample = f", a random sample of {counts.total} looked at" if found > counts.total else ""
         sentences.append(
-            f"{counted(counts.total, 'white cell', 'white cells')} found: "
+            f"{counted(found, 'white cell', 'white cells')} found{sample}: "
             f"{counted(counts.all, 'lymphoblast', 'lymphoblasts')}, "
             f"{counted(counts.hem, 'hematogone', 'hematogones')}, {counts.not_assessable} not assessable."
         )
@@ -94,4 +106,17 @@ def summary(findings: StudyFindings) -> str:
     if unreadable:
         total = counted(len(findings.instances), "instance", "instances")
         sentences.append(f"{unreadable} of {total} could not be read.")
+    left_out = sum(instance.left_out for instance in findings.instances)
+    if left_out:
+        total = counted(len(findings.instances), "instance", "instances")
+        sentences.append(f"{left_out} of {total} left out on purpose: see the remarks.")
     return " ".join(sentences)
+
+
+def remarks(instance: InstanceFindings) -> list[str]:
+    """Return what a reader must know of an instance besides its cells, one line each, ASCII."""
+    lines = [remark.text for remark in instance.remarks]
+    if instance.scale is not None:
+        micrometres = f"{instance.scale.spacing_um:.4g}"
+        lines.append(f"Scale: {micrometres} micrometres per pixel, {_SCALE_ORIGINS[instance.scale.origin]}.")
+    return lines

@@ -16,7 +16,10 @@ from allpacs.domain.instance import InstanceIdentity
 from allpacs.receive.admit import admit
 from allpacs.receive.header import read_header
 
-TRANSFER_SYNTAXES = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2", "1.2.840.10008.1.2.4.50")
+TRANSFER_SYNTAXES = (
+    *("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2", "1.2.840.10008.1.2.4.50"),
+    "1.2.840.10008.1.2.1.99",
+)
 
 
 def _whole() -> bytes:

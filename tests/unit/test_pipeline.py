@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
+from pydicom.uid import ExplicitVRLittleEndian, JPEGBaseline8Bit
 
 from allpacs.classify.bundle import load_bundle
-from allpacs.demo.synthetic import draw_cell, draw_field
-from allpacs.domain.findings import CellLabel, NotAssessable
+from allpacs.demo.synthetic import RED_CELL_SHARE, draw_cell, draw_field
+from allpacs.domain.findings import CellLabel, NotAssessable, RemarkKind
+from allpacs.domain.image import Scale, ScaleOrigin
 from allpacs.pipeline import ImageFile, Pipeline
 from allpacs.settings import SHIPPED_BUNDLE
+
+sys.path.append(str(Path(__file__).resolve().parent / "decode"))
+
+import decode_samples as samples
 
 BLACK = np.zeros((80, 80, 3), np.uint8)
 
@@ -110,3 +118,52 @@ def test_another_way_of_finding_cells_is_another_decision(pipeline: Pipeline, tm
     assert len(pipeline.find(_file(tmp_path, field, cells_by="whole_frame"))[0].cells) == 1
     assert pipeline.decision_digest([None]) != pipeline.decision_digest(["nucleus"])
     assert pipeline.decision_digest(["nucleus", None]) == pipeline.decision_digest([None, "nucleus", None])
+
+
+def test_a_frame_that_does_not_decode_is_remarked_and_the_others_are_judged(pipeline: Pipeline, tmp_path: Path) -> None:
+    field = draw_field(seed=1, cells=5)
+    rows, columns, _ = field.shape
+    ds = samples.header(rows, columns, frames=3, photometric="YBR_FULL_422")
+    good = samples.jpeg()(field)
+    (tmp_path / "a.dcm").write_bytes(samples.encapsulated(ds, JPEGBaseline8Bit, [good, good[:500], good]))
+    findings, crops = pipeline.find(ImageFile(tmp_path / "a.dcm", "1.2.3", "", ""))
+    assert findings.fault is None
+    assert findings.frames == 3
+    assert {cell.frame_number for cell in findings.cells} == {1, 3}
+    assert len(crops) == len(findings.cells)
+    (remark,) = findings.remarks
+    assert remark.kind is RemarkKind.UNREADABLE_FRAMES
+    assert "1 frames could not be decoded and were not judged: 2. frame 2" in remark.text
+
+
+def test_an_instance_whose_frames_all_fail_is_unreadable(pipeline: Pipeline, tmp_path: Path) -> None:
+    ds = samples.header(22, 34, frames=2, photometric="YBR_FULL_422")
+    (tmp_path / "a.dcm").write_bytes(samples.encapsulated(ds, JPEGBaseline8Bit, [b"\xff\xd8no\xff\xd9"] * 2))
+    findings, _ = pipeline.find(ImageFile(tmp_path / "a.dcm", "1.2.3", "", ""))
+    assert "no frame can be decoded" in (findings.fault or "")
+
+
+@pytest.mark.parametrize("grey", [0, 200, 255])
+def test_a_field_of_nothing_is_a_finding(pipeline: Pipeline, tmp_path: Path, grey: int) -> None:
+    findings, _ = pipeline.find(_file(tmp_path, np.full((480, 640, 3), grey, np.uint8)))
+    assert findings.fault is None
+    assert [remark.kind for remark in findings.remarks] == [RemarkKind.NO_CELLS]
+
+
+def test_the_scale_is_stated_or_seen_or_configured(pipeline: Pipeline, tmp_path: Path) -> None:
+    field = draw_field(seed=1, cells=5)
+    seen = pipeline.find(_file(tmp_path, field))[0].scale
+    assert seen is not None
+    assert seen.origin is ScaleOrigin.RED_CELLS
+    red_cell_px = 2 * RED_CELL_SHARE * min(field.shape[:2])
+    assert seen.spacing_um == pytest.approx(7.2 / red_cell_px, rel=0.1)
+
+    ds = samples.header(*field.shape[:2])
+    ds.PixelSpacing = ["0.00025", "0.00025"]
+    (tmp_path / "a.dcm").write_bytes(samples.native(ds, ExplicitVRLittleEndian, field))
+    stated = ImageFile(tmp_path / "a.dcm", "1.2.3", "", "", spacing_um=0.4)
+    assert pipeline.find(stated)[0].scale == Scale(0.25, ScaleOrigin.PIXEL_SPACING)
+
+    cell = _file(tmp_path, draw_cell(seed=1, blast=True), "cell.png")
+    assert pipeline.find(cell)[0].scale is None
+    assert pipeline.find(replace(cell, spacing_um=0.06))[0].scale == Scale(0.06, ScaleOrigin.CONFIGURED)

@@ -89,3 +89,21 @@ def test_every_real_segmented_cell_is_found_whole(data_dir: Path) -> None:
         assert cell.mask.sum() > 0.97 * lit.sum(), path.name
         assert len(cell.outline) <= 64
         assert abs(_polygon_area(cell.outline) / cell.mask.sum() - 1) < 0.05, path.name
+
+
+def test_several_cells_on_one_black_background() -> None:
+    places = [(90, 40, 30), (40, 110, 22), (150, 120, 26)]
+    mask = np.zeros((180, 220), np.bool_)
+    for x, y, radius in places:
+        mask |= _disc(180, 220, x=x, y=y, radius=radius)
+    mask |= _disc(180, 220, x=200, y=20, radius=5)  # a fragment, no cell
+    found = WholeFrame().find(Frame(1, _on_black(mask)))
+    assert [cell.box for cell in found] == [BoxPx(60, 10, 61, 61), BoxPx(18, 88, 45, 45), BoxPx(124, 94, 53, 53)]
+    assert all(cell.mask.sum() < 0.8 * cell.mask.size for cell in found)
+
+
+def test_every_cell_of_cnmc_is_one(data_dir: Path) -> None:
+    files = sorted((data_dir / "cnmc").rglob("*.bmp"))[::8] + sorted((data_dir / "cnmc").rglob("*.jpg"))[::8]
+    assert files
+    for file in files:
+        assert len(WholeFrame().find(Frame(1, np.asarray(Image.open(file).convert("RGB"))))) == 1

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import struct
+import tempfile
 import zlib
 from collections.abc import Callable
 from io import BytesIO
+from pathlib import Path
 
+import gdcm
 import numpy as np
 from jpeg_ls import encode_array
 from numpy.typing import NDArray
-from PIL import Image
-from pydicom import Dataset
+from PIL import Image, ImageCms
+from pydicom import Dataset, dcmread
 from pydicom.dataset import FileMetaDataset
-from pydicom.encaps import encapsulate
+from pydicom.encaps import encapsulate, generate_frames
 from pydicom.filewriter import dcmwrite
 from pydicom.pixels.encoders import RLELosslessEncoder
 from pydicom.uid import (
@@ -21,14 +24,19 @@ from pydicom.uid import (
     UID,
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
+    HTJ2KLossless,
     JPEG2000Lossless,
     JPEGBaseline8Bit,
+    JPEGExtended12Bit,
+    JPEGLossless,
+    JPEGLosslessSV1,
     JPEGLSLossless,
     JPEGLSNearLossless,
     RLELossless,
 )
 
 PATIENT_NAME = "Geheim^Patientin"
+MONO = {"photometric": "MONOCHROME2", "samples": 1}
 Encoder = Callable[[NDArray[np.generic]], bytes]
 
 
@@ -180,6 +188,58 @@ def rle(samples: NDArray[np.generic]) -> bytes:
     )
 
 
+def by_gdcm(transfer_syntax: str, stored: int | None = None) -> Encoder:
+    """Encode with GDCM: JPEG lossless of 8 and 16 bits, JPEG Extended of 12."""
+
+    def encode(samples: NDArray[np.generic]) -> bytes:
+        rows, columns = samples.shape[:2]
+        colour = {"photometric": "RGB", "samples": 3} if samples.ndim == 3 else MONO
+        plain = header(rows, columns, bits=samples.dtype.itemsize * 8, stored=stored, **colour)
+        with tempfile.TemporaryDirectory() as folder:
+            before, after = f"{folder}/before.dcm", f"{folder}/after.dcm"
+            Path(before).write_bytes(native(plain, ExplicitVRLittleEndian, samples))
+            reader, writer = gdcm.ImageReader(), gdcm.ImageWriter()
+            reader.SetFileName(before)
+            change = gdcm.ImageChangeTransferSyntax()
+            change.SetTransferSyntax(gdcm.TransferSyntax(gdcm.TransferSyntax.GetTSType(transfer_syntax)))
+            if not reader.Read():
+                raise ValueError("GDCM does not read what is to be encoded")
+            change.SetInput(reader.GetImage())
+            if not change.Change():
+                raise ValueError(f"GDCM does not encode {transfer_syntax}")
+            writer.SetFileName(after)
+            writer.SetFile(reader.GetFile())
+            writer.SetImage(change.GetOutput())
+            writer.Write()
+            return next(generate_frames(dcmread(after).PixelData, number_of_frames=1))
+
+    return encode
+
+
+def linear_profile() -> bytes:
+    """Return an ICC profile of sRGB's colours in linear light, made from littleCMS's own of sRGB.
+
+    Each tone curve (rTRC, gTRC, bTRC) becomes that of gamma 1: a ``curv`` of no entries (ICC.1 10.6).
+    """
+    content = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    (count,) = struct.unpack_from(">L", content, 128)
+    for entry in range(count):
+        name, offset, _ = struct.unpack_from(">4sLL", content, 132 + 12 * entry)
+        if name in (b"rTRC", b"gTRC", b"bTRC"):
+            content[offset : offset + 12] = b"curv" + bytes(8)
+            struct.pack_into(">L", content, 132 + 12 * entry + 8, 12)
+        elif name == b"desc":  # it must not call itself sRGB
+            (size,) = struct.unpack_from(">L", content, 132 + 12 * entry + 8)
+            text = content[offset : offset + size].replace("sRGB".encode("utf-16-be"), "test".encode("utf-16-be"))
+            content[offset : offset + size] = text
+    return bytes(content)
+
+
+def htj2k(name: str) -> bytes:
+    """Return a codestream made with OpenJPH: `smooth_rgb`, or 16-bit grey of 900 x + 1500 y, 34 x 22 pixels."""
+    return (Path(__file__).parent / "htj2k" / f"{name}.j2c").read_bytes()
+
+
 def deflate_bomb(rows: int, columns: int, zeros: int) -> bytes:
     """Return a deflated file whose data set swells by `zeros` bytes that its header never mentions."""
     ds = header(rows, columns)
@@ -220,7 +280,7 @@ def seeds() -> dict[str, bytes]:
         setattr(palette, f"{colour}PaletteColorLookupTableDescriptor", [256, 0, 16])
         table = (np.arange(256, dtype="<u2") * (number + 1)) & 0xFF
         setattr(palette, f"{colour}PaletteColorLookupTableData", (table << 8).astype("<u2").tobytes())
-    mono = {"photometric": "MONOCHROME2", "samples": 1}
+    twelve = grey.astype(np.uint16) * 16
     two = [rgb, smooth_rgb(shift=9)]
     return {
         "explicit": native(header(rows, columns, frames=2), ExplicitVRLittleEndian, np.stack(two)),
@@ -237,13 +297,25 @@ def seeds() -> dict[str, bytes]:
         "jpeg-2000": encapsulated(
             header(rows, columns, photometric="YBR_ICT"), JPEG2000, [jpeg_2000(lossless=False)(rgb)]
         ),
-        "jpeg-2000-grey": encapsulated(header(rows, columns, **mono), JPEG2000Lossless, [jpeg_2000()(grey)]),
+        "jpeg-2000-grey": encapsulated(header(rows, columns, **MONO), JPEG2000Lossless, [jpeg_2000()(grey)]),
         "jpeg-ls": encapsulated(
             header(rows, columns, frames=2), JPEGLSLossless, [jpeg_ls()(f) for f in two], table=True
         ),
-        "jpeg-ls-near": encapsulated(header(rows, columns, **mono), JPEGLSNearLossless, [jpeg_ls(2)(grey)]),
+        "jpeg-ls-near": encapsulated(header(rows, columns, **MONO), JPEGLSNearLossless, [jpeg_ls(2)(grey)]),
+        "jpeg-extended": encapsulated(
+            header(rows, columns, bits=16, stored=12, **MONO),
+            JPEGExtended12Bit,
+            [by_gdcm(JPEGExtended12Bit, 12)(twelve)],
+        ),
+        "jpeg-lossless": encapsulated(header(rows, columns), JPEGLossless, [by_gdcm(JPEGLossless)(rgb)]),
+        "jpeg-lossless-sv1": encapsulated(
+            header(rows, columns, bits=16, **MONO), JPEGLosslessSV1, [by_gdcm(JPEGLosslessSV1)(twelve)]
+        ),
+        "htj2k": encapsulated(
+            header(rows, columns, photometric="YBR_RCT", frames=2), HTJ2KLossless, [htj2k("rgb-lossless")] * 2
+        ),
         "rle": encapsulated(header(rows, columns), RLELossless, [rle(rgb)]),
         "rle-16": encapsulated(
-            header(rows, columns, bits=16, **mono), RLELossless, [rle(grey.astype(np.uint16) * 257)]
+            header(rows, columns, bits=16, **MONO), RLELossless, [rle(grey.astype(np.uint16) * 257)]
         ),
     }

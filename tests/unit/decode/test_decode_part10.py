@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+import subprocess
 import tracemalloc
 from io import BytesIO
 from itertools import pairwise
@@ -14,23 +16,30 @@ from PIL import Image
 from pydicom import Dataset
 from pydicom.encaps import encapsulate, encapsulate_extended
 from pydicom.uid import (
+    HTJ2K,
     JPEG2000,
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
+    HTJ2KLossless,
+    HTJ2KLosslessRPCL,
     ImplicitVRLittleEndian,
     JPEG2000Lossless,
     JPEGBaseline8Bit,
     JPEGExtended12Bit,
+    JPEGLossless,
+    JPEGLosslessSV1,
     JPEGLSLossless,
     JPEGLSNearLossless,
     RLELossless,
 )
 
 import decode_samples as samples
+from allpacs import inflate
 from allpacs.decode import part10
 from allpacs.decode.part10 import SUPPORTED_TRANSFER_SYNTAXES, read_frames, read_header
 from allpacs.domain.errors import InputFault, StoreFault, UndecodablePixels
+from allpacs.domain.image import Frame, UnreadableFrame
 
 NATIVE = [ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian]
 RGB = samples.smooth_rgb()
@@ -41,7 +50,7 @@ GREY = RGB[..., 0]
 def frames_of(folder: Path, content: bytes) -> list[NDArray[np.uint8]]:
     path = folder / "instance.dcm"
     path.write_bytes(content)
-    decoded = list(read_frames(path))
+    decoded = [frame for frame in read_frames(path) if isinstance(frame, Frame)]
     assert [frame.number for frame in decoded] == list(range(1, len(decoded) + 1))
     for frame in decoded:
         assert frame.rgb.dtype == np.uint8
@@ -345,6 +354,92 @@ class TestRle:
         assert peak < 16_000_000
 
 
+class TestJpegLossless:
+    @pytest.mark.parametrize("syntax", [JPEGLossless, JPEGLosslessSV1])
+    def test_colour(self, tmp_path: Path, syntax: str) -> None:
+        content = samples.encapsulated(header(), syntax, [samples.by_gdcm(syntax)(RGB)])
+        assert (frames_of(tmp_path, content)[0] == RGB).all()
+
+    @pytest.mark.parametrize("syntax", [JPEGLossless, JPEGLosslessSV1])
+    @pytest.mark.parametrize(("bits", "stored"), [(8, 8), (16, 12), (16, 16)])
+    def test_grey(self, tmp_path: Path, syntax: str, bits: int, stored: int) -> None:
+        grey = np.linspace(0, (1 << stored) - 1, ROWS * COLUMNS).reshape(ROWS, COLUMNS).astype(f"u{bits // 8}")
+        ds = samples.header(ROWS, COLUMNS, bits=bits, stored=stored, **samples.MONO)
+        content = samples.encapsulated(ds, syntax, [samples.by_gdcm(syntax, stored)(grey)])
+        wanted = np.rint(grey / ((1 << stored) - 1) * 255).astype(int)
+        assert np.abs(frames_of(tmp_path, content)[0][..., 1].astype(int) - wanted).max() <= 1
+
+    def test_another_encoder(self, tmp_path: Path) -> None:
+        """DCMTK's lossless JPEG of colour, and its JPEG Extended of 12 bits."""
+        program = Path("/usr/bin/dcmcjpeg")
+        if not program.exists():
+            pytest.skip("no DCMTK installed")
+        (tmp_path / "a.dcm").write_bytes(samples.native(header(), ExplicitVRLittleEndian, RGB))
+        subprocess.run([program, "+e1", tmp_path / "a.dcm", tmp_path / "b.dcm"], check=True)
+        assert (frames_of(tmp_path, (tmp_path / "b.dcm").read_bytes())[0] == RGB).all()
+        ds = samples.header(ROWS, COLUMNS, bits=16, stored=12, **samples.MONO)
+        lowest = GREY.min()  # it takes the smallest value off every one
+        twelve = (GREY - lowest).astype(np.uint16) * 16
+        (tmp_path / "a.dcm").write_bytes(samples.native(ds, ExplicitVRLittleEndian, twelve))
+        subprocess.run([program, "+ee", tmp_path / "a.dcm", tmp_path / "b.dcm"], check=True)
+        found = frames_of(tmp_path, (tmp_path / "b.dcm").read_bytes())[0][..., 0]
+        assert np.abs(found.astype(int) - (GREY - lowest)).max() <= 2
+
+
+class TestJpegExtended:
+    def test_twelve_bits(self, tmp_path: Path) -> None:
+        found = frames_of(tmp_path, samples.seeds()["jpeg-extended"])[0][..., 0]
+        assert np.abs(found.astype(int) - GREY).max() <= 2
+
+    def test_eight_bits_are_as_the_baseline(self, tmp_path: Path) -> None:
+        ds = header(photometric="YBR_FULL_422")
+        found = frames_of(tmp_path, samples.encapsulated(ds, JPEGExtended12Bit, [samples.jpeg()(RGB)]))[0]
+        assert np.abs(found.astype(int) - RGB).max() < 12
+
+
+class TestHighThroughput:
+    @pytest.mark.parametrize(
+        ("syntax", "name", "photometric", "error"),
+        [
+            (HTJ2KLossless, "rgb-lossless", "YBR_RCT", 0),
+            (HTJ2KLosslessRPCL, "rgb-lossless-rpcl", "YBR_RCT", 0),
+            (HTJ2K, "rgb-lossy", "YBR_ICT", 4),
+        ],
+    )
+    def test_colour(self, tmp_path: Path, syntax: str, name: str, photometric: str, error: int) -> None:
+        content = samples.encapsulated(header(photometric=photometric), syntax, [samples.htj2k(name)])
+        assert np.abs(frames_of(tmp_path, content)[0].astype(int) - RGB).max() <= error
+
+    def test_sixteen_bits(self, tmp_path: Path) -> None:
+        ds = samples.header(ROWS, COLUMNS, bits=16, **samples.MONO)
+        found = frames_of(tmp_path, samples.encapsulated(ds, HTJ2KLossless, [samples.htj2k("grey-16-lossless")]))[0]
+        y, x = np.mgrid[0:ROWS, 0:COLUMNS]
+        assert np.abs(found[..., 0] - (900 * x + 1500 * y) / 257).max() <= 1
+
+
+class TestColourProfile:
+    def test_a_profile_is_applied_and_a_broken_one_is_not(self, tmp_path: Path) -> None:
+        ds = header()
+        plain = frames_of(tmp_path, samples.native(ds, ExplicitVRLittleEndian, RGB))[0]
+        ds.ICCProfile = samples.linear_profile()
+        lighter = frames_of(tmp_path, samples.native(ds, ExplicitVRLittleEndian, RGB))[0]
+        assert (lighter.astype(int) - plain).mean() > 20  # linear light, shown as sRGB
+        ds.ICCProfile = samples.linear_profile()[:100]
+        assert (frames_of(tmp_path, samples.native(ds, ExplicitVRLittleEndian, RGB))[0] == plain).all()
+
+    def test_that_of_the_optical_path_counts(self, tmp_path: Path) -> None:
+        ds, path = header(), Dataset()
+        path.ICCProfile = samples.linear_profile()
+        ds.OpticalPathSequence = [Dataset(), path]
+        (tmp_path / "a.dcm").write_bytes(samples.native(ds, ExplicitVRLittleEndian, RGB))
+        with (
+            part10.open_frames(tmp_path / "a.dcm") as first,
+            part10.open_frames(tmp_path / "a.dcm", optical_path=1) as second,
+        ):
+            assert (first.rgb(1) == RGB).all()
+            assert (second.rgb(1).astype(int) - RGB).mean() > 20
+
+
 class TestMultiFrame:
     @pytest.mark.parametrize("table", [True, False])
     def test_with_and_without_a_basic_offset_table(self, tmp_path: Path, table: bool) -> None:
@@ -368,6 +463,39 @@ class TestMultiFrame:
         found = frames_of(tmp_path, samples.part10(header(frames=2), JPEGLSLossless, pixels))
         assert all((one == other).all() for one, other in zip(found, wanted, strict=True))
 
+    def test_frames_of_several_fragments_without_a_table(self, tmp_path: Path) -> None:
+        wanted = [samples.smooth_rgb(shift=shift) for shift in range(3)]
+        pixels = encapsulate([samples.jpeg_ls()(frame) for frame in wanted], fragments_per_frame=2, has_bot=False)
+        found = frames_of(tmp_path, samples.part10(header(frames=3), JPEGLSLossless, pixels))
+        assert all((one == other).all() for one, other in zip(found, wanted, strict=True))
+
+    @pytest.mark.parametrize("offsets", [[0, 8, 16], [0, 0, 0], [4, 100, 1 << 31], [1 << 31, 0, 2]])
+    def test_a_table_that_lies_is_not_believed(self, tmp_path: Path, offsets: list[int]) -> None:
+        wanted = [samples.smooth_rgb(shift=shift) for shift in range(3)]
+        pixels = bytearray(encapsulate([samples.jpeg_ls()(frame) for frame in wanted], has_bot=True))
+        struct.pack_into("<3L", pixels, 8, *offsets)
+        found = frames_of(tmp_path, samples.part10(header(frames=3), JPEGLSLossless, bytes(pixels)))
+        assert all((one == other).all() for one, other in zip(found, wanted, strict=True))
+        ds = header(frames=3)
+        plain, _, ds.ExtendedOffsetTableLengths = encapsulate_extended([samples.jpeg_ls()(frame) for frame in wanted])
+        ds.ExtendedOffsetTable = struct.pack("<3Q", *offsets)
+        found = frames_of(tmp_path, samples.part10(ds, JPEGLSLossless, plain))
+        assert all((one == other).all() for one, other in zip(found, wanted, strict=True))
+
+    def test_fragments_that_cannot_be_shared_out(self, tmp_path: Path) -> None:
+        pixels = encapsulate([b"nothing that ends", b"nor this", b"nor that"], has_bot=False)
+        assert "shared out" in refusal(tmp_path, samples.part10(header(frames=2), JPEGLSLossless, pixels))
+
+    def test_frames_in_any_order(self, tmp_path: Path) -> None:
+        wanted = [samples.smooth_rgb(shift=shift) for shift in range(4)]
+        encoded = [samples.jpeg_ls()(frame) for frame in wanted]
+        content = samples.encapsulated(header(frames=4), JPEGLSLossless, encoded)
+        for made in (content, samples.native(header(frames=4), ExplicitVRLittleEndian, np.stack(wanted))):
+            (tmp_path / "a.dcm").write_bytes(made)
+            with part10.open_frames(tmp_path / "a.dcm") as frames:
+                for number in (3, 1, 4, 1):
+                    assert (frames.rgb(number) == wanted[number - 1]).all()
+
     def test_fewer_frames_than_stated(self, tmp_path: Path) -> None:
         content = samples.encapsulated(header(frames=3), JPEGLSLossless, [samples.jpeg_ls()(RGB)] * 2)
         assert "3 frames" in refusal(tmp_path, content)
@@ -384,16 +512,20 @@ class TestMultiFrame:
         assert count == 60
         assert peak < 4_000_000  # one frame is 0.2 MB, all are 12 MB
 
-    def test_a_broken_frame_spares_those_before(self, tmp_path: Path) -> None:
-        broken = samples.jpeg()(RGB)[:100]
-        content = samples.encapsulated(
-            header(frames=2, photometric="YBR_FULL_422"), JPEGBaseline8Bit, [samples.jpeg()(RGB), broken]
-        )
-        (tmp_path / "half.dcm").write_bytes(content)
-        frames = read_frames(tmp_path / "half.dcm")
-        assert next(frames).number == 1
-        with pytest.raises(UndecodablePixels, match="frame 2"):
-            next(frames)
+    def test_a_broken_frame_spares_the_others(self, tmp_path: Path) -> None:
+        good, broken = samples.jpeg()(RGB), samples.jpeg()(RGB)[:100]
+        ds = header(frames=3, photometric="YBR_FULL_422")
+        (tmp_path / "two.dcm").write_bytes(samples.encapsulated(ds, JPEGBaseline8Bit, [good, broken, good]))
+        first, second, third = read_frames(tmp_path / "two.dcm")
+        assert isinstance(first, Frame)
+        assert isinstance(third, Frame)
+        assert isinstance(second, UnreadableFrame)
+        assert (second.number, "frame 2" in second.reason) == (2, True)
+
+    def test_the_only_frame_is_the_instance(self, tmp_path: Path) -> None:
+        ds = header(photometric="YBR_FULL_422")
+        content = samples.encapsulated(ds, JPEGBaseline8Bit, [samples.jpeg()(RGB)[:100]])
+        assert "frame 1" in refusal(tmp_path, content)
 
 
 class TestSpacing:
@@ -438,7 +570,7 @@ class TestSpacing:
 
 class TestRefused:
     def test_an_unknown_transfer_syntax(self, tmp_path: Path) -> None:
-        content = samples.encapsulated(header(), JPEGExtended12Bit, [samples.jpeg()(RGB)])
+        content = samples.encapsulated(header(), "1.2.840.10008.1.2.4.100", [samples.jpeg()(RGB)])
         assert "transfer syntax" in refusal(tmp_path, content)
 
     @pytest.mark.parametrize(("rows", "columns"), [(0, 0), (0, 34), (22, 0)])
@@ -539,8 +671,8 @@ class TestRefused:
         assert "not encapsulated" in refusal(tmp_path, content[:start] + bytes(4) + content[start + 4 :])
 
     def test_a_deflate_bomb(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(part10, "_MAX_INFLATED_BYTES", 8 << 20)
-        monkeypatch.setattr(part10, "_INFLATE_IN_MEMORY_BYTES", 1 << 20)
+        monkeypatch.setattr(inflate, "MAX_INFLATED_BYTES", 8 << 20)
+        monkeypatch.setattr(inflate, "_IN_MEMORY_BYTES", 1 << 20)
         small = samples.deflate_bomb(ROWS, COLUMNS, 2 << 20)
         assert (frames_of(tmp_path, small)[0] == RGB).all()
         bomb = samples.deflate_bomb(ROWS, COLUMNS, 64 << 20)
@@ -622,8 +754,14 @@ def test_supported_transfer_syntaxes_are_pinned() -> None:
         "1.2.840.10008.1.2.1.99",
         "1.2.840.10008.1.2.2",
         "1.2.840.10008.1.2.4.50",
+        "1.2.840.10008.1.2.4.51",
+        "1.2.840.10008.1.2.4.57",
+        "1.2.840.10008.1.2.4.70",
         "1.2.840.10008.1.2.4.90",
         "1.2.840.10008.1.2.4.91",
+        "1.2.840.10008.1.2.4.201",
+        "1.2.840.10008.1.2.4.202",
+        "1.2.840.10008.1.2.4.203",
         "1.2.840.10008.1.2.4.80",
         "1.2.840.10008.1.2.4.81",
         "1.2.840.10008.1.2.5",

@@ -19,6 +19,7 @@ TRANSFER_SYNTAXES = (
     "1.2.840.10008.1.2.1",
     "1.2.840.10008.1.2",
     "1.2.840.10008.1.2.2",
+    "1.2.840.10008.1.2.1.99",
     "1.2.840.10008.1.2.4.50",
     "1.2.840.10008.1.2.5",
 )
@@ -90,7 +91,7 @@ class Peer:
 
 def encoded(data_set: Dataset, transfer_syntax: str = ExplicitVRLittleEndian) -> bytes:
     uid = UID(transfer_syntax)
-    result = encode(data_set, uid.is_implicit_VR, uid.is_little_endian)
+    result = encode(data_set, uid.is_implicit_VR, uid.is_little_endian, uid.is_deflated)
     assert result is not None
     return bytes(result)
 

@@ -17,6 +17,7 @@ import structlog
 from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate
 
+from allpacs import inflate
 from allpacs.domain.errors import StoreFault
 from allpacs.domain.identity import IMPLEMENTATION_CLASS_UID
 from allpacs.receive.admit import ACCEPTED_SOP_CLASSES
@@ -92,6 +93,18 @@ def test_names_of_any_character_set_are_kept_byte_for_byte(
     (path,) = kept(store).values()
     assert data_set_bytes(path) == sent
     assert str(pydicom.dcmread(path).PatientName) == name
+
+
+def test_deflated_data_sets_are_looked_into(peer: Peer, monkeypatch: pytest.MonkeyPatch) -> None:
+    deflated = "1.2.840.10008.1.2.1.99"
+    assert peer.send(b"no deflate stream at all", transfer_syntax=deflated) == 0xC000
+    assert peer.send(make_instance(1, PixelData=None), transfer_syntax=deflated) == 0xC000
+    assert peer.send(encoded(make_instance(1), deflated)[:-60], transfer_syntax=deflated) == 0xC000
+    with monkeypatch.context() as patched:
+        patched.setattr(inflate, "MAX_INFLATED_BYTES", 1000)
+        bomb = make_instance(1, PixelData=bytes(1 << 20))
+        assert peer.send(bomb, transfer_syntax=deflated) == 0xC000
+    assert peer.send(make_instance(1), transfer_syntax=deflated) == 0x0000
 
 
 def test_other_sop_classes_and_transfer_syntaxes_are_not_negotiated(receiver: Start, connect: Connect) -> None:
