@@ -160,21 +160,11 @@ def start_model(settings: Settings, bundle: Bundle) -> Batcher:
         The network cannot be loaded, or answers otherwise than the bundle says.
     """
     from allpacs.classify.batcher import Batcher
-    from allpacs.classify.bundle import verify_engine
-    from allpacs.classify.engines.tensorflow import TensorFlowEngine
+    from allpacs.classify.engines.choose import start_engine
 
-    started = time.monotonic()
-    engine = TensorFlowEngine(bundle, threads=settings.model.threads)
-    verify_engine(bundle, engine)
-    _log.info(
-        "model_loaded",
-        engine=engine.name,
-        bundle=bundle.contract.name,
-        version=bundle.contract.version,
-        digest=bundle.digest,
-        seconds=round(time.monotonic() - started, 2),
-    )
-    return Batcher(engine, max_batch=settings.model.max_batch, max_delay_s=settings.model.max_delay_s)
+    model = settings.model
+    engine = start_engine(bundle, model.engine, threads=model.threads, cache=model.cache)
+    return Batcher(engine, max_batch=model.max_batch, max_delay_s=model.max_delay_s)
 
 
 def asking(batcher: Batcher) -> AskModel:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from platformdirs import user_data_path
+from platformdirs import user_cache_path, user_data_path
 from pydantic import (
     BaseModel,
     ConfigDict,
@@ -135,6 +135,12 @@ class ModelSettings(_Section):
     max_batch: int = Field(32, ge=1, description="cells in one run of the network, at most")
     max_delay_s: float = Field(0.02, ge=0, description="how long a cell waits for others to fill a batch, seconds")
     threads: int | None = Field(None, ge=1, description="CPU threads of the engine; unset: all cores")
+    engine: Literal["auto", "openvino", "tensorflow"] = Field(
+        "auto", description="auto: TensorFlow on a GPU, else the faster that repeats the bundle's golden cells"
+    )
+    cache: Path = Field(
+        default_factory=lambda: user_cache_path("allpacs"), description="folder that keeps converted networks"
+    )
 
 
 class WorkSettings(_Section):
@@ -223,7 +229,7 @@ class Settings(BaseSettings):
 
     receive: ReceiveSettings = ReceiveSettings()
     store: StoreSettings = Field(default_factory=StoreSettings)
-    model: ModelSettings = ModelSettings()
+    model: ModelSettings = Field(default_factory=ModelSettings)
     work: WorkSettings = WorkSettings()
     retry: RetrySettings = RetrySettings()
     log: LogSettings = LogSettings()

@@ -19,6 +19,9 @@ settings.load_profile("repeatable")
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
+# One conversion of the shipped network for all tests and the programs they start, and none in the user's own cache.
+os.environ.setdefault("ALLPACS_MODEL__CACHE", str(REPOSITORY / "build" / "model-cache"))
+
 
 @pytest.fixture(scope="session")
 def data_dir() -> Path:

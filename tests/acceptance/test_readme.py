@@ -55,7 +55,8 @@ def test_the_three_steps_from_a_pacs(tmp_path: Path, monkeypatch: pytest.MonkeyP
             "port = 104", f"port = {hospital.pacs.port}"
         )
         sample = sample.replace('"https://fhir.hospital.example/r4"', f'"{hospital.ehr.base_url}"')
-        sample = sample.replace("/var/lib/allpacs", str(tmp_path / "store")).replace("0.0.0.0", "127.0.0.1")  # noqa: S104 - what the sample says
+        sample = sample.replace("/var/lib/allpacs", str(tmp_path / "store"))
+        sample = sample.replace('"0.0.0.0"', '"127.0.0.1"').replace('"10.0.0.0/8"', '"127.0.0.0/8"')
         sample = sample.replace('allowed_calling = ["PACS"]', "allowed_calling = []")
         sample = sample.replace("min_free_mb = 2048", "min_free_mb = 10").replace("quiet_s = 10", "quiet_s = 0.5")
         (tmp_path / "allpacs.toml").write_text(sample.replace(PORT, str(hospital.port)), encoding="utf-8")

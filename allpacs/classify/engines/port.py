@@ -40,3 +40,15 @@ class Engine(Protocol):
         ModelFault
             The network failed otherwise.
         """
+
+
+def checked_batch(batch: NDArray[np.uint8], side_px: int) -> None:
+    """Check that a batch is what the network of a bundle takes.
+
+    Raises
+    ------
+    ModelFault
+        It is of another type or shape.
+    """
+    if batch.dtype != np.uint8 or batch.ndim != 4 or batch.shape[1:] != (side_px, side_px, 3):
+        raise ModelFault(f"the network takes uint8 n x {side_px} x {side_px} x 3, not {batch.dtype} {batch.shape}")

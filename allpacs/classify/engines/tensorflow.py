@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from allpacs.classify.bundle import Bundle
 from allpacs.classify.engines.network import FAMILY, build_network, load_weights
-from allpacs.classify.engines.port import OutOfDeviceMemory
+from allpacs.classify.engines.port import OutOfDeviceMemory, checked_batch
 from allpacs.domain.errors import ModelFault
 
 
@@ -61,17 +61,17 @@ class TensorFlowEngine:
         def infer(batch: Any) -> Any:
             return network(tf.cast(batch, tf.float32), training=False)
 
-        self._infer = infer
+        #: The compiled graph: ``uint8`` cells in, logits out.
+        self.graph = infer
         self._side = side
         self.logits(np.zeros((1, side, side, 3), np.uint8))  # warm-up: traces and optimises the graph
 
     def logits(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return the network's logits, ``float32`` of shape (n, labels); see `allpacs.classify.engines.port.Engine`."""
-        if batch.dtype != np.uint8 or batch.ndim != 4 or batch.shape[1:] != (self._side, self._side, 3):
-            raise ModelFault(f"the network takes uint8 n x {self._side} x {self._side} x 3, not {batch.shape}")
+        checked_batch(batch, self._side)
         errors = self._tf.errors
         try:
-            answer: NDArray[np.float32] = self._infer(self._tf.constant(batch)).numpy()
+            answer: NDArray[np.float32] = self.graph(self._tf.constant(batch)).numpy()
         except errors.ResourceExhaustedError as error:
             raise OutOfDeviceMemory(f"a batch of {len(batch)} does not fit the device") from error
         except errors.OpError as error:

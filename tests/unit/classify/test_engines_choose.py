@@ -1,0 +1,135 @@
+"""Which engine is taken, and what happens to one that cannot repeat the golden cells."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from structlog.testing import capture_logs
+
+from allpacs.classify.bundle import Bundle, load_bundle
+from allpacs.classify.engines import openvino as openvino_module
+from allpacs.classify.engines.choose import gpu_present, start_engine
+from allpacs.classify.engines.openvino import OpenVinoEngine
+from allpacs.classify.engines.tensorflow import TensorFlowEngine
+from allpacs.domain.errors import ModelFault
+from allpacs.settings import SHIPPED_BUNDLE
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def bundle() -> Bundle:
+    return load_bundle(SHIPPED_BUNDLE)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory, bundle: Bundle) -> Path:
+    """Return a cache that holds the shipped network."""
+    folder = tmp_path_factory.mktemp("cache")
+    OpenVinoEngine(bundle, cache=folder)
+    return folder
+
+
+class _Broken:
+    """Answers as no bundle would."""
+
+    def __init__(self, _: Bundle, **options: Any) -> None:
+        self.name = f"broken-{options.get('precision', 'tensorflow')}"
+
+    @staticmethod
+    def supports(_: str) -> bool:
+        return True
+
+    def logits(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
+        return np.tile(np.array([9.0, -9.0], np.float32), (len(batch), 1))
+
+
+def test_a_cpu_gets_openvino_without_loading_tensorflow(cache: Path) -> None:
+    program = (
+        "import json, sys\n"
+        "from pathlib import Path\n"
+        "from allpacs.classify.bundle import load_bundle\n"
+        "from allpacs.classify.engines.choose import start_engine\n"
+        f"engine = start_engine(load_bundle(Path({str(SHIPPED_BUNDLE)!r})), cache=Path({str(cache)!r}))\n"
+        "print(json.dumps([engine.name, sorted({'tensorflow', 'openvino_telemetry.main'} & set(sys.modules))]))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    name, loaded = json.loads(done.stdout.splitlines()[-1])
+    assert name in {"openvino-bf16", "openvino-f32"}
+    assert loaded == []
+
+
+def test_the_converted_network_is_kept(cache: Path, bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(openvino_module, "_convert_elsewhere", lambda *_: pytest.fail("converted again"))
+    engine = OpenVinoEngine(bundle, cache=cache)
+    assert np.isfinite(engine.logits(bundle.golden()[0])).all()
+    assert [file.suffix for file in sorted(cache.iterdir())] == [".bin", ".xml"]
+
+
+def test_a_spoilt_cache_is_refused(cache: Path, bundle: Bundle, tmp_path: Path) -> None:
+    for file in cache.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes() if file.suffix == ".bin" else b"<net/>")
+    with pytest.raises(ModelFault, match=r"delete .*\.xml from the cache"):
+        OpenVinoEngine(bundle, cache=tmp_path)
+
+
+def test_altered_weights_in_the_cache_do_not_judge_cells(cache: Path, bundle: Bundle, tmp_path: Path) -> None:
+    for file in cache.iterdir():
+        content = bytearray(file.read_bytes())
+        if file.suffix == ".bin":
+            weights = np.frombuffer(content, np.float32, offset=len(content) // 2 // 4 * 4)
+            shapes = np.abs(weights) < 1e-6  # whole numbers of the graph, seen as float32
+            weights[:] = np.where(np.isfinite(weights) & ~shapes, weights * 1.5, weights)
+        (tmp_path / file.name).write_bytes(content)
+    with pytest.raises(ModelFault, match="golden cells"):
+        start_engine(bundle, "openvino", cache=tmp_path)
+
+
+def test_an_engine_that_fails_the_golden_cells_is_passed_over(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("allpacs.classify.engines.choose.gpu_present", lambda: False)
+    monkeypatch.setattr("allpacs.classify.engines.openvino.OpenVinoEngine", _Broken)
+    with capture_logs() as logs:
+        engine = start_engine(bundle)
+    assert isinstance(engine, TensorFlowEngine)
+    refused = [entry for entry in logs if entry["event"] == "engine_refused"]
+    assert [entry["engine"] for entry in refused] == ["openvino-bf16", "openvino-f32"]
+    assert all("probabilities differ by up to" in entry["reason"] for entry in refused)
+
+
+def test_where_none_is_left_the_last_one_says_why(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("allpacs.classify.engines.openvino.OpenVinoEngine", _Broken)
+    with pytest.raises(ModelFault, match="engine broken-f32 does not repeat"):
+        start_engine(bundle, "openvino")
+
+
+def test_a_gpu_gets_tensorflow(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("allpacs.classify.engines.choose.gpu_present", lambda: True)
+    monkeypatch.setattr("allpacs.classify.engines.openvino.OpenVinoEngine", lambda *_, **__: pytest.fail("not asked"))
+    assert start_engine(bundle).name == "tensorflow"
+
+
+def test_a_bundle_that_cannot_be_converted_says_why(bundle: Bundle, tmp_path: Path) -> None:
+    with pytest.raises(ModelFault, match=r"cannot be converted for OpenVINO: .*bundle\.json"):
+        openvino_module._convert_elsewhere(tmp_path / "nothing", tmp_path / "network.xml")
+
+
+def test_a_cache_that_cannot_be_written_is_a_model_fault(bundle: Bundle, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ModelFault, match="cache of models: Not a directory"):
+        OpenVinoEngine(bundle, cache=tmp_path / "file" / "cache")
+
+
+@pytest.mark.parametrize(
+    ("names", "present"), [((), False), (("nvidiactl", "nvidia-uvm"), False), (("nvidiactl", "nvidia0"), True)]
+)
+def test_a_gpu_is_told_by_its_device_file(tmp_path: Path, names: tuple[str, ...], present: bool) -> None:
+    for name in names:
+        (tmp_path / name).touch()
+    assert gpu_present(tmp_path) is present
