@@ -17,6 +17,7 @@ from allpacs.store.store import Store
 if TYPE_CHECKING:
     from allpacs.classify.batcher import Batcher
     from allpacs.classify.bundle import Bundle
+    from allpacs.classify.saliency import Explain
     from allpacs.deliver.port import Destination
     from allpacs.flow import Flow
     from allpacs.pipeline import AskModel, Pipeline
@@ -170,6 +171,16 @@ def start_model(settings: Settings, bundle: Bundle) -> Batcher:
 def asking(batcher: Batcher) -> AskModel:
     """Return the way to ask a batcher and wait for its answer."""
     return lambda crops: batcher.submit(crops).result()
+
+
+def explaining(batcher: Batcher) -> Explain:
+    """Return the way to ask which parts of cells spoke for their labels."""
+    from allpacs.classify.engines.port import Explainer
+    from allpacs.classify.saliency import saliency
+
+    engine = batcher.engine
+    explainer = engine if isinstance(engine, Explainer) else None
+    return lambda crops, toward: saliency(crops, asking(batcher), explainer, toward)
 
 
 class Worker:

@@ -85,6 +85,11 @@ class Batcher:
         """Largest batch at present: what it was made with, less after the device ran out of memory."""
         return self._max_batch
 
+    @property
+    def engine(self) -> Engine:
+        """The engine that answers; only what may be called from any thread is to be called on it."""
+        return self._engine
+
     def submit(self, inputs: NDArray[np.uint8]) -> Future[NDArray[np.float32]]:
         """Queue cells and return the future of their logits; blocks while too many cells wait.
 

@@ -22,8 +22,9 @@ from allpacs.classify.aggregate import LABELS, probability_all
 from allpacs.classify.batcher import Batcher
 from allpacs.classify.bundle import Bundle, load_bundle, save_golden, verify_engine, write_bundle
 from allpacs.classify.engines.network import build_network, load_weights, save_weights, set_state, state_of
-from allpacs.classify.engines.port import Engine
+from allpacs.classify.engines.port import Engine, Explainer
 from allpacs.classify.preprocess import Preprocessing
+from allpacs.classify.saliency import saliency
 from allpacs.domain.errors import ModelFault
 
 pytestmark = pytest.mark.slow
@@ -165,6 +166,35 @@ def test_another_kind_of_array_is_a_model_fault(engine: Engine, wrong: NDArray[n
 
 def test_golden_cells_are_repeated(engine: Engine, tiny_bundle: Bundle) -> None:
     assert verify_engine(tiny_bundle, engine) <= 1e-3
+
+
+def test_layers_speak_for_one_label_as_much_as_against_the_other(engine: Engine) -> None:
+    if not isinstance(engine, Explainer):
+        pytest.skip(f"{engine.name} does not explain")
+    batch = pictures(4)
+    forward = engine.layer_gradients(batch, np.zeros(4, np.int64))
+    backward = engine.layer_gradients(batch, np.ones(4, np.int64))
+    sides = [layer.activations.shape[1] for layer in forward]
+    assert sides == sorted(sides, reverse=True)
+    for one, other in zip(forward, backward, strict=True):
+        assert one.activations.shape == one.gradients.shape
+        assert np.abs(one.gradients).max() > 0
+        np.testing.assert_allclose(one.gradients, -other.gradients, rtol=1e-3, atol=1e-5)
+        np.testing.assert_allclose(one.activations, other.activations, rtol=1e-4, atol=1e-5)
+
+
+def test_saliency_stays_in_the_cell(engine: Engine) -> None:
+    explainer = engine if isinstance(engine, Explainer) else None
+    batch = np.concatenate([pictures(3), np.zeros((1, SIDE, SIDE, 3), np.uint8)])
+    maps = saliency(batch, engine.logits, explainer)
+    assert maps.shape == batch.shape[:3]
+    assert maps.dtype == np.float32
+    assert maps.min() == 0.0
+    np.testing.assert_array_equal(maps[:3].max(axis=(1, 2)), 1.0)
+    assert not maps[batch.max(axis=3) == 0].any()
+    chosen = engine.logits(batch).argmax(axis=1)
+    np.testing.assert_allclose(saliency(batch, engine.logits, explainer, chosen.tolist()), maps, atol=1e-3)
+    assert np.abs(saliency(batch, engine.logits, explainer, (1 - chosen).tolist()) - maps)[:3].max() > 0.1
 
 
 def test_behind_the_batcher(engine: Engine) -> None:

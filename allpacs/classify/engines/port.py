@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +33,45 @@ class Engine(Protocol):
         ndarray
             ``float32`` of shape (n, labels), uncalibrated; rows may be non-finite for an input the network cannot
             judge (the batcher isolates them).
+
+        Raises
+        ------
+        OutOfDeviceMemory
+            The batch does not fit the device.
+        ModelFault
+            The network failed otherwise.
+        """
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LayerGradients:
+    """What one layer answered, and how a label's score would rise with it.
+
+    Attributes
+    ----------
+    activations, gradients:
+        ``float32`` of shape (n, height, width, channels).
+    """
+
+    activations: NDArray[np.float32]
+    gradients: NDArray[np.float32]
+
+
+@runtime_checkable
+class Explainer(Engine, Protocol):
+    """An engine that also has gradients, and so can say what moved its answer."""
+
+    def layer_gradients(self, batch: NDArray[np.uint8], labels: NDArray[np.int64]) -> tuple[LayerGradients, ...]:
+        """Return activations and gradients of some layers, from the finest to the deepest.
+
+        May be called from any thread, also while `logits` runs in another.
+
+        Parameters
+        ----------
+        batch:
+            As in `logits`.
+        labels:
+            Shape (n,): place of the label whose score is explained, against the mean of the other labels' scores.
 
         Raises
         ------
