@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import socket
+import threading
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import structlog
 
-from allpacs.domain.errors import ConfigFault
-from allpacs.settings import CStoreSettings, FhirSettings, FolderSettings, ServerTlsSettings, Settings, TlsSettings
+from allpacs.domain.errors import ConfigFault, StoreFault
+from allpacs.settings import (
+    CStoreSettings,
+    DestinationSettings,
+    FhirSettings,
+    FolderSettings,
+    ServerTlsSettings,
+    Settings,
+    StowRsSettings,
+    TlsSettings,
+)
 from allpacs.store.store import Store
 
 # Parts are imported where they are made: the receiver must be up without loading the model's libraries.
@@ -18,6 +28,7 @@ if TYPE_CHECKING:
     from allpacs.classify.batcher import Batcher
     from allpacs.classify.bundle import Bundle
     from allpacs.classify.saliency import Explain
+    from allpacs.commitment import Answer
     from allpacs.deliver.port import Destination
     from allpacs.flow import Flow
     from allpacs.pipeline import AskModel, Pipeline
@@ -44,6 +55,8 @@ def accepted_transfer_syntaxes() -> tuple[str, ...]:
 
 def make_receiver(settings: Settings, store: Store) -> StorageScp:
     """Return the Storage SCP, not yet started."""
+    from allpacs.receive.capacity import CapacityLimits
+    from allpacs.receive.commitment import CommitmentService
     from allpacs.receive.scp import SourceRule, StorageScp
 
     store.spool.sweep(time.time() - _STAGED_FOR_S)
@@ -53,6 +66,7 @@ def make_receiver(settings: Settings, store: Store) -> StorageScp:
             quiet_s=receive.quiet_s if source.quiet_s is None else source.quiet_s,
             max_age_s=receive.max_age_s,
             close_on_release=source.close_on_release,
+            instances_per_s=source.instances_per_s,
         )
         for ae_title, source in receive.sources.items()
     }
@@ -70,8 +84,48 @@ def make_receiver(settings: Settings, store: Store) -> StorageScp:
         tls=None if receive.tls is None else make_tls(receive.tls, "receive.tls"),
         max_associations=receive.max_associations,
         max_pdu_bytes=receive.max_pdu,
-        min_free_bytes=receive.min_free_mb * 1_000_000,
+        max_memory_bytes=receive.max_memory_mb * 1_000_000,
+        limits=CapacityLimits(
+            min_free_bytes=receive.min_free_mb * 1_000_000,
+            resume_free_bytes=int(
+                1_000_000 * (1.1 * receive.min_free_mb if receive.resume_free_mb is None else receive.resume_free_mb)
+            ),
+            max_waiting=receive.max_waiting,
+        ),
+        commitments=CommitmentService(store.commitments, report_back=_report_back(settings)),
     )
+
+
+def recover_in_background(settings: Settings, store: Store) -> threading.Thread:
+    """Begin to look for files that a crash left without a row in the index; senders are served meanwhile."""
+    from allpacs.recovery import recover
+
+    def run() -> None:
+        try:
+            recover(store, quiet_s=settings.receive.quiet_s, max_age_s=settings.receive.max_age_s)
+        except StoreFault as fault:  # looked for again at the next start
+            _log.error("recovery_failed", reason=str(fault))
+
+    thread = threading.Thread(target=run, name="recovery", daemon=True)
+    thread.start()
+    return thread
+
+
+def _report_back(settings: Settings) -> dict[str, Callable[[Answer], None]]:
+    """Return how senders are told what we commit to, by calling AE title."""
+    from functools import partial
+
+    from allpacs.deliver.association import Peer
+    from allpacs.deliver.commitment import report_commitment
+
+    made: dict[str, Callable[[Answer], None]] = {}
+    for ae_title, source in settings.receive.sources.items():
+        if (peer := source.commitment) is not None:
+            section = f"receive.sources.{ae_title}.commitment.tls"
+            tls = None if peer.tls is None else make_tls(peer.tls, section)
+            to = Peer(peer.host, peer.port, ae_title, settings.receive.ae_title, peer.timeout_s, tls)
+            made[ae_title] = partial(report_commitment, to)
+    return made
 
 
 def make_destinations(settings: Settings) -> dict[str, Destination]:
@@ -91,7 +145,7 @@ def make_destinations(settings: Settings) -> dict[str, Destination]:
     return made
 
 
-def make_destination(settings: Settings, one: CStoreSettings | FhirSettings | FolderSettings) -> Destination:
+def make_destination(settings: Settings, one: DestinationSettings) -> Destination:
     """Return one destination.
 
     Raises
@@ -105,7 +159,22 @@ def make_destination(settings: Settings, one: CStoreSettings | FhirSettings | Fo
 
             calling = settings.receive.ae_title
             tls = None if one.tls is None else make_tls(one.tls, "tls")
-            return CStoreDestination(one.host, one.port, one.called_ae, calling, timeout_s=one.timeout_s, tls=tls)
+            return CStoreDestination(
+                one.host,
+                one.port,
+                one.called_ae,
+                calling,
+                timeout_s=one.timeout_s,
+                tls=tls,
+                commitment=one.commitment,
+                commitment_within_s=one.commitment_within_s,
+            )
+        case StowRsSettings():
+            from allpacs.deliver.stow_rs import StowRsDestination
+
+            token = None if one.bearer_token is None else one.bearer_token.get_secret_value()
+            tls = None if one.tls is None else make_tls(one.tls, "tls")
+            return StowRsDestination(one.base_url, bearer_token=token, timeout_s=one.timeout_s, tls=tls)
         case FhirSettings():
             from allpacs.deliver.fhir_rest import FhirRestDestination
 

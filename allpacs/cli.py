@@ -128,11 +128,12 @@ def serve(config: ConfigOption = None) -> None:
 @app.command()
 def receive(config: ConfigOption = None, supervisor: SupervisorOption = None) -> None:
     """Run the DICOM receiver alone until SIGTERM."""
-    from allpacs.app import make_receiver, open_store
+    from allpacs.app import make_receiver, open_store, recover_in_background
     from allpacs.supervise import until_stopped
 
     settings = _settings(config)
-    receiver = make_receiver(settings, open_store(settings))
+    store = open_store(settings)
+    receiver = make_receiver(settings, store)
     try:
         receiver.start()
     except OSError as error:
@@ -140,6 +141,7 @@ def receive(config: ConfigOption = None, supervisor: SupervisorOption = None) ->
         raise ConfigFault(
             f"cannot listen on {address} ({error.strerror}): change receive.host or receive.port"
         ) from None
+    recover_in_background(settings, store)
     until_stopped(supervisor)
     receiver.stop()
 
@@ -308,6 +310,30 @@ def retry(
         typer.echo(f"revision {revised} of {row.study_uid} will be delivered to {destination} again")
     if revision is None and not revived:
         typer.echo(f"nothing to retry: {row.study_uid} is {row.state}")
+
+
+@app.command()
+def verify(
+    config: ConfigOption = None,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Take in, or put aside, files that the index does not know.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare everything that is kept with the index and its digests; slow where there is much."""
+    from allpacs.app import open_store
+    from allpacs.commands.verify import print_verified
+    from allpacs.commands.verify import verify as look
+
+    settings = _settings(config)
+    found = look(open_store(settings), settings, repair=repair)
+    if as_json:
+        typer.echo(json.dumps(found, indent=1))
+    else:
+        print_verified(found)
+    wrong = found["missing"] + found["altered"] + found["orphan"]
+    if wrong:
+        raise StoreFault(f"{wrong} files are not as they were kept: see above")
 
 
 @app.command("check-config")

@@ -27,7 +27,6 @@ What may go wrong, and what follows
 from __future__ import annotations
 
 import json
-import random
 import re
 import threading
 import time
@@ -43,11 +42,12 @@ from dbos import error as engine_errors
 from sqlalchemy.exc import SQLAlchemyError
 
 from allpacs.deliver.port import Destination
-from allpacs.deliver.retry import DeadLetter, RetryAfter, RetryPolicy, decide
-from allpacs.domain.errors import AllpacsError, DeliveryRejected, DeliveryUnavailable, StoreDamaged, StoreFault
+from allpacs.deliver.retry import RetryPolicy
+from allpacs.delivering import Delivering
+from allpacs.domain.errors import AllpacsError, StoreDamaged, StoreFault
 from allpacs.domain.identity import workflow_id
 from allpacs.reading import Reading
-from allpacs.store.records import DeliveryRow, DeliveryState, RevisionState
+from allpacs.store.records import DeliveryState, RevisionState
 from allpacs.store.store import Store
 from allpacs.supervise import end_process
 
@@ -139,6 +139,9 @@ class Flow:
         self._options = options
         self._now = now
         self._on_engine_lost = on_engine_lost
+        self._delivering = Delivering(
+            store=store, destinations=destinations, retry=options.retry, now=now, patiently=self._patiently
+        )
         self._swept_at = 0.0
         self._stop = threading.Event()
         self._wake = threading.Event()
@@ -215,6 +218,8 @@ class Flow:
             identity = _reading_id(row.study_uid, row.revision, row.attempts)
             seen.add(identity)
             self._enqueue(READ_QUEUE, identity, self._read, row.study_uid, row.revision, row.attempts)
+        for answer in self._store.commitments.answers():
+            self._delivering.take_answer(answer)
         for delivery in self._store.deliveries.due(self._now()):
             if delivery.destination not in self._destinations:
                 continue  # no longer configured here; another worker may still have it
@@ -398,7 +403,7 @@ class Flow:
 
     def _deliver_once(self, study_uid: str, revision: int, destination: str, attempt: int) -> str:
         try:
-            state = self._step("deliver", self._attempt, study_uid, revision, destination, attempt)
+            state = self._step("deliver", self._delivering.attempt, study_uid, revision, destination, attempt)
         except SQLAlchemyError as fault:
             self._engine_lost(fault)
             raise
@@ -410,63 +415,9 @@ class Flow:
             own = isinstance(error, AllpacsError)
             reason = f"{_kind(error)}: {error}" if own else f"internal error: {type(error).__name__}"
             _log.error("delivery_given_up", study_uid=study_uid, destination=destination, reason=reason)
-            self._patiently(self._end, study_uid, revision, destination, DeliveryState.DEAD, reason)
+            self._delivering.give_up(study_uid, revision, destination, reason)
         self._wake.set()
         return state
-
-    def _attempt(self, study_uid: str, revision: int, name: str, attempt: int) -> str:
-        """Make one attempt and write down what came of it.
-
-        Where the store fails, only noting the begin and the outcome wait for it, so that nothing is sent twice.
-        """
-        begun = self._patiently(self._begin, study_uid, revision, name, attempt)
-        if begun is None:  # this ran before and was interrupted after it had written down its outcome
-            self._patiently(self._settle, study_uid, revision)
-            return str(DeliveryState.SENT)
-        log = _log.bind(study_uid=study_uid, revision=revision, destination=name, attempts=attempt)
-        destination = self._destinations.get(name)
-        try:
-            if destination is None:  # taken out of the configuration while this was under way
-                raise DeliveryRejected("this destination is no longer configured")
-            artefacts = [a for a in self._store.artefacts.get(study_uid, revision) if a.kind in destination.takes]
-            receipt = destination.deliver(artefacts)
-        except (DeliveryUnavailable, DeliveryRejected, StoreFault) as fault:  # the results may be out of reach, too
-            tries = attempt - begun.attempts_forgiven
-            decision = decide(fault, tries, self._options.retry, random.random())  # noqa: S311 - jitter
-            why = str(fault)
-        else:
-            detail = receipt.detail if receipt.warning is None else f"{receipt.detail} ({receipt.warning})"
-            self._patiently(self._end, study_uid, revision, name, DeliveryState.SENT, detail)
-            log.info("delivered", detail=detail)
-            return str(DeliveryState.SENT)
-        match decision:
-            case RetryAfter(seconds=seconds):
-                again_at = self._now() + seconds
-                self._patiently(self._end, study_uid, revision, name, DeliveryState.RETRYING, why, again_at)
-                log.warning("delivery_postponed", reason=why, next_attempt_s=round(seconds, 1))
-                return str(DeliveryState.RETRYING)
-            case DeadLetter(reason=reason):
-                self._patiently(self._end, study_uid, revision, name, DeliveryState.DEAD, reason)
-                log.error("delivery_given_up", reason=reason)
-                return str(DeliveryState.DEAD)
-
-    def _begin(self, study_uid: str, revision: int, destination: str, attempt: int) -> DeliveryRow | None:
-        return self._store.deliveries.begin(study_uid, revision, destination, attempt, now=self._now())
-
-    def _end(
-        self,
-        study_uid: str,
-        revision: int,
-        destination: str,
-        state: DeliveryState,
-        reason: str,
-        next_attempt_at: float | None = None,
-    ) -> None:
-        now = self._now()
-        self._store.deliveries.set_state(
-            study_uid, revision, destination, state, now=now, reason=reason, next_attempt_at=next_attempt_at
-        )
-        self._settle(study_uid, revision)
 
 
 def _kind(fault: Exception) -> str:

@@ -67,6 +67,15 @@ class ServerTlsSettings(_Section):
     require_client_certificate: bool = Field(True, description="senders without a trusted certificate are refused")
 
 
+class CommitmentPeerSettings(_Section):
+    """Where a sender takes the answer to its storage commitment requests."""
+
+    host: str = Field(description="host name or address")
+    port: int = Field(ge=1, le=65535, description="its DICOM port")
+    tls: TlsSettings | None = Field(None, description="DICOM TLS; unset: none, and nothing is encrypted")
+    timeout_s: float = Field(30.0, gt=0, description="network, ACSE and DIMSE time-out, seconds")
+
+
 class SourceSettings(_Section):
     """What differs for one sending AE title."""
 
@@ -79,6 +88,10 @@ class SourceSettings(_Section):
     )
     spacing_um: float | None = Field(
         None, gt=0, description="distance of pixels where neither the image nor its red cells tell, micrometres"
+    )
+    instances_per_s: float | None = Field(None, gt=0, description="a faster sender is held back; unset: no limit")
+    commitment: CommitmentPeerSettings | None = Field(
+        None, description="where it takes storage commitment answers; unset: on its own association only"
     )
 
 
@@ -99,7 +112,22 @@ class ReceiveSettings(_Section):
     quiet_s: float = Field(10.0, ge=0, description="a study without a new instance for so long is read, seconds")
     max_age_s: float = Field(3600.0, gt=0, description="a study that never goes quiet is read after so long, seconds")
     min_free_mb: int = Field(1024, ge=0, description="below this much free disk instances are refused with A700, MB")
+    resume_free_mb: int | None = Field(
+        None, ge=0, description="instances are taken again from this much free disk on, MB; unset: a tenth more"
+    )
+    max_waiting: int | None = Field(
+        None, ge=1, description="with more studies waiting to be read, instances are refused with A700; unset: no limit"
+    )
+    max_memory_mb: int = Field(
+        2048, ge=1, description="for unfinished messages of all associations; the largest instance is half of it, MB"
+    )
     sources: dict[str, SourceSettings] = Field(default_factory=dict, description="by calling AE title")
+
+    @model_validator(mode="after")
+    def _hysteresis(self) -> Self:
+        if self.resume_free_mb is not None and self.resume_free_mb < self.min_free_mb:
+            raise ValueError(f"resume_free_mb ({self.resume_free_mb}) is less than min_free_mb ({self.min_free_mb})")
+        return self
 
     @field_validator("ae_title")
     @classmethod
@@ -162,6 +190,12 @@ class CStoreSettings(_Section):
     called_ae: str = Field(description="its AE title")
     tls: TlsSettings | None = Field(None, description="DICOM TLS; unset: none, and nothing is encrypted")
     timeout_s: float = Field(30.0, gt=0, description="network, ACSE and DIMSE time-out, seconds")
+    commitment: Literal["when_offered", "always", "never"] = Field(
+        "when_offered", description="whether a result counts as delivered only when the PACS has committed to it"
+    )
+    commitment_within_s: float = Field(
+        600.0, gt=0, description="how long its answer is waited for before it is asked again, seconds"
+    )
 
     @field_validator("called_ae")
     @classmethod
@@ -185,6 +219,22 @@ class FhirSettings(_Section):
         return self
 
 
+class StowRsSettings(_Section):
+    """An archive that takes DICOM results over the web (STOW-RS)."""
+
+    kind: Literal["stow_rs"]
+    base_url: str = Field(pattern=r"^https?://", description="address of the DICOMweb service, without /studies")
+    bearer_token: SecretStr | None = Field(None, description="sent as Authorization: Bearer; prefer the environment")
+    tls: TlsSettings | None = Field(None, description="for https; unset: the platform's authorities, no certificate")
+    timeout_s: float = Field(30.0, gt=0, description="time-out of a request, seconds")
+
+    @model_validator(mode="after")
+    def _tls_with_https(self) -> Self:
+        if self.tls is not None and not self.base_url.startswith("https://"):
+            raise ValueError("tls is set but base_url is not https://")
+        return self
+
+
 class FolderSettings(_Section):
     """A folder that takes every result as a file."""
 
@@ -192,7 +242,9 @@ class FolderSettings(_Section):
     folder: Path = Field(description="where the files go")
 
 
-DestinationSettings = Annotated[CStoreSettings | FhirSettings | FolderSettings, Field(discriminator="kind")]
+DestinationSettings = Annotated[
+    CStoreSettings | StowRsSettings | FhirSettings | FolderSettings, Field(discriminator="kind")
+]
 
 
 class RetrySettings(_Section):

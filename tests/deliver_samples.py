@@ -8,12 +8,13 @@ import ssl
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from email import message_from_bytes
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from pydicom import dcmwrite
+from pydicom import dcmread, dcmwrite
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import UID, Comprehensive3DSRStorage, ExplicitVRLittleEndian
 from pynetdicom import AE, evt
@@ -193,6 +194,47 @@ def http_server(
     finally:
         server.shutdown()
         server.server_close()
+
+
+@contextmanager
+def stow_server(
+    folder: Path, answer: Callable[[str], int] = lambda _uid: 0x0000, status: int | None = None
+) -> Iterator[str]:
+    """Run a DICOMweb archive that keeps what it is posted; yield its address.
+
+    Parameters
+    ----------
+    answer:
+        Failure or warning reason for a SOP Instance UID; 0: stored.
+    status:
+        HTTP status of every answer, whatever was posted.
+    """
+
+    def respond(request: BaseHTTPRequestHandler, body: bytes) -> None:
+        stored, failed = [], []
+        kind = request.headers.get("Content-Type", "")
+        for part in message_from_bytes(f"Content-Type: {kind}\r\n\r\n".encode() + body).walk():
+            if part.get_content_type() == "application/dicom":
+                content = part.get_payload(decode=True)
+                dataset = dcmread(BytesIO(content))  # type: ignore[arg-type]
+                reason = answer(str(dataset.SOPInstanceUID))
+                item = {"00081155": {"vr": "UI", "Value": [str(dataset.SOPInstanceUID)]}}
+                if reason and reason >> 12 != 0xB:
+                    failed.append(item | {"00081197": {"vr": "US", "Value": [reason]}})
+                    continue
+                if reason:
+                    item["00081196"] = {"vr": "US", "Value": [reason]}  # type: ignore[list-item]
+                stored.append(item)
+                folder.mkdir(exist_ok=True)
+                (folder / f"{dataset.SOPInstanceUID}.dcm").write_bytes(content)  # type: ignore[arg-type]
+        told = {"00081199": {"vr": "SQ", "Value": stored}, "00081198": {"vr": "SQ", "Value": failed}}
+        request.send_response(status or (409 if failed and not stored else 202 if failed else 200))
+        request.send_header("Content-Type", "application/dicom+json")
+        request.end_headers()
+        request.wfile.write(json.dumps({tag: one for tag, one in told.items() if one["Value"]}).encode())
+
+    with http_server(respond) as base_url:
+        yield f"{base_url}/dicom-web"
 
 
 def free_port() -> int:

@@ -32,7 +32,7 @@ from pydicom.uid import UID, ImplicitVRLittleEndian
 from pynetdicom import AE, evt
 from pynetdicom.association import Association
 from pynetdicom.pdu import A_ASSOCIATE_RJ
-from pynetdicom.presentation import PresentationContext, build_context
+from pynetdicom.presentation import PresentationContext, build_context, build_role
 from pynetdicom.sop_class import Verification
 from pynetdicom.status import STORAGE_SERVICE_CLASS_STATUS, code_to_category
 
@@ -72,6 +72,10 @@ def status_text(status: int) -> str:
     """Return a status as the operator reads it, for example ``0xA700 Refused: Out of Resources``."""
     _, meaning = STORAGE_SERVICE_CLASS_STATUS.get(status, ("", ""))
     return f"0x{status:04X} {meaning}".rstrip()
+
+
+class NoContextAccepted(DeliveryRejected):
+    """The peer takes our association and none of the services that it is asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,8 +186,17 @@ def store(association: Association, dataset: Dataset, message_id: int) -> int:
 
 
 @contextmanager
-def associated(peer: Peer, contexts: Sequence[Context]) -> Iterator[Association]:
+def associated(
+    peer: Peer, contexts: Sequence[Context], handlers: Sequence[tuple[Any, Any]] = (), *, as_scp: bool = False
+) -> Iterator[Association]:
     """Associate for the contexts, release at the end; abort where the body raised.
+
+    Parameters
+    ----------
+    handlers:
+        Of pynetdicom's events, for what the peer asks of us.
+    as_scp:
+        Propose to be the SCP of the contexts (PS3.7 D.3.3.4): for N-EVENT-REPORT on an association of our own.
 
     Raises
     ------
@@ -219,7 +232,10 @@ def associated(peer: Peer, contexts: Sequence[Context]) -> Iterator[Association]
             contexts=[_context(*context) for context in contexts],
             ae_title=peer.called_ae,
             tls_args=(handshake, peer.host) if handshake is not None else None,
-            evt_handlers=[(evt.EVT_CONN_OPEN, on_open), (evt.EVT_PDU_RECV, on_pdu)],
+            evt_handlers=[(evt.EVT_CONN_OPEN, on_open), (evt.EVT_PDU_RECV, on_pdu), *handlers],
+            ext_neg=[build_role(UID(uid), scp_role=True) for uid in sorted({one for one, _ in contexts})]
+            if as_scp
+            else None,
         )
     except (OSError, UnicodeError) as unknown:  # the name of the host
         raise DeliveryUnavailable(f"{peer.name}: the host is not known; check host and port") from unknown
@@ -232,7 +248,7 @@ def associated(peer: Peer, contexts: Sequence[Context]) -> Iterator[Association]
             raise DeliveryUnavailable(f"{peer.name}: no connection; check host, port and firewall")
         if association.rejected_contexts:
             names = ", ".join(sorted({UID(sop_class).name for sop_class, _ in contexts}))
-            raise DeliveryRejected(f"{peer.name}: accepts no presentation context for {names}; enable it there")
+            raise NoContextAccepted(f"{peer.name}: accepts no presentation context for {names}; enable it there")
         # Since TLS 1.3 a client learns that its certificate was refused only after its own part of the handshake.
         perhaps = "" if handshake is None else "; it may not trust our certificate"
         raise DeliveryUnavailable(f"{peer.name}: no answer to the association request: time-out or abort{perhaps}")

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
+from typing import Literal
 
 import structlog
 from pydicom import dcmread
@@ -19,6 +20,7 @@ from pydicom.errors import InvalidDicomError
 from pydicom.uid import MediaStorageDirectoryStorage
 from pynetdicom.association import Association
 
+from allpacs.commitment import Reference
 from allpacs.deliver.association import (
     DUPLICATE,
     Context,
@@ -31,7 +33,8 @@ from allpacs.deliver.association import (
     status_text,
     store,
 )
-from allpacs.domain.artefacts import Artefact, ArtefactKind, Receipt
+from allpacs.deliver.commitment import request_commitment
+from allpacs.domain.artefacts import Artefact, ArtefactKind, Asked, Commitment, Receipt
 from allpacs.domain.errors import DeliveryRejected, DeliveryUnavailable
 from allpacs.domain.identity import is_uid
 from allpacs.tls import Tls
@@ -39,6 +42,8 @@ from allpacs.tls import Tls
 __all__ = ["MAX_CONTEXTS", "CStoreDestination", "SentFile", "echo", "send_files"]
 
 _log = structlog.get_logger(__name__)
+
+CommitmentPolicy = Literal["when_offered", "always", "never"]
 
 #: Presentation contexts of one association at most: their ids are the odd numbers of a byte (PS3.8 9.3.2.2).
 MAX_CONTEXTS = 128
@@ -57,6 +62,13 @@ class CStoreDestination:
     ----------
     timeout_s, tls:
         See `Peer`.
+    commitment:
+        Whether results are delivered only when the peer has committed to them: where it offers that, always (a peer
+        that does not offer it is a fault), or never.
+    commitment_within_s:
+        How long the peer's answer is waited for before it is asked again, seconds.
+    commitment_wait_s:
+        How long the association stays open for an answer, seconds; later ones come to our receiver.
     """
 
     def __init__(
@@ -68,8 +80,14 @@ class CStoreDestination:
         *,
         timeout_s: float = 30.0,
         tls: Tls | None = None,
+        commitment: CommitmentPolicy = "when_offered",
+        commitment_within_s: float = 600.0,
+        commitment_wait_s: float = 1.0,
     ) -> None:
         self._peer = Peer(host, port, called_ae, calling_ae, timeout_s, tls)
+        self._commitment = commitment
+        self.commitment_within_s = commitment_within_s
+        self._commitment_wait_s = commitment_wait_s
 
     @property
     def takes(self) -> frozenset[ArtefactKind]:
@@ -121,6 +139,25 @@ class CStoreDestination:
         told = [f"0x{status:04X}" for status in statuses]
         warnings = sorted({status for status in statuses if judge(status) is Verdict.WARNING})
         return Receipt(detail=", ".join(told), warning="; ".join(status_text(status) for status in warnings) or None)
+
+    def request_commitment(self, artefacts: Sequence[Artefact], transaction_uid: str) -> Commitment:
+        """Ask for Storage Commitment of what was sent (PS3.4 Annex J).
+
+        Raises
+        ------
+        DeliveryUnavailable
+            No association, or no answer to the request.
+        DeliveryRejected
+            No association for good; or commitment is required and not offered.
+        """
+        objects = [_read(artefact) for artefact in artefacts if artefact.kind in self.takes]
+        if self._commitment == "never" or not objects:
+            return Commitment(Asked.NOT_OFFERED, "")
+        references = [Reference(str(one.SOPClassUID), str(one.SOPInstanceUID)) for one in objects]
+        said = request_commitment(self._peer, transaction_uid, references, wait_s=self._commitment_wait_s)
+        if said.asked is Asked.NOT_OFFERED and self._commitment == "always":
+            raise DeliveryRejected(f"{self._peer.name}: {said.reason}; enable it there, or set commitment otherwise")
+        return said
 
     def check(self) -> str:
         """Ask by C-ECHO (PS3.4 Annex A).

@@ -25,13 +25,13 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
 
+from allpacs.deliver.retry_after import retry_after_s
 from allpacs.domain.artefacts import Artefact, ArtefactKind, Receipt
 from allpacs.domain.errors import ConfigFault, DeliveryRejected, DeliveryUnavailable
 from allpacs.tls import Tls
@@ -186,7 +186,7 @@ class FhirRestDestination:
             outcome = ""
         line = f"{self._name}: {_named(status)}{outcome}"
         if _may_pass(status):
-            return DeliveryUnavailable(line, _retry_after_s(answer.headers.get("Retry-After"), self._now()))
+            return DeliveryUnavailable(line, retry_after_s(answer.headers.get("Retry-After"), self._now()))
         if answer.is_redirect:
             return DeliveryRejected(f"{line}: it points elsewhere; set base_url to the final address")
         return DeliveryRejected(f"{line}: {_WHAT_TO_DO.get(status, 'sending it again will not help')}")
@@ -253,19 +253,6 @@ def _outcome(resource: Any) -> str:
     ]
     told = ", ".join(dict.fromkeys(pair for pair in pairs if pair))
     return f" ({told})" if told else ""
-
-
-def _retry_after_s(value: str | None, now: datetime) -> float | None:
-    """Return the seconds to wait by a Retry-After header: seconds or an HTTP date (RFC 9110 10.2.3)."""
-    if value is None:
-        return None
-    if value.strip().isdecimal():
-        return float(value)
-    try:
-        at = parsedate_to_datetime(value)
-    except ValueError:
-        return None
-    return max(0.0, ((at if at.tzinfo else at.replace(tzinfo=UTC)) - now).total_seconds())
 
 
 def _cause(failure: httpx.ConnectError) -> str:

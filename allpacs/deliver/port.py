@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
-from allpacs.domain.artefacts import Artefact, ArtefactKind, Receipt
+from allpacs.domain.artefacts import Artefact, ArtefactKind, Commitment, Receipt
 
 
 class Destination(Protocol):
@@ -33,4 +33,28 @@ class Destination(Protocol):
         ------
         DeliveryUnavailable
             It did not answer as it should; the message says what to look at.
+        """
+
+
+@runtime_checkable
+class Committing(Protocol):
+    """A destination that can be asked to vouch for what it has taken; its results count as delivered only then.
+
+    Attributes
+    ----------
+    commitment_within_s:
+        How long its answer is waited for before it is asked again, seconds.
+    """
+
+    commitment_within_s: float
+
+    def request_commitment(self, artefacts: Sequence[Artefact], transaction_uid: str) -> Commitment:
+        """Ask for commitment to artefacts that were delivered.
+
+        Raises
+        ------
+        DeliveryUnavailable
+            It cannot be asked now.
+        DeliveryRejected
+            It will never answer, though it has to.
         """

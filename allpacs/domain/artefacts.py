@@ -50,3 +50,20 @@ class Receipt:
 
     detail: str
     warning: str | None = None
+
+
+class Asked(StrEnum):
+    """What came of asking a destination to vouch for what it has taken."""
+
+    NOT_OFFERED = "not-offered"  # it does not know the service, or does not grant it
+    PENDING = "pending"  # the answer will come to the receiver
+    COMMITTED = "committed"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Commitment:
+    """What a destination said to a request for commitment; `reason` is one line for the operator."""
+
+    asked: Asked
+    reason: str

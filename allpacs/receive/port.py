@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Literal, Protocol
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any, Literal, Protocol
 
 from allpacs.domain.instance import InstanceIdentity
 
@@ -66,3 +66,60 @@ class Sink(Protocol):
         StoreFault
             The disk cannot be asked.
         """
+
+    def waiting(self) -> int:
+        """Return how many revisions wait to be read.
+
+        Raises
+        ------
+        StoreFault
+            The index cannot be asked.
+        """
+
+
+class Owed(Protocol):
+    """What a sender asked us to commit to and has not been told yet."""
+
+    @property
+    def calling_ae(self) -> str:
+        """Who asked."""
+
+    @property
+    def transaction_uid(self) -> str:
+        """The name it gave the question."""
+
+    @property
+    def instances(self) -> tuple[tuple[str, str], ...]:
+        """SOP Class and SOP Instance UID of each instance."""
+
+    @property
+    def received_at(self) -> float:
+        """When it asked."""
+
+    @property
+    def attempts(self) -> int:
+        """How often it could not be told."""
+
+
+class CommitmentSink(Protocol):
+    """Remembers both sides of Storage Commitment durably; every call may raise `StoreFault`."""
+
+    def owe(
+        self, calling_ae: str, transaction_uid: str, instances: Iterable[tuple[str, str]], *, now: float, due_at: float
+    ) -> None:
+        """Note what a sender asked."""
+
+    def owed(self, now: float) -> Sequence[Owed]:
+        """Return what is to be answered now."""
+
+    def postpone(self, owed: Any, until: float) -> bool:
+        """Note that it is being answered, and again at that time unless `paid`; False: somebody else has done so."""
+
+    def paid(self, owed: Any) -> None:
+        """Note that it has been answered, or cannot be."""
+
+    def held(self, sop_instance_uids: Sequence[str]) -> Mapping[str, str]:
+        """Return the SOP Class UID of those instances that are kept."""
+
+    def answered(self, transaction_uid: str, committed: Collection[str], failure: str | None) -> bool:
+        """Note what a peer answered to us, and return whether it was asked."""

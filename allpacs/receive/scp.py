@@ -18,13 +18,18 @@ import structlog
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import UID
 from pynetdicom import AE, evt
+from pynetdicom.dimse_messages import C_STORE_RQ
 from pynetdicom.dsutils import encode_file_meta
 from pynetdicom.sop_class import Verification
 
+from allpacs.commitment import SOP_CLASS_UID as COMMITMENT_SOP_CLASS_UID
 from allpacs.domain.errors import InstanceRefused, StoreFault
 from allpacs.domain.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, is_uid
 from allpacs.domain.instance import InstanceIdentity
 from allpacs.receive.admit import ACCEPTED_SOP_CLASSES, admit
+from allpacs.receive.capacity import Capacity, CapacityLimits, RateLimit
+from allpacs.receive.commitment import CommitmentService
+from allpacs.receive.guard import GuardedHandler, Memory
 from allpacs.receive.header import read_header
 from allpacs.receive.listener import Listener, Network
 from allpacs.receive.port import Sink
@@ -48,11 +53,14 @@ class SourceRule:
         A study is complete when its association is released in good order (an aborted one waits for quiet).
     max_age_s:
         A study that never goes quiet is taken as complete so long after its first instance.
+    instances_per_s:
+        A sender that is faster is held back; None: as fast as it can.
     """
 
     quiet_s: float = 10.0
     close_on_release: bool = False
     max_age_s: float = 3600.0
+    instances_per_s: float | None = None
 
 
 @dataclass(slots=True)
@@ -65,6 +73,7 @@ class _Tally:
     same: int = 0
     refused: Counter[str] = field(default_factory=Counter)
     study_uids: set[str] = field(default_factory=set)
+    message_began: float | None = None
 
 
 class StorageScp:
@@ -93,9 +102,15 @@ class StorageScp:
     max_pdu_bytes:
         Largest P-DATA-TF PDU we take.
     acse_timeout_s, dimse_timeout_s, network_timeout_s:
-        How long we wait for an association message, a DIMSE message, any byte.
-    min_free_bytes:
-        Where less disk would be left, instances are refused with 0xA700.
+        How long we wait for an association message, a DIMSE message, a whole PDU.
+    message_timeout_s:
+        How long one message may take from its first PDU to its last.
+    max_memory_bytes:
+        Unfinished messages of all associations together; one may fill half of it (`allpacs.receive.guard.Memory`).
+    limits:
+        When instances are refused with 0xA700.
+    commitments:
+        Answers requests for storage commitment; None: the service is not offered.
     clock:
         Returns UTC seconds since the epoch.
     """
@@ -119,15 +134,26 @@ class StorageScp:
         acse_timeout_s: float = 30.0,
         dimse_timeout_s: float = 30.0,
         network_timeout_s: float = 60.0,
-        min_free_bytes: int = 0,
+        message_timeout_s: float = 900.0,
+        max_memory_bytes: int = 2_000_000_000,
+        limits: CapacityLimits | None = None,
+        commitments: CommitmentService | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._sink = sink
         self._address = (host, port)
         self._rules = dict(rules or {})
         self._default_rule = default_rule or SourceRule()
-        self._min_free_bytes = min_free_bytes
         self._clock = clock
+        self._capacity = Capacity(sink, limits or CapacityLimits())
+        self._memory = Memory(max_memory_bytes)
+        self._message_timeout_s = message_timeout_s
+        self._rates = {
+            ae_title: RateLimit(rule.instances_per_s)
+            for ae_title, rule in self._rules.items()
+            if rule.instances_per_s is not None
+        }
+        self._commitments = commitments
         self._allowed_networks = tuple(allowed_networks)
         self._tls = tls
         self._server: Any = None
@@ -146,6 +172,9 @@ class StorageScp:
         self._ae.add_supported_context(Verification)
         for sop_class_uid in ACCEPTED_SOP_CLASSES:
             self._ae.add_supported_context(sop_class_uid, list(transfer_syntaxes))
+        if commitments is not None:
+            # Senders are its SCU; peers that we asked are its SCP, and say so by role selection.
+            self._ae.add_supported_context(COMMITMENT_SOP_CLASS_UID, scu_role=True, scp_role=True)
 
     @property
     def port(self) -> int:
@@ -162,21 +191,30 @@ class StorageScp:
         OSError
             The address cannot be listened on.
         """
+        handlers: list[tuple[Any, Any]] = [
+            (evt.EVT_ESTABLISHED, self._on_established),
+            (evt.EVT_REJECTED, self._on_rejected),
+            (evt.EVT_DATA_RECV, self._on_data),
+            (evt.EVT_DIMSE_RECV, self._on_message),
+            (evt.EVT_C_STORE, self._on_store),
+            (evt.EVT_RELEASED, self._on_released),
+            (evt.EVT_ABORTED, self._on_aborted),
+            (evt.EVT_CONN_CLOSE, self._on_closed),
+        ]
+        if self._commitments is not None:
+            handlers += [
+                (evt.EVT_N_ACTION, self._commitments.on_action),
+                (evt.EVT_N_EVENT_REPORT, self._commitments.on_event_report),
+            ]
         self._server = self._ae.make_server(
-            self._address,
-            server_class=Listener,
-            evt_handlers=[
-                (evt.EVT_ESTABLISHED, self._on_established),
-                (evt.EVT_REJECTED, self._on_rejected),
-                (evt.EVT_C_STORE, self._on_store),
-                (evt.EVT_RELEASED, self._on_released),
-                (evt.EVT_ABORTED, self._on_aborted),
-            ],
+            self._address, server_class=Listener, evt_handlers=handlers, request_handler=GuardedHandler
         )
         self._server.tls = self._tls
         self._server.allowed_networks = self._allowed_networks
         self._server.handshake_timeout_s = self._ae.acse_timeout
         threading.Thread(target=self._server.serve_forever, name="listener", daemon=True).start()
+        if self._commitments is not None:
+            self._commitments.start()
         _log.info("receiver_started", ae_title=self._ae.ae_title, host=self._address[0], port=self.port)
 
     def stop(self, grace_s: float = 5.0) -> None:
@@ -187,6 +225,8 @@ class StorageScp:
         deadline = time.monotonic() + grace_s
         while self._ae.active_associations and time.monotonic() < deadline:
             time.sleep(0.02)
+        if self._commitments is not None:
+            self._commitments.stop()
         self._ae.shutdown()
         self._server = None
         _log.info("receiver_stopped", ae_title=self._ae.ae_title)
@@ -208,6 +248,8 @@ class StorageScp:
             status, reason = OUT_OF_RESOURCES, f"internal error ({type(error).__name__})"
         else:
             return SUCCESS
+        finally:
+            self._memory.give_back(event.assoc)
         tally.refused[f"{status:04X}"] += 1
         about = {"calling_ae": calling_ae, "sop_instance_uid": loggable_uid, "reason": reason}
         _log.warning("instance_refused", status=f"{status:04X}", **about)
@@ -220,6 +262,9 @@ class StorageScp:
         return status
 
     def _receive(self, event: evt.Event, tally: _Tally) -> None:
+        rate = self._rates.get(tally.calling_ae)
+        if rate is not None:
+            rate.wait()
         now = self._clock()
         encoded: BytesIO = event.request.DataSet
         transfer_syntax_uid = str(event.context.transfer_syntax)
@@ -231,8 +276,7 @@ class StorageScp:
         )
         rule = self._rules.get(tally.calling_ae, self._default_rule)
         with encoded.getbuffer() as data_set:
-            if self._sink.free_bytes() - len(data_set) < self._min_free_bytes:
-                raise StoreFault("not enough free disk")
+            self._capacity.check(len(data_set))
             outcome = self._sink.keep_instance(
                 identity,
                 _file_meta(identity),
@@ -268,6 +312,33 @@ class StorageScp:
 
     def _on_aborted(self, event: evt.Event) -> None:
         self._summarise(event, "aborted")
+
+    def _on_closed(self, event: evt.Event) -> None:
+        self._memory.give_back(event.assoc)
+
+    def _on_data(self, event: evt.Event) -> None:
+        """Count a PDU's bytes as held until its message is whole; runs in the thread that reads the socket."""
+        tally = self._tallies.get(event.assoc)
+        if tally is None:
+            return  # not established yet: PDUs of limited size, and only one
+        now = time.monotonic()
+        tally.message_began = began = now if tally.message_began is None else tally.message_began
+        if not self._memory.take(event.assoc, len(event.data), self._ae.network_timeout):
+            self._cut(event, "larger than half of receive.max_memory_mb, or no room in time")
+        elif now - began > self._message_timeout_s:
+            self._cut(event, "a message that took too long")
+
+    def _on_message(self, event: evt.Event) -> None:
+        if not isinstance(event.message, C_STORE_RQ):  # whose bytes are held until they are kept
+            self._memory.give_back(event.assoc)
+        tally = self._tallies.get(event.assoc)
+        if tally is not None:
+            tally.message_began = None
+
+    def _cut(self, event: evt.Event, reason: str) -> None:
+        self._memory.give_back(event.assoc)
+        _log.warning("connection_closed", calling_ae=event.assoc.requestor.ae_title, reason=reason)
+        event.assoc.dul.socket.close()
 
     def _summarise(self, event: evt.Event, ended: str) -> None:
         tally = self._tallies.pop(event.assoc, None)

@@ -8,10 +8,12 @@ import sqlalchemy as sa
 
 from allpacs.store import schema
 from allpacs.store.database import Database
-from allpacs.store.records import DeliveryRow, DeliveryState
+from allpacs.store.records import ARRIVED, DeliveryRow, DeliveryState
 
 _T = schema.deliveries.c
-_WAITING = (DeliveryState.QUEUED, DeliveryState.RETRYING)
+#: States in which a delivery is due at its time.
+_TIMED = (DeliveryState.RETRYING, DeliveryState.UNCOMMITTED)
+_WAITING = (DeliveryState.QUEUED, *_TIMED)
 
 
 class Deliveries:
@@ -51,7 +53,7 @@ class Deliveries:
         reason: str | None = None,
         next_attempt_at: float | None = None,
     ) -> bool:
-        """Move a delivery on, and return whether it moved: what is sent stays sent.
+        """Move a delivery on, and return whether it moved: what has arrived stays so.
 
         Parameters
         ----------
@@ -71,7 +73,7 @@ class Deliveries:
         with self._database.writing() as connection:
             moved = connection.execute(
                 sa.update(schema.deliveries)
-                .where(*_is(study_uid, revision, destination), _T.state != DeliveryState.SENT)
+                .where(*_is(study_uid, revision, destination), _T.state.not_in(ARRIVED))
                 .values(values)
             )
         return moved.rowcount == 1
@@ -86,11 +88,12 @@ class Deliveries:
             earlier.c.study_uid == _T.study_uid,
             earlier.c.destination == _T.destination,
             earlier.c.revision < _T.revision,
-            earlier.c.state.not_in((DeliveryState.SENT, DeliveryState.DEAD)),
+            earlier.c.state.not_in((*ARRIVED, DeliveryState.DEAD)),
+            earlier.c.sent_at.is_(None),
         )
         due = sa.or_(
             _T.state == DeliveryState.QUEUED,
-            sa.and_(_T.state == DeliveryState.RETRYING, _T.next_attempt_at <= now),
+            sa.and_(_T.state.in_(_TIMED), _T.next_attempt_at <= now),
         )
         return self._select(due, ~waiting)
 
@@ -108,6 +111,40 @@ class Deliveries:
             if begun.rowcount == 0:
                 return None
             return delivery_rows(connection, *_is(study_uid, revision, destination))[0]
+
+    def note_sent(self, study_uid: str, revision: int, destination: str, *, now: float) -> None:
+        """Note that a destination has taken the results, though it may not have committed to them."""
+        with self._database.writing() as connection:
+            connection.execute(
+                sa.update(schema.deliveries)
+                .where(*_is(study_uid, revision, destination))
+                .values(sent_at=sa.func.coalesce(_T.sent_at, now))
+            )
+
+    def send_again(
+        self,
+        study_uid: str,
+        revision: int,
+        destination: str,
+        attempt: int,
+        state: DeliveryState,
+        *,
+        now: float,
+        reason: str,
+        next_attempt_at: float | None,
+    ) -> bool:
+        """Retry or give up what a destination would not commit to; return False where that attempt is not the last."""
+        with self._database.writing() as connection:
+            moved = connection.execute(
+                sa.update(schema.deliveries)
+                .where(
+                    *_is(study_uid, revision, destination),
+                    _T.attempts == attempt,
+                    _T.state.in_((DeliveryState.UNCOMMITTED, DeliveryState.SENDING)),
+                )
+                .values(state=state, reason=reason, next_attempt_at=next_attempt_at, sent_at=None, updated_at=now)
+            )
+        return moved.rowcount == 1
 
     def retry_lost(self, study_uid: str, revision: int, destination: str, attempt: int, *, now: float) -> bool:
         """Queue a delivery again whose attempt was lost, and return whether it was: one that moved on stays."""
@@ -136,13 +173,19 @@ class Deliveries:
             later.c.study_uid == _T.study_uid,
             later.c.destination == _T.destination,
             later.c.revision > _T.revision,
-            later.c.state == DeliveryState.SENT,
+            sa.or_(later.c.state.in_(ARRIVED), later.c.sent_at.is_not(None)),
         )
         with self._database.writing() as connection:
             rows = connection.execute(
                 sa.update(schema.deliveries)
                 .where(_T.study_uid == study_uid, _T.state == DeliveryState.DEAD, ~superseded)
-                .values(state=DeliveryState.QUEUED, attempts_forgiven=_T.attempts, next_attempt_at=None, updated_at=now)
+                .values(
+                    state=DeliveryState.QUEUED,
+                    attempts_forgiven=_T.attempts,
+                    next_attempt_at=None,
+                    sent_at=None,
+                    updated_at=now,
+                )
                 .returning(_T.revision, _T.destination)
             ).all()
         return sorted((revision, destination) for revision, destination in rows)
@@ -190,6 +233,7 @@ def delivery_rows(connection: sa.Connection, *where: sa.ColumnElement[bool]) -> 
             next_attempt_at=row.next_attempt_at,
             reason=row.reason,
             updated_at=row.updated_at,
+            sent_at=row.sent_at,
         )
         for row in connection.execute(query)
     ]

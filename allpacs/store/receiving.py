@@ -4,20 +4,30 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Literal
 
 import sqlalchemy as sa
 
-from allpacs.domain.errors import InstanceRefused
+from allpacs.domain.errors import InstanceRefused, StoreFault
 from allpacs.domain.instance import InstanceIdentity
 from allpacs.store import schema
 from allpacs.store.audit import Audit
 from allpacs.store.database import Database
-from allpacs.store.records import RECEIVING
+from allpacs.store.group_commit import GroupCommit
+from allpacs.store.records import RECEIVING, RevisionState
 from allpacs.store.spool import Buffer, Spool
 
 #: Status "Duplicate SOP Instance" (PS3.7 section C.5.6).
 DUPLICATE_SOP_INSTANCE = 0x0111
+
+
+class _KeptAlready(Exception):
+    """Another sender's instance of that UID was kept first; undoes what the change had done."""
+
+    def __init__(self, kept: tuple[str, str] | None) -> None:
+        super().__init__()
+        self.kept = kept
 
 
 class Receiving:
@@ -27,6 +37,8 @@ class Receiving:
         self._database = database
         self._spool = spool
         self._audit = audit
+        self._moved_into: set[Path] = set()  # by the changes of the transaction under way
+        self._group = GroupCommit(database, self._sync_folders)
 
     def keep_instance(
         self,
@@ -70,33 +82,39 @@ class Receiving:
         if kept is None:
             path = self._spool.instance_path(identity.study_uid, identity.sop_instance_uid)
             staged = self._spool.stage([file_meta, data_set])
-            try:
-                with self._database.writing() as connection:
-                    self._open_study(connection, identity.study_uid, calling_ae, received_at, quiet_s, max_age_s)
-                    self._add_series(connection, identity, received_at)
-                    inserted = connection.scalar(
-                        self._database.insert(schema.instances)
-                        .values(
-                            sop_instance_uid=identity.sop_instance_uid,
-                            study_uid=identity.study_uid,
-                            series_uid=identity.series_uid,
-                            sop_class_uid=identity.sop_class_uid,
-                            transfer_syntax_uid=identity.transfer_syntax_uid,
-                            calling_ae=calling_ae,
-                            received_at=received_at,
-                            path=path.as_posix(),
-                            size_bytes=len(file_meta) + len(data_set),
-                            sha256=sha256,
-                        )
-                        .on_conflict_do_nothing()
-                        .returning(schema.instances.c.sop_instance_uid)
+
+            def keep(connection: sa.Connection) -> None:
+                self._open_study(connection, identity.study_uid, calling_ae, received_at, quiet_s, max_age_s)
+                self._add_series(connection, identity, received_at)
+                inserted = connection.scalar(
+                    self._database.insert(schema.instances)
+                    .values(
+                        sop_instance_uid=identity.sop_instance_uid,
+                        study_uid=identity.study_uid,
+                        series_uid=identity.series_uid,
+                        sop_class_uid=identity.sop_class_uid,
+                        transfer_syntax_uid=identity.transfer_syntax_uid,
+                        calling_ae=calling_ae,
+                        received_at=received_at,
+                        path=path.as_posix(),
+                        size_bytes=len(file_meta) + len(data_set),
+                        sha256=sha256,
                     )
-                    if inserted is not None:
-                        # Within the transaction: of two senders of one UID, only the one with the row gets the file.
-                        self._spool.place(staged, path)
-                    else:
-                        kept = _kept(connection, identity.sop_instance_uid)
-                        connection.rollback()
+                    .on_conflict_do_nothing()
+                    .returning(schema.instances.c.sop_instance_uid)
+                )
+                if inserted is None:
+                    raise _KeptAlready(_kept(connection, identity.sop_instance_uid))
+                # Within the transaction: of two senders of one UID, only the one with the row gets the file.
+                self._spool.move(staged, path)
+                self._moved_into.add(path.parent)
+
+            try:
+                self._group.run(keep, order=f"{identity.study_uid} {identity.sop_instance_uid}")
+            except _KeptAlready as already:
+                if already.kept is None:
+                    raise StoreFault("index: an instance is kept and cannot be seen") from None
+                kept = already.kept
             finally:
                 self._spool.discard(staged)
             if kept is None:
@@ -138,6 +156,16 @@ class Receiving:
     def free_bytes(self) -> int:
         """Return how many bytes the spool's file system has left for us."""
         return self._spool.free_bytes()
+
+    def waiting(self) -> int:
+        """Return how many revisions nobody has begun to read."""
+        query = sa.select(sa.func.count()).where(schema.revisions.c.state == RevisionState.QUEUED)
+        with self._database.reading() as connection:
+            return connection.execute(query).scalar_one()
+
+    def _sync_folders(self) -> None:
+        moved_into, self._moved_into = self._moved_into, set()
+        self._spool.sync(moved_into)
 
     def _open_study(
         self, connection: sa.Connection, study_uid: str, calling_ae: str, now: float, quiet_s: float, max_age_s: float

@@ -31,13 +31,19 @@ READ = (RevisionState.REPORTED, RevisionState.DELIVERED, RevisionState.ATTENTION
 
 
 class DeliveryState(StrEnum):
-    """Where the delivery to one destination stands; ``sent`` is final."""
+    """Where the delivery to one destination stands; ``sent`` and ``committed`` are final."""
 
     QUEUED = "queued"
     SENDING = "sending"
     RETRYING = "retrying"
-    SENT = "sent"
+    UNCOMMITTED = "uncommitted"  # sent; the destination has been asked to commit to it and has not answered yet
+    SENT = "sent"  # to a destination that does not offer to commit
+    COMMITTED = "committed"
     DEAD = "dead"
+
+
+#: States of a delivery that has done its work.
+ARRIVED = (DeliveryState.SENT, DeliveryState.COMMITTED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +130,9 @@ class DeliveryRow:
     attempts_forgiven:
         How many of them were made before a person asked for the delivery again: they do not count towards giving up.
     next_attempt_at:
-        When a delivery that is retried is due.
+        When a delivery that is retried, or not committed to, is due again.
+    sent_at:
+        When the destination took the results; None where it has not, or did not commit to them.
     """
 
     study_uid: str
@@ -136,6 +144,45 @@ class DeliveryRow:
     reason: str | None
     updated_at: float
     attempts_forgiven: int = 0
+    sent_at: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CommitmentRow:
+    """What a destination answered when it was asked to commit to the results of one attempt.
+
+    Attributes
+    ----------
+    reason:
+        Why it did not, in one line; None where it did.
+    """
+
+    transaction_uid: str
+    study_uid: str
+    revision: int
+    destination: str
+    attempt: int
+    committed: bool
+    reason: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class OwedAnswer:
+    """What a sender asked us to commit to and has not been told yet.
+
+    Attributes
+    ----------
+    instances:
+        SOP Class and SOP Instance UID of each.
+    attempts:
+        How often it could not be told.
+    """
+
+    calling_ae: str
+    transaction_uid: str
+    instances: tuple[tuple[str, str], ...]
+    received_at: float
+    attempts: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,16 @@ from allpacs.domain.errors import StoreDamaged
 from allpacs.store import schema
 from allpacs.store.database import Database
 from allpacs.store.deliveries import delivery_rows
-from allpacs.store.records import READ, RECEIVING, DeliveryRow, DeliveryState, InstanceRow, RevisionRow, RevisionState
+from allpacs.store.records import (
+    ARRIVED,
+    READ,
+    RECEIVING,
+    DeliveryRow,
+    DeliveryState,
+    InstanceRow,
+    RevisionRow,
+    RevisionState,
+)
 from allpacs.store.spool import Spool
 
 _STUDY = schema.studies.c
@@ -268,7 +277,7 @@ def outcome(deliveries: Sequence[DeliveryRow]) -> tuple[RevisionState, str | Non
     dead = [delivery for delivery in deliveries if delivery.state == DeliveryState.DEAD]
     if dead:
         return RevisionState.ATTENTION, "; ".join(f"{one.destination}: {one.reason}" for one in dead)
-    if deliveries and all(delivery.state == DeliveryState.SENT for delivery in deliveries):
+    if deliveries and all(delivery.state in ARRIVED for delivery in deliveries):
         return RevisionState.DELIVERED, None
     return RevisionState.REPORTED, None
 

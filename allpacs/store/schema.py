@@ -111,8 +111,39 @@ deliveries = sa.Table(
     sa.Column("attempts", sa.Integer, nullable=False),
     sa.Column("attempts_forgiven", sa.Integer, nullable=False, server_default="0"),  # made before it was revived
     sa.Column("next_attempt_at", sa.Double),
+    sa.Column("sent_at", sa.Double),  # when the destination took it; none again where it then did not commit to it
     sa.Column("reason", sa.Text),
     sa.Column("updated_at", sa.Double, nullable=False),
+)
+
+#: What we asked destinations to commit to, and what they answered (PS3.4 Annex J, SCU).
+commitments = sa.Table(
+    "commitments",
+    metadata,
+    sa.Column("transaction_uid", _UID, primary_key=True),
+    sa.Column("study_uid", _UID, nullable=False),
+    sa.Column("revision", sa.Integer, nullable=False),
+    sa.Column("destination", sa.String(64), nullable=False),
+    sa.Column("attempt", sa.Integer, nullable=False),
+    sa.Column("sop_instance_uids", sa.Text, nullable=False),  # separated by spaces
+    sa.Column("asked_at", sa.Double, nullable=False),
+    sa.Column("outcome", sa.String(16)),  # committed, failed; none: not answered yet
+    sa.Column("reason", sa.Text),
+    sa.Column("settled", sa.Boolean, nullable=False, server_default=sa.false()),  # the delivery has been told
+    sa.Index(None, "settled", "outcome"),
+)
+
+#: What senders asked us to commit to, until they have been answered (PS3.4 Annex J, SCP).
+commitment_requests = sa.Table(
+    "commitment_requests",
+    metadata,
+    sa.Column("calling_ae", _AE, primary_key=True),
+    sa.Column("transaction_uid", _UID, primary_key=True),
+    sa.Column("body", sa.Text, nullable=False),  # JSON: [[SOP Class UID, SOP Instance UID], ...]
+    sa.Column("received_at", sa.Double, nullable=False),
+    sa.Column("attempts", sa.Integer, nullable=False),
+    sa.Column("next_attempt_at", sa.Double, nullable=False),
+    sa.Index(None, "next_attempt_at"),
 )
 
 audit = sa.Table(

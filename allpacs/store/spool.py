@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,6 +16,8 @@ from allpacs.domain.identity import is_uid
 Buffer = bytes | bytearray | memoryview
 
 _INCOMING = "incoming"  # no UID: never the folder of a study
+#: Where files go that belong to no study; no UID either.
+QUARANTINE = "quarantine"
 _KNOWN_FOLDERS = 4096
 
 
@@ -75,11 +77,33 @@ class Spool:
         StoreFault
             The disk is full or broken.
         """
+        self.move(staged, relative)
+        self.sync({relative.parent})
+
+    def move(self, staged: Path, relative: Path) -> None:
+        """Move a staged file to its place; it is sure to stay there only after `sync` of its folder.
+
+        Raises
+        ------
+        StoreFault
+            The disk is full or broken.
+        """
         target = self.folder / relative
         with _faults():
             self._make_folder(target.parent)
             staged.rename(target)
-            _sync_folder(target.parent)
+
+    def sync(self, folders: Collection[Path]) -> None:
+        """Make durable what was moved into these folders, each relative to the spool's.
+
+        Raises
+        ------
+        StoreFault
+            The disk is broken.
+        """
+        with _faults():
+            for folder in folders:
+                _sync_folder(self.folder / folder)
 
     def discard(self, staged: Path) -> None:
         """Remove a staged file that is not needed."""
@@ -100,6 +124,20 @@ class Spool:
         except StoreFault:
             self.discard(staged)
             raise
+
+    def files(self) -> Iterator[Path]:
+        """Yield the path, relative to the folder, of every file that is in its place."""
+        with _faults():
+            for folder in sorted(self.folder.iterdir()):
+                if folder.is_dir() and folder.name not in (_INCOMING, QUARANTINE):
+                    for file in sorted(folder.iterdir()):
+                        yield file.relative_to(self.folder)
+
+    def quarantine(self, relative: Path) -> None:
+        """Move a file that belongs nowhere out of the way, where a person can look at it."""
+        with _faults():
+            (self.folder / QUARANTINE).mkdir(mode=0o700, exist_ok=True)
+            (self.folder / relative).rename(self.folder / QUARANTINE / "-".join(relative.parts))
 
     def sweep(self, before: float) -> int:
         """Remove staged files last written before that time (left by a killed process); return how many."""

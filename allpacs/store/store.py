@@ -8,11 +8,13 @@ from pathlib import Path
 from allpacs.domain.errors import StoreFault
 from allpacs.store.artefacts import Artefacts
 from allpacs.store.audit import Audit
+from allpacs.store.commitments import Commitments
 from allpacs.store.database import Database
 from allpacs.store.deliveries import Deliveries
 from allpacs.store.findings import Findings
 from allpacs.store.receiving import Receiving
 from allpacs.store.revisions import Revisions
+from allpacs.store.scrub import Scrub
 from allpacs.store.spool import Spool
 from allpacs.store.studies import Studies
 
@@ -29,8 +31,10 @@ class Store:
     findings: Findings
     artefacts: Artefacts
     deliveries: Deliveries
+    commitments: Commitments
     studies: Studies
     audit: Audit
+    scrub: Scrub
     spool: Spool
     database: Database
 
@@ -48,16 +52,18 @@ class Store:
         except OSError as error:
             raise StoreFault(f"store: {folder}: {error.strerror or error}") from error
         database = Database.open(folder, database_url)
-        spool = Spool(folder / "spool")
+        spool, results = Spool(folder / "spool"), Spool(folder / "artefacts")
         audit = Audit(database)
         return cls(
             receiving=Receiving(database, spool, audit),
             revisions=Revisions(database, spool),
             findings=Findings(database),
-            artefacts=Artefacts(database, Spool(folder / "artefacts")),
+            artefacts=Artefacts(database, results),
             deliveries=Deliveries(database),
+            commitments=Commitments(database, spool),
             studies=Studies(database),
             audit=audit,
+            scrub=Scrub(database, spool, results),
             spool=spool,
             database=database,
         )

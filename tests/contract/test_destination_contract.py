@@ -17,11 +17,21 @@ from allpacs.deliver.c_store import CStoreDestination
 from allpacs.deliver.fhir_rest import FhirRestDestination
 from allpacs.deliver.folder import FolderDestination
 from allpacs.deliver.port import Destination
+from allpacs.deliver.stow_rs import StowRsDestination
 from allpacs.demo.archive import Archive
 from allpacs.demo.fhir_endpoint import FhirEndpoint
 from allpacs.domain.artefacts import Artefact, ArtefactKind
 from allpacs.domain.errors import DeliveryRejected, DeliveryUnavailable
-from deliver_samples import fhir_artefact, free_port, html_artefact, http_server, leaks, scp, sr_artefact
+from deliver_samples import (
+    fhir_artefact,
+    free_port,
+    html_artefact,
+    http_server,
+    leaks,
+    scp,
+    sr_artefact,
+    stow_server,
+)
 
 
 @dataclass(frozen=True)
@@ -75,6 +85,18 @@ def _refusing_fhir_endpoint() -> Iterator[Destination]:
 
 
 @contextmanager
+def _stow_archive(folder: Path) -> Iterator[Running]:
+    with stow_server(folder) as base_url:
+        yield Running(StowRsDestination(base_url), lambda: _files(folder))
+
+
+@contextmanager
+def _refusing_stow_archive() -> Iterator[Destination]:
+    with stow_server(Path("unused"), lambda _uid: 0xC000) as base_url:
+        yield StowRsDestination(base_url)
+
+
+@contextmanager
 def _folder(folder: Path) -> Iterator[Running]:
     yield Running(FolderDestination(folder), lambda: _files(folder))
 
@@ -100,6 +122,11 @@ CASES: dict[type, Case] = {
         _fhir_endpoint,
         lambda _folder: FhirRestDestination(f"http://127.0.0.1:{free_port()}", timeout_s=5),
         _refusing_fhir_endpoint,
+    ),
+    StowRsDestination: Case(
+        _stow_archive,
+        lambda _folder: StowRsDestination(f"http://127.0.0.1:{free_port()}", timeout_s=5),
+        _refusing_stow_archive,
     ),
     FolderDestination: Case(_folder, lambda folder: FolderDestination(folder / "not" / "mounted"), _refusing_folder),
 }

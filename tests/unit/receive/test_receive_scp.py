@@ -21,6 +21,7 @@ from allpacs import inflate
 from allpacs.domain.errors import StoreFault
 from allpacs.domain.identity import IMPLEMENTATION_CLASS_UID
 from allpacs.receive.admit import ACCEPTED_SOP_CLASSES
+from allpacs.receive.capacity import CapacityLimits
 from allpacs.receive.scp import SourceRule, StorageScp
 from allpacs.store.store import Store
 from receive_peer import MICROSCOPIC, TRANSFER_SYNTAXES, Peer, encoded, make_instance
@@ -213,7 +214,8 @@ def small_store(tmp_path: Path) -> Iterator[Store]:
 def test_a_full_disk_is_answered_with_a700_and_a_smaller_instance_is_served(
     small_store: Store, receiver: Start, connect: Connect
 ) -> None:
-    scp = receiver(small_store.receiving, min_free_bytes=-(1 << 40))  # no watermark: the disk itself refuses
+    no_watermark = CapacityLimits(min_free_bytes=-(1 << 40), resume_free_bytes=-(1 << 40))  # the disk itself refuses
+    scp = receiver(small_store.receiving, limits=no_watermark)
     peer = connect(scp.port)
     big = make_instance(1)
     big.add_new(0x7FE00010, "OB", bytes(8_000_000))
@@ -223,7 +225,7 @@ def test_a_full_disk_is_answered_with_a700_and_a_smaller_instance_is_served(
 
 
 def test_below_the_watermark_instances_are_refused_and_echo_is_served(receiver: Start, connect: Connect) -> None:
-    peer = connect(receiver(min_free_bytes=1 << 60).port)
+    peer = connect(receiver(limits=CapacityLimits(min_free_bytes=1 << 60)).port)
     assert peer.send(make_instance(1)) == 0xA700
     assert peer.echo() == 0x0000
 

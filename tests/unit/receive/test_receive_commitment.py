@@ -1,0 +1,206 @@
+"""Storage commitment on our port: what we vouch for to senders, and what peers vouch for to us."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydicom.dataset import Dataset
+from pynetdicom import AE, build_role, evt
+from pynetdicom.sop_class import StorageCommitmentPushModel
+
+from allpacs.commitment import Answer, Reference, action_information, event_information
+from allpacs.deliver.association import Peer as Address
+from allpacs.deliver.commitment import report_commitment
+from allpacs.receive.commitment import CommitmentService
+from allpacs.receive.scp import StorageScp
+from allpacs.store.store import Store
+from receive_peer import MICROSCOPIC, Peer, make_instance
+
+Start = Callable[..., StorageScp]
+Connect = Callable[..., Peer]
+
+INSTANCE = "1.2.840.10008.1.20.1.1"
+
+
+class Asking:
+    """A sender that asks for commitment and hears the answer, on its association or at an address of its own."""
+
+    def __init__(self) -> None:
+        self.answers: list[tuple[int, Dataset]] = []
+        self.heard = threading.Event()
+        self.status = 0x0000
+        self.handlers = [(evt.EVT_N_EVENT_REPORT, self._hear)]
+
+    def _hear(self, event: evt.Event) -> tuple[int, None]:
+        self.answers.append((event.event_type, event.event_information))
+        if self.status == 0x0000:
+            self.heard.set()
+        return self.status, None
+
+    def ask(self, port: int, *references: Reference, wait_s: float = 0.0, **how: Any) -> int:
+        ae = AE("PACS")
+        ae.dimse_timeout = 10
+        ae.add_requested_context(StorageCommitmentPushModel)
+        association = ae.associate("127.0.0.1", port, ae_title="ALLPACS", evt_handlers=self.handlers)
+        assert association.is_established
+        data_set = how.get("data_set", action_information("1.2.9", references))
+        status, _ = association.send_n_action(
+            data_set, how.get("action", 1), StorageCommitmentPushModel, how.get("instance", INSTANCE)
+        )
+        if wait_s:
+            self.heard.wait(wait_s)
+        association.release()
+        return int(status.Status)
+
+    @contextmanager
+    def listening(self) -> Iterator[int]:
+        ae = AE("PACS")
+        ae.add_supported_context(StorageCommitmentPushModel, scu_role=False, scp_role=True)
+        server = ae.start_server(("127.0.0.1", 0), block=False, evt_handlers=self.handlers)
+        try:
+            yield server.server_address[1]
+        finally:
+            ae.shutdown()
+
+
+def kept(receiver_port: int, connect: Connect, *numbers: int) -> list[Reference]:
+    peer = connect(receiver_port)
+    for number in numbers:
+        assert peer.send(make_instance(number)) == 0x0000
+    peer.release()
+    return [Reference(MICROSCOPIC, f"1.2.3.5.{number}") for number in numbers]
+
+
+def test_what_is_kept_is_committed_to_on_the_senders_association(
+    receiver: Start, connect: Connect, store: Store
+) -> None:
+    scp = receiver(commitments=CommitmentService(store.commitments))
+    references = kept(scp.port, connect, 1, 2)
+    sender = Asking()
+    assert sender.ask(scp.port, *references, wait_s=10) == 0x0000
+    ((event_type, told),) = sender.answers
+    assert (event_type, told.TransactionUID) == (1, "1.2.9")
+    assert [item.ReferencedSOPInstanceUID for item in told.ReferencedSOPSequence] == ["1.2.3.5.1", "1.2.3.5.2"]
+    assert "FailedSOPSequence" not in told
+    assert store.commitments.owed(time.time() + 1e6) == []
+
+
+def test_what_is_not_kept_whole_under_that_class_is_not_committed_to(
+    receiver: Start, connect: Connect, store: Store
+) -> None:
+    scp = receiver(commitments=CommitmentService(store.commitments))
+    one, cut, gone, other = kept(scp.port, connect, 1, 2, 3, 4)
+    store.revisions.close_due(time.time() + 100)
+    paths = {row.sop_instance_uid: row.path for row in store.revisions.instances("1.2.3", 1)}
+    paths[cut.sop_instance_uid].write_bytes(b"cut")
+    paths[gone.sop_instance_uid].unlink()
+    other = Reference("1.2.840.10008.5.1.4.1.1.7", other.sop_instance_uid)
+    unknown = Reference(MICROSCOPIC, "1.2.3.5.99")
+    sender = Asking()
+    sender.ask(scp.port, one, cut, gone, other, unknown, wait_s=10)
+    ((event_type, told),) = sender.answers
+    assert event_type == 2
+    assert [item.ReferencedSOPInstanceUID for item in told.ReferencedSOPSequence] == [one.sop_instance_uid]
+    assert {item.ReferencedSOPInstanceUID: item.FailureReason for item in told.FailedSOPSequence} == {
+        cut.sop_instance_uid: 0x0112,
+        gone.sop_instance_uid: 0x0112,
+        other.sop_instance_uid: 0x0119,
+        unknown.sop_instance_uid: 0x0112,
+    }
+
+
+def test_a_sender_with_an_address_is_told_there_and_told_again_until_it_takes_it(
+    receiver: Start, connect: Connect, store: Store
+) -> None:
+    sender = Asking()
+    with sender.listening() as port:
+        address = Address("127.0.0.1", port, "PACS", "ALLPACS", 5.0)
+        service = CommitmentService(
+            store.commitments, report_back={"PACS": lambda answer: report_commitment(address, answer)}
+        )
+        scp = receiver(commitments=service)
+        references = kept(scp.port, connect, 1)
+        sender.status = 0x0110
+        assert sender.ask(scp.port, *references) == 0x0000
+        deadline = time.monotonic() + 10
+        while not sender.answers:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        sender.status = 0x0000
+        assert sender.heard.wait(15)
+    assert {event_type for event_type, _ in sender.answers} == {1}
+
+
+def test_a_request_outlives_the_receiver(store: Store) -> None:
+    store.commitments.owe("PACS", "1.2.9", [(MICROSCOPIC, "1.2.3.5.1")], now=time.time(), due_at=0.0)
+    told: list[Answer] = []
+    service = CommitmentService(store.commitments, report_back={"PACS": told.append})
+    service.start()
+    deadline = time.monotonic() + 10
+    while not told:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    service.stop()
+    assert told[0].failed == {Reference(MICROSCOPIC, "1.2.3.5.1"): 0x0112}
+    assert store.commitments.owed(time.time() + 1e6) == []
+
+
+@pytest.mark.parametrize(
+    ("how", "status"),
+    [
+        ({"action": 2}, 0x0123),
+        ({"instance": "1.2.3"}, 0x0112),
+        ({"data_set": action_information("1.2.9", [])}, 0x0115),
+    ],
+)
+def test_a_request_that_is_none_gets_its_status(
+    receiver: Start, store: Store, how: dict[str, Any], status: int
+) -> None:
+    scp = receiver(commitments=CommitmentService(store.commitments))
+    assert Asking().ask(scp.port, Reference(MICROSCOPIC, "1.2.3"), **how) == status
+    assert store.commitments.owed(time.time() + 1e6) == []
+
+
+def _report(port: int, answer: Answer) -> int:
+    """Report as a PACS does: on an association of its own, as SCP."""
+    ae = AE("PACS")
+    ae.dimse_timeout = 10
+    ae.add_requested_context(StorageCommitmentPushModel)
+    role = build_role(StorageCommitmentPushModel, scp_role=True)
+    association = ae.associate("127.0.0.1", port, ae_title="ALLPACS", ext_neg=[role])
+    assert association.is_established
+    status, _ = association.send_n_event_report(
+        event_information(answer), answer.event_type, StorageCommitmentPushModel, INSTANCE
+    )
+    association.release()
+    return int(status.Status)
+
+
+def test_the_answers_of_those_we_asked_are_noted(receiver: Start, store: Store) -> None:
+    scp = receiver(commitments=CommitmentService(store.commitments))
+    results = [Reference("1.2.840.10008.5.1.4.1.1.88.34", f"2.25.{number}") for number in (1, 2)]
+    for transaction, destination in (("1.1", "all"), ("1.2", "failed"), ("1.3", "half")):
+        store.commitments.ask(
+            transaction, "1.2.3", 1, destination, 1, [one.sop_instance_uid for one in results], now=1.0
+        )
+    assert _report(scp.port, Answer("1.1", tuple(results))) == 0x0000
+    assert _report(scp.port, Answer("1.2", (results[0],), {results[1]: 0x0112})) == 0x0000
+    assert _report(scp.port, Answer("1.3", (results[0],))) == 0x0000
+    assert _report(scp.port, Answer("1.4", tuple(results))) == 0x0115
+    answers = {one.destination: one for one in store.commitments.answers()}
+    assert answers["all"].committed
+    assert answers["failed"].reason == "storage commitment failed for 1 objects (0x0112)"
+    assert answers["half"].reason == "storage commitment says nothing of 1 objects"
+
+
+def test_the_store_folder_is_named_in_no_answer(tmp_path: Path, receiver: Start, store: Store) -> None:
+    scp = receiver(commitments=CommitmentService(store.commitments))
+    sender = Asking()
+    sender.ask(scp.port, Reference(MICROSCOPIC, "1.2.3.5.1"), wait_s=10)
+    assert str(tmp_path) not in str(sender.answers)

@@ -1,0 +1,145 @@
+"""Connections that announce too much, send too slowly or all at once."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable
+
+import pytest
+import structlog
+
+from allpacs.receive.guard import Memory
+from allpacs.receive.scp import StorageScp
+from receive_peer import Peer, make_instance
+
+Start = Callable[..., StorageScp]
+Connect = Callable[..., Peer]
+
+
+def _closed_within(connection: socket.socket, seconds: float) -> bool:
+    connection.settimeout(seconds)
+    try:
+        while connection.recv(4096):
+            pass
+    except TimeoutError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def _raw(scp: StorageScp) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", scp.port), timeout=5)
+
+
+def test_a_pdu_of_four_gigabytes_is_not_waited_for(receiver: Start, connect: Connect) -> None:
+    scp = receiver()
+    with _raw(scp) as connection:
+        connection.sendall(struct.pack(">BBL", 1, 0, 0xFFFFFFFF) + bytes(1000))
+        assert _closed_within(connection, 5)
+    assert connect(scp.port).echo() == 0x0000
+
+
+def test_a_peer_that_sends_a_byte_now_and_then_is_cut_off_and_frees_its_place(
+    receiver: Start, connect: Connect
+) -> None:
+    scp = receiver(max_associations=1, acse_timeout_s=0.6)
+    with _raw(scp) as slow:
+        began = time.monotonic()
+        for byte in struct.pack(">BBL", 1, 0, 200) + bytes(190):
+            try:
+                slow.sendall(bytes([byte]))
+            except OSError:
+                break
+            time.sleep(0.05)
+        assert time.monotonic() - began < 5
+    deadline = time.monotonic() + 5
+    while not connect(scp.port).established:
+        assert time.monotonic() < deadline
+
+
+def test_a_half_open_association_is_cut_off(receiver: Start, connect: Connect) -> None:
+    scp = receiver(network_timeout_s=0.5, max_associations=1)
+    peer = connect(scp.port)
+    # Half a PDU, then silence: as when the peer's machine lost its power.
+    peer.association.dul.socket.socket.sendall(struct.pack(">BBL", 4, 0, 100) + bytes(10))
+    deadline = time.monotonic() + 5
+    while not connect(scp.port).established:
+        assert time.monotonic() < deadline
+
+
+def test_a_message_that_never_ends_is_cut_off(receiver: Start, connect: Connect) -> None:
+    with structlog.testing.capture_logs() as lines:
+        scp = receiver(message_timeout_s=0.5)
+        peer = connect(scp.port)
+        (context,) = {
+            one.context_id for one in peer.association.accepted_contexts if one.abstract_syntax.endswith("1.1")
+        }
+        raw = peer.association.dul.socket.socket
+        # A command that is never whole: fragments that are not the last.
+        fragment = struct.pack(">LBB", 4, context, 0x01) + bytes(2)
+        deadline = time.monotonic() + 10
+        while not any(line["event"] == "connection_closed" for line in lines):
+            assert time.monotonic() < deadline
+            with contextlib.suppress(OSError):
+                raw.sendall(struct.pack(">BBL", 4, 0, len(fragment)) + fragment)
+            time.sleep(0.05)
+    assert connect(scp.port).echo() == 0x0000
+
+
+def test_an_instance_larger_than_the_memory_for_messages_is_not_taken(receiver: Start, connect: Connect) -> None:
+    scp = receiver(max_memory_bytes=100_000)
+    peer = connect(scp.port)
+    big = make_instance(1)
+    big.add_new(0x7FE00010, "OB", bytes(300_000))
+    with pytest.raises(AssertionError, match="no answer"):
+        peer.send(big)
+    assert connect(scp.port).send(make_instance(2)) == 0x0000
+
+
+def test_above_the_limit_all_wait_but_the_first() -> None:
+    memory = Memory(200)
+    assert memory.take("first", 60, 1.0)
+    order = []
+
+    def second() -> None:
+        assert memory.take("second", 60, 10.0)
+        order.append("second")
+
+    waiting = threading.Thread(target=second)
+    waiting.start()
+    time.sleep(0.1)
+    assert memory.take("first", 30, 1.0)
+    order.append("first")
+    memory.give_back("first")
+    waiting.join(5)
+    assert order == ["first", "second"]
+    assert memory.held_bytes == 60
+
+
+def test_many_large_instances_at_once_are_all_taken_with_bounded_memory(receiver: Start, connect: Connect) -> None:
+    """Four senders of 1 MB with room for one and a little more: one after the other, none refused."""
+    scp = receiver(max_memory_bytes=2_400_000)
+    peers = [connect(scp.port, calling=f"PACS{number}") for number in range(4)]
+    statuses: list[int] = []
+    most = 0
+
+    def send(number: int) -> None:
+        data_set = make_instance(number, Rows=None, Columns=None)
+        data_set.Rows = data_set.Columns = 576
+        data_set.add_new(0x7FE00010, "OB", bytes(3 * 576 * 576))
+        statuses.append(peers[number].send(data_set))
+
+    senders = [threading.Thread(target=send, args=(number,)) for number in range(4)]
+    for sender in senders:
+        sender.start()
+    while any(sender.is_alive() for sender in senders):
+        most = max(most, scp._memory.held_bytes)
+        time.sleep(0.001)
+    assert statuses == [0x0000] * 4
+    assert most < 2_400_000 + 4 * 140_000
+    assert scp._memory.held_bytes == 0
