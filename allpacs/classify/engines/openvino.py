@@ -13,15 +13,19 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from allpacs.classify.bundle import Bundle, load_bundle
-from allpacs.classify.engines.port import OutOfDeviceMemory, checked_batch
+from allpacs.classify.engines.port import LayerGradients, OutOfDeviceMemory, checked_batch
 from allpacs.domain.errors import ModelFault
+
+if TYPE_CHECKING:
+    from allpacs.classify.engines.tensorflow import TensorFlowEngine
 
 #: Of `INFERENCE_PRECISION_HINT`: what the network computes in.
 Precision = Literal["f32", "bf16"]
@@ -58,6 +62,10 @@ class OpenVinoEngine:
         self.name = f"openvino-{precision}"
         self._openvino = openvino = _load_openvino()
         self._side = bundle.input_px
+        self._bundle = bundle
+        self._threads = threads
+        self._explainer_made = threading.Lock()
+        self._explainer: TensorFlowEngine | None = None
         options: dict[str, Any] = {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY"}
         if threads is not None:
             options["INFERENCE_NUM_THREADS"] = threads
@@ -92,6 +100,20 @@ class OpenVinoEngine:
         except RuntimeError as error:
             raise ModelFault(f"OpenVINO failed on a batch of {len(batch)}") from error
         return answer.copy()  # the buffer is written again by the next batch
+
+    def layer_gradients(self, batch: NDArray[np.uint8], labels: NDArray[np.int64]) -> tuple[LayerGradients, ...]:
+        """Return what some layers say for a label; see `allpacs.classify.engines.port.Explainer`.
+
+        OpenVINO has no gradients (it cannot convert those of depthwise convolutions): the first question loads
+        TensorFlow beside it, for some seconds and about a gigabyte. Covering parts of a cell instead, as
+        `allpacs.classify.saliency` does without gradients, would take a second for each cell, every time.
+        """
+        with self._explainer_made:
+            if self._explainer is None:
+                from allpacs.classify.engines.tensorflow import TensorFlowEngine
+
+                self._explainer = TensorFlowEngine(self._bundle, threads=self._threads)
+        return self._explainer.layer_gradients(batch, labels)
 
 
 def _load_openvino() -> Any:
