@@ -115,12 +115,17 @@ def demo(
 
 @app.command()
 def serve(config: ConfigOption = None) -> None:
-    """Run receiver and worker under one supervisor until SIGTERM."""
+    """Run receiver, worker and review console under one supervisor until SIGTERM."""
     from allpacs.supervise import Supervisor
 
-    _settings(config)
+    settings = _settings(config)
     arguments = [] if config is None else ["--config", str(config)]
     commands = {"receive": ["receive", *arguments], "work": ["work", *arguments]}
+    if settings.console.enabled:
+        from allpacs.console.server import address
+
+        commands["console"] = ["console", *arguments]
+        typer.echo(f"review console: {address(settings)}")
     # Senders are waiting for the receiver, and it starts within a second; a worker loads its model each time.
     Supervisor(commands, longest_waits_s={"receive": 2.0}).run()
 
@@ -158,6 +163,19 @@ def work(config: ConfigOption = None, supervisor: SupervisorOption = None) -> No
     until_stopped(supervisor)
     worker.stop()
     end_process()
+
+
+@app.command()
+def console(config: ConfigOption = None, supervisor: SupervisorOption = None) -> None:
+    """Run the review console alone until SIGTERM."""
+    from allpacs.app import open_store
+    from allpacs.console.server import address, run_console
+
+    settings = _settings(config)
+    store = open_store(settings)
+    if supervisor is None:
+        typer.echo(f"review console: {address(settings)}")
+    run_console(settings, store, supervisor=supervisor)
 
 
 @app.command("import")

@@ -362,6 +362,9 @@ class Flow:
         self._on_engine_lost()
 
     def _plan(self, study_uid: str, revision: int) -> tuple[int, str]:
+        if self._store.reviews.signed(study_uid, revision) is not None:  # a person made it: there is nothing to read
+            self._store.revisions.set_state(study_uid, revision, RevisionState.READING)
+            return 0, self._reading.terms
         digest = self._reading.pipeline.bundle.digest
         self._store.revisions.set_state(study_uid, revision, RevisionState.READING, bundle_digest=digest)
         return self._reading.chunks(study_uid, revision), self._reading.terms

@@ -29,6 +29,7 @@ from allpacs.report.context import PriorReport, ReportContext
 from allpacs.report.fhir import fhir_bundle
 from allpacs.report.html import html_report
 from allpacs.report.sr import structured_report
+from allpacs.signing import findings_as_signed, signed_results
 from allpacs.store.records import InstanceRow
 from allpacs.store.store import Store
 
@@ -104,17 +105,21 @@ class Reading:
         return sum(cell.assessable for instance in labelled for cell in instance.cells)
 
     def report(self, study_uid: str, revision: int) -> dict[str, int]:
-        """Write the study's artefacts; return its counts by outcome."""
-        rows = self._instances(study_uid, revision)
-        findings = aggregate.study_findings(
-            study_uid,
-            revision,
-            self.pipeline.bundle.identity,
-            self.pipeline.decision_digest(self._options.cells_by.get(row.calling_ae) for row in rows),
-            self._store.findings.get(study_uid, revision),
-        )
-        for artefact in self._artefacts(findings):
+        """Write the study's artefacts; return its counts by outcome.
+
+        A revision that a person made by signing has the findings of the one they reviewed, and no reading of its own.
+        """
+        review = self._store.reviews.signed(study_uid, revision)
+        findings = self._findings(study_uid, revision)
+        if review is None:
+            artefacts, after = self._artefacts(findings), findings
+        else:
+            review = review.of(findings.cells)
+            artefacts = signed_results(findings, *self._sources(findings), review)
+            after = findings_as_signed(findings, review)
+        for artefact in artefacts:
             self._store.artefacts.put(study_uid, revision, artefact)
+        self._store.outcomes.put(after)
         return {
             "instances": len(findings.instances),
             "cells": findings.counts.total,
@@ -126,10 +131,23 @@ class Reading:
 
     # ------------------------------------------------------------------------------------------------------- parts
 
-    def _artefacts(self, findings: StudyFindings) -> Iterator[Artefact]:
+    def _findings(self, study_uid: str, revision: int) -> StudyFindings:
+        """Return what the model found; of a signed revision, what the model of its reading found."""
+        made = self._store.reviews.made(study_uid, revision)
+        read = None if made is None else self._store.outcomes.get(study_uid, made.revision)
+        if read is None:
+            rows = self._instances(study_uid, revision)
+            ways = (self._options.cells_by.get(row.calling_ae) for row in rows)
+            model, decision_digest = self.pipeline.bundle.identity, self.pipeline.decision_digest(ways)
+        else:
+            model, decision_digest = read.model, read.decision_digest
+        found = self._store.findings.get(study_uid, revision)
+        return aggregate.study_findings(study_uid, revision, model, decision_digest, found)
+
+    def _sources(self, findings: StudyFindings) -> tuple[dict[str, Dataset], ReportContext]:
+        """Return the headers that a report quotes, and what else it needs."""
         study_uid, revision = findings.study_uid, findings.revision
-        rows = self._instances(study_uid, revision)
-        headers = {row.sop_instance_uid: _header(row) for row in rows}
+        headers = {row.sop_instance_uid: _header(row) for row in self._instances(study_uid, revision)}
         context = ReportContext(
             # When the revision was closed, not now: writing the report again gives the same bytes.
             made_at=datetime.fromtimestamp(self._store.revisions.get(study_uid, revision).created_at, UTC).astimezone(),
@@ -138,6 +156,10 @@ class Reading:
             host_name=self._options.host_name,
             thumbnails=self._thumbnails(findings),
         )
+        return headers, context
+
+    def _artefacts(self, findings: StudyFindings) -> Iterator[Artefact]:
+        headers, context = self._sources(findings)
         sr = structured_report(findings, headers, context)
         yield sr
         html = html_report(findings, headers, context)

@@ -261,6 +261,47 @@ class RetrySettings(_Section):
         return self
 
 
+class OidcSettings(_Section):
+    """Sign-in through the hospital's OpenID Connect provider."""
+
+    issuer: str = Field(pattern=r"^https?://", description="issuer; its discovery document says the rest")
+    client_id: str = Field(description="what the provider knows the console by")
+    client_secret: SecretStr = Field(description="its secret; prefer the environment")
+    roles_claim: str = Field("roles", description="claim of the ID token or user info that lists a person's groups")
+    viewers: tuple[str, ...] = Field(("allpacs-viewer",), description="groups that may look")
+    reviewers: tuple[str, ...] = Field(("allpacs-reviewer",), description="groups that may review, sign and upload")
+    administrators: tuple[str, ...] = Field(("allpacs-administrator",), description="groups that may operate")
+
+
+class ConsoleSettings(_Section):
+    """The review console."""
+
+    enabled: bool = Field(True, description="`serve` runs it")
+    host: str = Field("127.0.0.1", description="address to listen on; other than loopback needs console.oidc")
+    port: int = Field(8142, ge=0, le=65535, description="TCP port to listen on")
+    address: str | None = Field(
+        None,
+        pattern=r"^https?://",
+        description="how browsers reach it through a proxy, for example https://cells.example",
+    )
+    certificate: Path | None = Field(None, description="PEM certificate and chain; unset: no TLS of its own")
+    key: Path | None = Field(None, description="its private key; unset: in the file of the certificate")
+    oidc: OidcSettings | None = Field(None, description="unset: one user, by a token in the store's folder")
+    reviewer_name: str = Field(
+        "", description="with the token: who reviews, as Family^Given; may be changed on signing"
+    )
+    organisation: str = Field("", description="who reviewers sign for; may be changed on signing")
+    idle_minutes: float = Field(30.0, gt=0, description="a session that nobody uses for so long ends")
+    max_upload_mb: int = Field(1024, ge=1, description="largest upload, all its files together, MB")
+    locale: Literal["en", "ar"] | None = Field(None, description="language; unset: the browser's")
+
+    @model_validator(mode="after")
+    def _token_on_loopback_only(self) -> Self:
+        if self.oidc is None and self.host not in ("127.0.0.1", "::1", "localhost"):
+            raise ValueError("a console that other machines reach needs console.oidc: a token is for this machine only")
+        return self
+
+
 class LogSettings(_Section):
     """Logging, to standard error."""
 
@@ -284,6 +325,7 @@ class Settings(BaseSettings):
     model: ModelSettings = Field(default_factory=ModelSettings)
     work: WorkSettings = WorkSettings()
     retry: RetrySettings = RetrySettings()
+    console: ConsoleSettings = ConsoleSettings()
     log: LogSettings = LogSettings()
     destinations: dict[str, DestinationSettings] = Field(default_factory=dict)
 

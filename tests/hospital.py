@@ -32,11 +32,21 @@ COMPREHENSIVE_3D_SR = "1.2.840.10008.5.1.4.1.1.88.34"
 class Hospital:
     """PACS and EHR stand-ins with their folder, and the configuration of an allpacs between them."""
 
-    def __init__(self, folder: Path, *, quiet_s: float = 0.5, database_url: str | None = None, extra: str = "") -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        quiet_s: float = 0.5,
+        database_url: str | None = None,
+        extra: str = "",
+        console: bool = False,
+    ) -> None:
         self.folder = folder
         self.pacs = Archive(folder / "pacs", "PACS")
         self.ehr = FhirEndpoint(folder / "ehr")
         self.port = free_port()
+        self.console_port = free_port()
+        self._console = console
         self.config = folder / "allpacs.toml"
         self._quiet_s = quiet_s
         self._database = "" if database_url is None else f"database_url = {json.dumps(database_url)}"
@@ -54,6 +64,11 @@ min_free_mb = 10
 [store]
 folder = {json.dumps(str(self.folder / "store"))}
 {self._database}
+[console]
+enabled = {json.dumps(self._console)}
+port = {self.console_port}
+reviewer_name = "Specialist^Sam"
+organisation = "Test Hospital"
 [log]
 format = "json"
 [retry]

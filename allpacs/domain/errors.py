@@ -7,6 +7,7 @@
     ├── ModelFault            the bundle's: wrong digest or labels, non-finite output
     ├── StoreFault            this machine's: disk, database (C-STORE status 0xA700); may pass, so it is waited for
     │   └── StoreDamaged      what was kept is gone or altered: a person has to look
+    ├── Outdated              nobody's: what a change was made to has changed meanwhile; look, and decide again
     ├── DeliveryUnavailable   the destination's, for now: retried
     ├── DeliveryRejected      the destination's, for good: dead letter
     └── ConfigFault           the operator's: names the key and what to write instead
@@ -55,6 +56,10 @@ class StoreFault(AllpacsError):
 
 class StoreDamaged(StoreFault):
     """Something that was kept is missing, or is not what was kept: waiting will not help."""
+
+
+class Outdated(AllpacsError):
+    """A change was made to something that another person, or a later reading, has changed meanwhile."""
 
 
 class DeliveryUnavailable(AllpacsError):

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -136,6 +136,11 @@ class Review:
     def count(self, decision: Decision) -> int:
         """Return how many cells were so decided."""
         return sum(one.decision is decision for one in self.cells)
+
+    def of(self, cells: Iterable[CellFinding]) -> Review:
+        """Return the review with the decisions about these cells only: others are of cells that are no longer found."""
+        known = {cell.tracking_uid for cell in cells}
+        return replace(self, cells=tuple(one for one in self.cells if one.tracking_uid in known))
 
     def applied_to(self, instances: Sequence[InstanceFindings]) -> tuple[InstanceFindings, ...]:
         """Return the findings as signed: relabelled cells with their new class, excluded ones with none.

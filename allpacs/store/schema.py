@@ -1,5 +1,7 @@
 """Tables of the index. No column holds patient data: UIDs, AE titles, states, times, digests and findings only.
 
+The one exception is what a reviewer writes in their own words (`reviews.comment`).
+
 Times are UTC seconds since the epoch (double precision). A change here needs a new file in ``migrations/versions``; a
 test compares the two.
 """
@@ -144,6 +146,56 @@ commitment_requests = sa.Table(
     sa.Column("attempts", sa.Integer, nullable=False),
     sa.Column("next_attempt_at", sa.Double, nullable=False),
     sa.Index(None, "next_attempt_at"),
+)
+
+outcomes = sa.Table(
+    "outcomes",  # what a revision's report says, in numbers: lists and trends need not read every cell
+    metadata,
+    *_of_revision(),
+    sa.Column("model", sa.Text, nullable=False),  # JSON of domain.findings.ModelIdentity
+    sa.Column("bundle_digest", sa.String(80), nullable=False),
+    sa.Column("decision_digest", sa.String(80), nullable=False),
+    sa.Column("cells", sa.Integer, nullable=False),
+    sa.Column("cells_all", sa.Integer, nullable=False),
+    sa.Column("cells_hem", sa.Integer, nullable=False),
+    sa.Column("unreadable", sa.Integer, nullable=False),  # instances whose pixels could not be read
+    sa.Column("fraction", sa.Double),
+    sa.Column("fraction_low", sa.Double),
+    sa.Column("fraction_high", sa.Double),
+    sa.Column("scores", sa.Text, nullable=False),  # JSON: cells by probability, in bins of equal width
+    sa.Column("reasons", sa.Text, nullable=False),  # JSON: cells not assessable, by reason
+)
+
+reviews = sa.Table(
+    "reviews",  # what people decided about a revision, and whether one of them signed it
+    metadata,
+    *_of_revision(),
+    sa.Column("version", sa.Integer, nullable=False),  # counts every change: who signs has seen them all
+    sa.Column("comment", sa.Text, nullable=False),  # a person's own words: the one column that may name a patient
+    sa.Column("changed_by", sa.String(64), nullable=False),
+    sa.Column("changed_at", sa.Double, nullable=False),
+    sa.Column("signed_at", sa.Double),
+    sa.Column("signed_by", sa.String(64)),
+    sa.Column("reviewer_name", sa.String(64)),
+    sa.Column("organisation", sa.String(64)),
+    sa.Column("signed_revision", sa.Integer),  # the revision that was made of it
+    sa.Column("decisions", sa.Text),  # JSON: tracking UID, decision and label of each cell, as they were signed
+    sa.Column("accepted", sa.Integer),
+    sa.Column("relabelled", sa.Integer),
+    sa.Column("excluded", sa.Integer),
+    sa.Index(None, "study_uid", "signed_revision"),
+)
+
+cell_decisions = sa.Table(
+    "cell_decisions",  # of a cell, not of a revision: one that is read again keeps its tracking UID and its decision
+    metadata,
+    sa.Column("study_uid", _UID, sa.ForeignKey("studies.study_uid"), primary_key=True),
+    sa.Column("tracking_uid", _UID, primary_key=True),
+    sa.Column("version", sa.Integer, nullable=False),
+    sa.Column("decision", sa.String(16)),  # None where it was taken back
+    sa.Column("label", sa.String(8)),
+    sa.Column("decided_by", sa.String(64), nullable=False),
+    sa.Column("decided_at", sa.Double, nullable=False),
 )
 
 audit = sa.Table(

@@ -12,11 +12,14 @@ from allpacs.store.commitments import Commitments
 from allpacs.store.database import Database
 from allpacs.store.deliveries import Deliveries
 from allpacs.store.findings import Findings
+from allpacs.store.outcomes import Outcomes
 from allpacs.store.receiving import Receiving
+from allpacs.store.reviews import Reviews
 from allpacs.store.revisions import Revisions
 from allpacs.store.scrub import Scrub
 from allpacs.store.spool import Spool
 from allpacs.store.studies import Studies
+from allpacs.store.worklist import Worklist
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +32,9 @@ class Store:
     receiving: Receiving
     revisions: Revisions
     findings: Findings
+    outcomes: Outcomes
+    reviews: Reviews
+    worklist: Worklist
     artefacts: Artefacts
     deliveries: Deliveries
     commitments: Commitments
@@ -59,6 +65,9 @@ class Store:
             revisions=Revisions(database, spool),
             findings=Findings(database),
             artefacts=Artefacts(database, results),
+            outcomes=Outcomes(database),
+            reviews=Reviews(database),
+            worklist=Worklist(database, spool),
             deliveries=Deliveries(database),
             commitments=Commitments(database, spool),
             studies=Studies(database),

@@ -1,0 +1,210 @@
+"""Composition of the console: every route, with the permission it asks for."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+import structlog
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.middleware import Middleware
+from starlette.middleware.gzip import GZipMiddleware
+from starlette.middleware.sessions import SessionMiddleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, RedirectResponse, Response
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
+
+from allpacs.classify.bundle import Bundle, load_bundle
+from allpacs.console import access, live
+from allpacs.console.access import Permission, SecurityHeaders
+from allpacs.console.cells import CellsOfStudies
+from allpacs.console.pages import pictures, review, sign_in, study, worklist
+from allpacs.console.patients import Patients
+from allpacs.console.pictures import Pictures
+from allpacs.console.visit import Console, Visit
+from allpacs.domain.errors import AllpacsError, InputFault, ModelFault, Outdated, StoreFault
+from allpacs.settings import Settings
+from allpacs.store.store import Store
+
+_log = structlog.get_logger("allpacs.console")
+
+Handler = Callable[[Visit], Response] | Callable[[Visit], Awaitable[Response]]
+
+#: What answers an error of ours, by its kind.
+_STATUSES: dict[type[AllpacsError], int] = {
+    access.SignInRefused: 403,
+    Outdated: 409,
+    InputFault: 422,
+    StoreFault: 503,
+}
+
+#: Largest form, without files, bytes.
+_MOST_FORM_BYTES = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """One route.
+
+    Attributes
+    ----------
+    permission:
+        What a person must be allowed to do; None for visitors who have not signed in.
+    reads_form:
+        False where the handler reads the body by itself; its token then comes in a header.
+    """
+
+    path: str
+    handler: Handler
+    permission: Permission | None
+    methods: tuple[str, ...] = ("GET",)
+    reads_form: bool = True
+
+
+_STUDY = "/studies/{study_uid}/revisions/{revision:int}"
+
+PAGES: tuple[Page, ...] = (
+    Page("/sign-in", sign_in.show, None),
+    Page("/sign-in", sign_in.with_token, None, ("POST",)),
+    Page("/sign-in/start", sign_in.start_oidc, None),
+    Page("/sign-in/finish", sign_in.finish_oidc, None),
+    Page("/sign-out", sign_in.leave, None, ("POST",)),
+    Page("/preferences", sign_in.prefer, None, ("POST",)),
+    Page("/", worklist.show, Permission.VIEW),
+    Page("/events", live.events, Permission.VIEW),
+    Page("/studies/{study_uid}", study.latest, Permission.VIEW),
+    Page(_STUDY, study.show, Permission.VIEW),
+    Page(_STUDY + "/cells", study.more_cells, Permission.VIEW),
+    Page(_STUDY + "/status", study.status, Permission.VIEW),
+    Page(_STUDY + "/artefacts/{kind}", study.artefact, Permission.VIEW),
+    Page(_STUDY + "/cells/{tracking_uid}.jpg", pictures.crop, Permission.VIEW),
+    Page(_STUDY + "/fields/{sop_instance_uid}/{frame:int}.jpg", pictures.field, Permission.VIEW),
+    Page(_STUDY + "/fields/{sop_instance_uid}/{frame:int}", pictures.outlines, Permission.VIEW),
+    Page(_STUDY + "/decisions", review.decide, Permission.REVIEW, ("POST",), reads_form=False),
+    Page(_STUDY + "/comment", review.comment, Permission.REVIEW, ("POST",)),
+    Page(_STUDY + "/sign-off", review.sign_off_form, Permission.REVIEW),
+    Page(_STUDY + "/sign-off", review.sign_off, Permission.REVIEW, ("POST",)),
+)
+
+
+def make_console(settings: Settings, store: Store) -> Starlette:
+    """Return the application.
+
+    Raises
+    ------
+    StoreFault
+        The secrets in the store's folder cannot be read or written.
+    """
+    console = Console(
+        settings=settings,
+        store=store,
+        patients=Patients(store),
+        cells=CellsOfStudies(store),
+        pictures=Pictures(store, max_pixels=settings.work.max_pixels),
+        bundle=_bundle(settings),
+    )
+    secret = access.secret_of(settings.store.folder / "console.secret")
+    https = settings.console.certificate is not None or (settings.console.address or "").startswith("https:")
+
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        console.patients.start()
+        async with live.watching(app):
+            yield
+        console.patients.stop()
+
+    application = Starlette(
+        routes=[
+            *(Route(page.path, _endpoint(page, console), methods=list(page.methods)) for page in PAGES),
+            Mount("/static", StaticFiles(directory=Path(__file__).parent / "static")),
+        ],
+        middleware=[
+            Middleware(SecurityHeaders, https=https),
+            Middleware(GZipMiddleware, minimum_size=2000),
+            Middleware(
+                SessionMiddleware,
+                secret_key=secret,
+                # Cookies of one host are shared by its ports: two consoles of one machine must not mix.
+                session_cookie="allpacs_" + hashlib.sha256(secret.encode()).hexdigest()[:12],
+                max_age=int(access.LONGEST_SESSION_S),
+                same_site="lax",  # strict would lose the session when the sign-in provider sends the browser back
+                https_only=https,
+            ),
+        ],
+        lifespan=lifespan,
+    )
+    application.state.console = console
+    application.state.sign_in = sign_in.SignIn(settings)
+    return application
+
+
+def _bundle(settings: Settings) -> Bundle | None:
+    try:
+        return load_bundle(settings.model.bundle)
+    except ModelFault as fault:  # the worker's to report; people can review what was read before
+        _log.warning("bundle_not_usable", reason=str(fault))
+        return None
+
+
+def _endpoint(page: Page, console: Console) -> Callable[[Request], Awaitable[Response]]:
+    idle_s = console.settings.console.idle_minutes * 60
+
+    async def endpoint(request: Request) -> Response:
+        person = access.signed_in(request, idle_s=idle_s)
+        visit = Visit(request, console, person)
+        if page.permission is not None and person is None:
+            return _sign_in_first(request)
+        if page.permission is not None and person is not None and not person.may(page.permission):
+            return visit.page("refused.html", 403, permission_needed=page.permission.value)
+        try:
+            access.check_origin(request, console.settings.console.address)
+            if request.method == "POST":
+                given = request.headers.get("x-csrf-token")
+                if page.reads_form:
+                    if int(request.headers.get("content-length", "0")) > _MOST_FORM_BYTES:
+                        return visit.page("fault.html", 413, fault="the form is too long")
+                    form = await request.form(max_files=0)
+                    visit = Visit(request, console, person, form)
+                    given = given or visit.posted("csrf")
+                access.check_token(request, given)
+            if inspect.iscoroutinefunction(page.handler):
+                response: Response = await page.handler(visit)
+            else:
+                response = await run_in_threadpool(page.handler, visit)  # type: ignore[arg-type]
+        except access.ForgedRequestError as forged:
+            _log.warning("request_refused", reason=str(forged))
+            return _told(visit, 403, str(forged))
+        except AllpacsError as fault:
+            status = next((code for kind, code in _STATUSES.items() if isinstance(fault, kind)), 500)
+            if status >= 500:
+                _log.error("page_failed", reason=f"{type(fault).__name__}: {fault}")
+            return _told(visit, status, str(fault))
+        return response
+
+    return endpoint
+
+
+def _sign_in_first(request: Request) -> Response:
+    """Answer a visitor whose session has ended, or who has none."""
+    if (
+        request.method == "GET"
+        and "text/html" in request.headers.get("accept", "")
+        and "hx-request" not in request.headers
+    ):
+        here = request.url.path + (f"?{request.url.query}" if request.url.query else "")
+        return RedirectResponse(f"/sign-in?next={quote(here)}", 303)
+    # A part of a page, or a script: the page asks its reader to sign in again, and keeps what was not saved.
+    return JSONResponse({"error": "session ended"}, 401)
+
+
+def _told(visit: Visit, status: int, fault: str) -> Response:
+    if "application/json" in visit.request.headers.get("accept", ""):
+        return JSONResponse({"error": fault}, status)
+    return visit.page("fault.html", status, fault=fault)

@@ -1,0 +1,95 @@
+"""Server-sent events: a page that is open follows what happens in the store.
+
+Other processes write to the store, so it is asked; once for all readers, every second, and only while there are any.
+An event says *that* something changed; the page then asks for the part of it that shows it.
+
+Source: HTML Living Standard, section 9.2 Server-sent events.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+
+import structlog
+from sse_starlette import EventSourceResponse
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import Response
+
+from allpacs.console.visit import Visit
+from allpacs.domain.errors import StoreFault
+from allpacs.store.store import Store
+
+_log = structlog.get_logger("allpacs.console")
+
+_EVERY_S = 1.0
+
+
+class Watch:
+    """Tells readers when the worklist (key "") or a study (its UID) has changed."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._readers: dict[str, int] = {}
+        self._stamps: dict[str, object] = {}
+        self._changed = asyncio.Condition()
+        self._counts: dict[str, int] = {}
+
+    async def run(self) -> None:
+        """Look every second, for ever."""
+        while True:
+            await asyncio.sleep(_EVERY_S)
+            if self._readers:
+                with suppress(StoreFault):  # a store that is away has no news
+                    await self._look()
+
+    async def changes(self, key: str) -> AsyncIterator[dict[str, str]]:
+        """Yield an event whenever what the key stands for has changed."""
+        self._readers[key] = self._readers.get(key, 0) + 1
+        try:
+            seen = self._counts.get(key, 0)
+            yield {"event": "watching", "data": ""}
+            while True:
+                async with self._changed:
+                    while self._counts.get(key, 0) == seen:
+                        await self._changed.wait()
+                seen = self._counts.get(key, 0)
+                yield {"event": "changed", "data": ""}
+        finally:
+            self._readers[key] -= 1
+            if not self._readers[key]:
+                for forgotten in (self._readers, self._stamps, self._counts):
+                    forgotten.pop(key, None)
+
+    async def _look(self) -> None:
+        keys = list(self._readers)
+        stamps = await run_in_threadpool(lambda: {key: self._stamp(key) for key in keys})
+        async with self._changed:
+            for key, stamp in stamps.items():
+                if key in self._stamps and self._stamps[key] != stamp:
+                    self._counts[key] = self._counts.get(key, 0) + 1
+                if key in self._readers:
+                    self._stamps[key] = stamp
+            self._changed.notify_all()
+
+    def _stamp(self, key: str) -> object:
+        return self._store.worklist.study_stamp(key) if key else self._store.worklist.stamp()
+
+
+@asynccontextmanager
+async def watching(app: Starlette) -> AsyncIterator[None]:
+    """Watch the store while the application runs."""
+    app.state.watch = Watch(app.state.console.store)
+    task = asyncio.create_task(app.state.watch.run())
+    try:
+        yield
+    finally:
+        task.cancel()
+
+
+async def events(visit: Visit) -> Response:
+    """Stream events of the worklist, or of one study (``?study=UID``)."""
+    watch: Watch = visit.request.app.state.watch
+    return EventSourceResponse(watch.changes(visit.query("study")), ping=20)

@@ -1,0 +1,1 @@
+"""The handlers, one file a page: a visit in, a response out."""

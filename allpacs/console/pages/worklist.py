@@ -1,0 +1,72 @@
+"""The worklist."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import Any
+from urllib.parse import urlencode
+
+from starlette.responses import Response
+
+from allpacs.console.visit import Visit
+from allpacs.store.records import RECEIVING, RevisionState
+from allpacs.store.worklist import Order, ReviewFilter, WorklistQuery
+
+_ROWS = 50
+#: What a reader chooses from; superseded revisions are never a study's latest.
+STATES = (
+    RECEIVING,
+    RevisionState.QUEUED,
+    RevisionState.READING,
+    RevisionState.REPORTED,
+    RevisionState.DELIVERED,
+    RevisionState.ATTENTION,
+)
+
+
+def show(visit: Visit) -> Response:
+    """Show a page of studies; only the table where htmx asks for it."""
+    query, words, number = _asked(visit)
+    page = visit.store.worklist.page(query)
+    values: dict[str, Any] = {
+        "page": page,
+        "patients": visit.console.patients.of(row.study_uid for row in page.rows),
+        "query": query,
+        "words": words,
+        "number": number,
+        "pages": max(1, math.ceil(page.total / _ROWS)),
+        "states": STATES,
+        "orders": Order,
+        "now": time.time(),
+        "link": lambda **changed: _link(visit, **changed),
+    }
+    return visit.page("worklist_table.html" if visit.is_partial else "worklist.html", **values)
+
+
+def _asked(visit: Visit) -> tuple[WorklistQuery, str, int]:
+    """Return what the address asks for; what it cannot mean is left out."""
+    words = visit.query("q").strip()[:100]
+    number = max(1, int(visit.query("page")) if visit.query("page").isdecimal() else 1)
+    review = visit.query("review")
+    query = WorklistQuery(
+        states=frozenset(state for state in visit.request.query_params.getlist("state") if state in STATES),
+        review=ReviewFilter(review) if review in set(ReviewFilter) else None,
+        source_ae=visit.query("source") or None,
+        study_uids=visit.console.patients.matching(words)[:1000] if words else None,
+        uid_part=words if words and all(c.isdecimal() or c == "." for c in words) else None,
+        order=Order(visit.query("sort")) if visit.query("sort") in set(Order) else Order.RECEIVED,
+        ascending=visit.query("dir") == "up",
+        offset=(number - 1) * _ROWS,
+        limit=_ROWS,
+    )
+    return query, words, number
+
+
+def _link(visit: Visit, **changed: object) -> str:
+    """Return the address of the list with some of what it asks for changed; None leaves a parameter out."""
+    kept = [
+        (key, value) for key, value in visit.request.query_params.multi_items() if key not in changed and key != "page"
+    ]
+    added = [(key, str(value)) for key, value in changed.items() if value is not None]
+    return "/?" + urlencode(kept + added)

@@ -1,0 +1,110 @@
+"""Templates, languages, and how numbers and times are written."""
+
+from __future__ import annotations
+
+import gettext
+from datetime import UTC, datetime, timedelta
+from functools import cache
+from io import BytesIO
+from pathlib import Path
+from typing import Any, Final
+
+from babel.dates import format_datetime, format_timedelta
+from babel.messages.mofile import write_mo
+from babel.messages.pofile import read_po
+from babel.numbers import format_decimal, format_percent
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+#: Languages of the console, each with what it calls itself.
+LOCALES: Final = {"en": "English", "ar": "العربية"}
+LOCALE_FOLDER: Final = Path(__file__).parent / "locale"
+
+#: Digits stay Western in Arabic, too: a number that is read out over the telephone must look the same on every screen.
+_NUMBERS = {"en": "en", "ar": "ar_EG@numbers=latn"}
+
+
+@cache
+def environment(locale: str) -> Environment:
+    """Return the templates in one language; everything that goes into a page is escaped."""
+    made = Environment(
+        loader=PackageLoader("allpacs.console"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        extensions=["jinja2.ext.i18n"],
+    )
+    made.install_gettext_translations(translations(locale), newstyle=True)  # type: ignore[attr-defined]
+    made.globals.update(locale=locale, locales=LOCALES, direction="rtl" if locale == "ar" else "ltr")
+    made.filters.update(
+        percent=lambda value: percent(value, locale),
+        number=lambda value: format_decimal(value, locale=_babel(locale)),
+        when=lambda at: when(at, locale),
+        ago=lambda at, now: ago(at, now, locale),
+        dicom_date=dicom_date,
+    )
+    return made
+
+
+@cache
+def translations(locale: str) -> gettext.NullTranslations:
+    """Return the messages of a language; the source language is English and has no catalogue."""
+    file = LOCALE_FOLDER / locale / "LC_MESSAGES" / "messages.po"
+    if not file.is_file():
+        return gettext.NullTranslations()
+    compiled = BytesIO()
+    with file.open("rb") as stream:
+        write_mo(compiled, read_po(stream, locale=locale))
+    compiled.seek(0)
+    return gettext.GNUTranslations(compiled)
+
+
+def percent(value: float, locale: str) -> str:
+    """Return a fraction as per cent with one decimal."""
+    return format_percent(value, format="0.0 %", locale=_babel(locale))
+
+
+def when(at: float, locale: str) -> str:
+    """Return a time of this machine's clock, to the minute."""
+    local = datetime.fromtimestamp(at, UTC).astimezone()
+    return format_datetime(local, "yyyy-MM-dd HH:mm", tzinfo=local.tzinfo, locale=_babel(locale))
+
+
+def ago(at: float, now: float, locale: str) -> str:
+    """Return how long ago that was, in one unit."""
+    return format_timedelta(
+        timedelta(seconds=max(now - at, 0.0)),
+        granularity="minute",
+        threshold=1.2,
+        format="short",
+        locale=_babel(locale),
+    )
+
+
+def dicom_date(date: str) -> str:
+    """Return a DICOM date (``YYYYMMDD``) as ``YYYY-MM-DD``; empty stays empty."""
+    return f"{date[:4]}-{date[4:6]}-{date[6:]}" if len(date) == 8 else date
+
+
+def preferred_locale(accept_language: str) -> str:
+    """Return the language of ours that a browser asks for first; English where it asks for none."""
+    from babel import negotiate_locale
+
+    wanted = []
+    for part in accept_language.split(","):
+        tag, _, quality = part.strip().partition(";q=")
+        try:
+            wanted.append((float(quality or 1), tag.split("-")[0].lower()))
+        except ValueError:
+            continue
+    ordered = [tag for _, tag in sorted(wanted, key=lambda pair: -pair[0]) if tag]
+    return negotiate_locale(ordered, list(LOCALES)) or "en"
+
+
+def render(template: str, locale: str, **values: Any) -> str:
+    """Return a page."""
+    return environment(locale).get_template(template).render(**values)
+
+
+def _babel(locale: str) -> str:
+    return _NUMBERS[locale]

@@ -1,0 +1,258 @@
+// The gallery by keyboard: move, decide, and keep every decision until the server has it.
+//
+// Decisions are shown at once and sent in the background, a few together. Until the server has answered they wait in
+// this tab's session storage (cell identifiers and classes only): a lost connection or an ended session loses nothing.
+
+import { ask } from "./console.js";
+import { openField } from "./field.js";
+
+const desk = document.querySelector(".desk[data-path]");
+const gallery = document.getElementById("cells");
+const words = document.getElementById("words")?.dataset;
+
+if (desk && gallery) start();
+
+function start() {
+  const path = desk.dataset.path;
+  const may = desk.dataset.may === "yes";
+  const kept = `allpacs-unsaved:${path}`;
+  const names = {
+    ALL: document.querySelector("[data-decide=ALL]")?.lastChild.textContent,
+    HEM: document.querySelector("[data-decide=HEM]")?.lastChild.textContent,
+  };
+  let current = null;
+  let overlay = false;
+  let waiting = new Map(JSON.parse(sessionStorage.getItem(kept) ?? "[]"));
+  let sending = false;
+
+  const all = () => [...gallery.querySelectorAll(".cell")];
+  const find = (uid) => gallery.querySelector(`.cell[data-uid="${CSS.escape(uid)}"]`);
+  const saving = document.getElementById("saving");
+
+  // ------------------------------------------------------------------------------------------------ selection
+
+  function select(cell, focus = true) {
+    if (!cell) return;
+    if (current) {
+      current.removeAttribute("aria-current");
+      current.tabIndex = -1;
+    }
+    current = cell;
+    cell.setAttribute("aria-current", "true");
+    cell.tabIndex = 0;
+    if (focus) cell.focus({ preventScroll: true });
+    cell.scrollIntoView({ block: "nearest" });
+    show(cell);
+    const cells = all();
+    const place = cells.indexOf(cell);
+    for (const next of cells.slice(place + 1, place + 4)) new Image().src = large(next);
+    if (place > cells.length - 30) {
+      const more = gallery.querySelector(".more");
+      if (more) window.htmx?.trigger(more, "wanted");
+    }
+  }
+
+  const large = (cell) => `${path}/cells/${cell.dataset.uid}.jpg?side=448`;
+
+  function show(cell) {
+    const { label, model, percent, place, decision, given, by } = cell.dataset;
+    const picture = document.getElementById("cell-picture");
+    picture.src = large(cell);
+    showOverlay();
+    const outcome = document.getElementById("cell-outcome");
+    const after = decision === "relabelled" ? given : decision === "excluded" ? "" : label;
+    outcome.className = `outcome ${{ ALL: "all", HEM: "hem" }[after] ?? "none"}`;
+    const button = decision === "excluded" ? document.querySelector("[data-decide=excluded]") : null;
+    outcome.textContent = button ? button.lastChild.textContent : (names[after] ?? model);
+    document.getElementById("cell-model").textContent = `${words.model}: ${model}${percent ? ` · ${percent}` : ""}`;
+    document.getElementById("cell-place").textContent = by ? `${place} · ${by}` : place;
+    for (const one of document.querySelectorAll("[data-decide]")) {
+      const mine = decision === "relabelled" ? given : decision;
+      if (one.dataset.decide !== "undo") one.setAttribute("aria-pressed", String(one.dataset.decide === mine));
+    }
+  }
+
+  function showOverlay() {
+    const picture = document.getElementById("cell-overlay");
+    document.querySelector("[data-view=overlay]").setAttribute("aria-pressed", String(overlay));
+    picture.hidden = !overlay;
+    if (overlay) picture.src = `${path}/cells/${current.dataset.uid}.activation.png`;
+  }
+  document.getElementById("cell-overlay").addEventListener("error", (event) => {
+    event.target.hidden = true;
+    if (overlay) say(words.overlayMissing, "");
+  });
+
+  function move(columns, rows) {
+    const cells = all();
+    const place = cells.indexOf(current);
+    const across = getComputedStyle(gallery).gridTemplateColumns.split(" ").length;
+    const wanted = Math.max(0, Math.min(cells.length - 1, place + columns + rows * across));
+    select(cells[wanted]);
+  }
+
+  // ------------------------------------------------------------------------------------------------ decisions
+
+  function decide(what) {
+    if (!may || !current) return;
+    const { label } = current.dataset;
+    let decision = what;
+    let given = null;
+    if (what === "undo") decision = null;
+    else if (what === label) decision = "accepted";
+    else if (what === "ALL" || what === "HEM") [decision, given] = ["relabelled", what];
+    mark(current, { decision, label: given, by: "" });
+    current.classList.add("unsaved");
+    waiting.set(current.dataset.uid, { decision, label: given, seen: Number(current.dataset.version) });
+    keep();
+    send();
+    if (what === "undo") show(current);
+    else {
+      const cells = all();
+      const next = cells[cells.indexOf(current) + 1];
+      if (next) select(next);
+      else show(current);
+    }
+  }
+
+  function mark(cell, { decision, label, by }) {
+    const { label: model } = cell.dataset;
+    const after = decision === "relabelled" ? label : decision === "excluded" ? "" : model;
+    cell.dataset.decision = decision ?? "";
+    cell.dataset.given = label ?? "";
+    cell.dataset.by = by ?? "";
+    cell.classList.remove("accepted", "relabelled", "excluded", "all", "hem", "none");
+    if (decision) cell.classList.add(decision);
+    cell.classList.add({ ALL: "all", HEM: "hem" }[after] ?? "none");
+    cell.querySelector(".mark").textContent = { ALL: "A", HEM: "H" }[after] ?? "–";
+  }
+
+  function keep() {
+    if (waiting.size) sessionStorage.setItem(kept, JSON.stringify([...waiting]));
+    else sessionStorage.removeItem(kept);
+  }
+
+  function say(text, kind) {
+    saving.textContent = text;
+    saving.className = `saving ${kind}`;
+  }
+
+  async function send(again = 500) {
+    if (sending || !waiting.size) return;
+    sending = true;
+    const sent = [...waiting].slice(0, 200);
+    say(words.saving, "");
+    let answer;
+    try {
+      const decisions = sent.map(([cell, one]) => ({ cell, ...one }));
+      answer = await ask(`${path}/decisions`, {
+        method: "POST",
+        headers: { "Content-Type": "application/json" },
+        body: JSON.stringify({ decisions }),
+      });
+    } catch {
+      answer = undefined; // the network: try again
+    }
+    sending = false;
+    if (answer === null) return; // signed out: what waits stays in the tab
+    if (answer === undefined || answer.status >= 500) {
+      say(`${words.waiting} (${waiting.size})`, "waiting");
+      setTimeout(() => send(Math.min(again * 2, 15000)), again);
+      return;
+    }
+    const told = await answer.json();
+    if (!answer.ok) {
+      for (const [uid] of sent) waiting.delete(uid);
+      keep();
+      say(`${words.refused}: ${told.error}`, "bad");
+      return;
+    }
+    for (const one of [...told.kept, ...told.conflicts]) {
+      const cell = find(one.cell);
+      const newer = waiting.get(one.cell);
+      const mine = sent.find(([uid]) => uid === one.cell)?.[1];
+      if (cell) cell.dataset.version = one.version;
+      if (newer && newer !== mine) newer.seen = one.version; // decided again while this was under way
+      else {
+        waiting.delete(one.cell);
+        if (cell) {
+          cell.classList.remove("unsaved");
+          mark(cell, one);
+          if (cell === current) show(cell);
+        }
+      }
+    }
+    keep();
+    if (told.conflicts.length) {
+      say(words.conflict.replace("%s", told.conflicts[0].by), "bad");
+      select(find(told.conflicts[0].cell));
+    } else say(words.saved, "");
+    document.getElementById("status")?.dispatchEvent(new CustomEvent("decided"));
+    if (waiting.size) send();
+  }
+
+  // ----------------------------------------------------------------------------------------------------- keys
+
+  const rightIsNext = getComputedStyle(document.documentElement).direction === "ltr" ? 1 : -1;
+  const keys = {
+    ArrowRight: () => move(rightIsNext, 0),
+    ArrowLeft: () => move(-rightIsNext, 0),
+    ArrowDown: () => move(0, 1),
+    ArrowUp: () => move(0, -1),
+    Home: () => select(all()[0]),
+    End: () => select(all().at(-1)),
+    a: () => decide("ALL"),
+    h: () => decide("HEM"),
+    x: () => decide("excluded"),
+    u: () => decide("undo"),
+    Enter: () => decide("accepted"),
+    n: () => select(all().find((cell) => !cell.dataset.decision)),
+    f: () => field(),
+    o: () => ((overlay = !overlay), showOverlay()),
+    "?": () => document.getElementById("keys").showModal(),
+  };
+  // By the place of the key where the letter is of another script: an Arabic keyboard works the same.
+  const letters = { KeyA: "a", KeyH: "h", KeyX: "x", KeyU: "u", KeyN: "n", KeyF: "f", KeyO: "o" };
+
+  document.addEventListener("keydown", (event) => {
+    if (event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]")) return;
+    if (event.target.closest("input, textarea, select, summary, a")) return;
+    const latin = /^[a-z?]$/i.test(event.key) || event.key.length > 1;
+    const key = latin ? (event.key.length === 1 ? event.key.toLowerCase() : event.key) : letters[event.code];
+    if (event.key === "Enter" && event.target.closest("button:not(.cell)")) return;
+    const act = keys[key];
+    if (!act) return;
+    event.preventDefault();
+    act();
+  });
+
+  gallery.addEventListener("click", (event) => {
+    const cell = event.target.closest(".cell");
+    if (cell) select(cell);
+  });
+  gallery.addEventListener("dblclick", (event) => event.target.closest(".cell") && field());
+  for (const button of document.querySelectorAll("[data-decide]"))
+    button.addEventListener("click", () => decide(button.dataset.decide));
+  document.querySelector("[data-view=field]").addEventListener("click", field);
+  document.querySelector("[data-view=overlay]").addEventListener("click", keys.o);
+
+  function field() {
+    const [uid, frame] = current.dataset.field.split("/");
+    openField(`${path}/fields/${uid}/${frame}`, current.dataset.uid, (chosen) => select(find(chosen)));
+  }
+
+  document.addEventListener("click", (event) => {
+    if (event.target.closest("[data-sign-off]") && waiting.size) {
+      event.preventDefault();
+      say(`${words.waiting} (${waiting.size})`, "waiting");
+      send();
+    }
+  });
+
+  for (const [uid, one] of waiting) {
+    const cell = find(uid);
+    if (cell) mark(cell, { decision: one.decision, label: one.label }), cell.classList.add("unsaved");
+  }
+  select(all()[0], false);
+  send();
+}

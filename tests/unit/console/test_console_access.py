@@ -1,0 +1,183 @@
+"""Who may do what; where requests may come from; when a session ends."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable
+
+import pytest
+
+from allpacs.console import access
+from allpacs.console.access import PERMISSIONS, Permission, Role
+from allpacs.console.app import PAGES, Page
+from allpacs.domain.errors import ConfigFault
+from allpacs.settings import load_settings
+from allpacs.store.store import Store
+from unit.console.conftest import Browser
+
+Browse = Callable[..., Browser]
+
+
+def address(page: Page, store: Store, study: str) -> str:
+    (first, *_) = store.findings.get(study, 1)
+    values = {
+        "study_uid": study,
+        "revision": "1",
+        "tracking_uid": first.cells[0].tracking_uid,
+        "sop_instance_uid": first.sop_instance_uid,
+        "series_uid": first.series_uid,
+        "frame": "1",
+        "kind": "html",
+    }
+    return re.sub(r"\{(\w+)(:int)?\}", lambda found: values.get(found[1], "1"), page.path)
+
+
+PROTECTED = [page for page in PAGES if page.permission is not None and page.path != "/events"]
+NAMES = [f"{page.methods[0]} {page.path}" for page in PROTECTED]
+
+
+@pytest.mark.parametrize("page", PROTECTED, ids=NAMES)
+@pytest.mark.parametrize("role", [None, *Role], ids=str)
+def test_every_route_lets_in_whom_it_should(
+    browse: Browse, store: Store, study: str, page: Page, role: Role | None
+) -> None:
+    browser = browse(*([role] if role else []))
+    path = address(page, store, study)
+    if page.methods == ("GET",):
+        answer = browser.see(path)
+    else:
+        answer = browser.post(path, headers={"x-csrf-token": browser.token, "accept": "text/html"}, content=b"")
+    if role is None:
+        assert answer.status_code in (303, 401)
+        assert study not in answer.text
+    elif page.permission in PERMISSIONS[role]:
+        assert answer.status_code not in (401, 403), answer.text
+    else:
+        assert answer.status_code == 403
+
+
+def test_only_a_reviewer_decides_and_only_an_administrator_operates() -> None:
+    for permission in (Permission.REVIEW, Permission.UPLOAD):
+        assert {role for role in Role if permission in PERMISSIONS[role]} == {Role.REVIEWER}
+    for permission in (Permission.OPERATE, Permission.EXPORT):
+        assert {role for role in Role if permission in PERMISSIONS[role]} == {Role.ADMINISTRATOR}
+    assert all(Permission.VIEW in permissions for permissions in PERMISSIONS.values())
+
+
+def test_patients_are_hidden_until_someone_signs_in(browse: Browse, study: str) -> None:
+    for path in ("/", f"/studies/{study}", "/sign-in", "/nowhere"):
+        answer = browse().see(path)
+        assert "TEST-1" not in answer.text
+        assert "Neil" not in answer.text
+
+
+def test_the_token_signs_in_one_user_with_every_role(browse: Browse, store: Store) -> None:
+    browser = browse()
+    page = browser.see("/sign-in?next=/drift").text
+    browser.token = re.findall(r'name="csrf" content="([^"]+)"', page)[0]
+    token = (store.spool.folder.parent / "console.token").read_text().strip()
+    assert browser.change("/sign-in", token="wrong").status_code == 403  # noqa: S106
+    answer = browser.change("/sign-in", token=token, next="/drift")
+    assert (answer.status_code, answer.headers["location"]) == (303, "/drift")
+    assert browser.see("/").status_code == 200
+    assert [event.event for event in store.audit.latest(2)] == ["signed_in", "sign_in_refused"]
+
+
+def test_secrets_can_be_read_by_us_alone(store: Store, browse: Browse) -> None:
+    browse()
+    for name in ("console.secret", "console.token"):
+        assert (store.spool.folder.parent / name).stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.parametrize("target", ["//evil.example", "https://evil.example", "/\\evil.example", "javascript:x", ""])
+def test_nobody_is_sent_elsewhere_after_signing_in(browse: Browse, store: Store, target: str) -> None:
+    browser = browse(Role.VIEWER)
+    assert browser.see(f"/sign-in?next={target}").headers["location"] == "/"
+
+
+def test_guessing_is_slowed_down(browse: Browse) -> None:
+    browser = browse()
+    browser.token = re.findall(r'name="csrf" content="([^"]+)"', browser.see("/sign-in").text)[0]
+    answers = [browser.change("/sign-in", token=f"guess {number}").status_code for number in range(12)]
+    assert answers == [403] * 10 + [429] * 2
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"sec-fetch-site": "cross-site"},
+        {"sec-fetch-site": "same-site"},
+        {"origin": "https://evil.example"},
+        {"origin": "http://127.0.0.1:9999"},
+    ],
+)
+def test_a_request_from_another_site_changes_nothing(browse: Browse, study: str, headers: dict[str, str]) -> None:
+    browser = browse(Role.REVIEWER)
+    path = f"/studies/{study}/revisions/1/comment"
+    answer = browser.post(path, data={"csrf": browser.token, "comment": "forged"}, headers=headers)
+    assert answer.status_code == 403
+    assert "forged" not in browser.see(f"/studies/{study}/revisions/1").text
+
+
+@pytest.mark.parametrize("token", [None, "", "guessed"])
+def test_a_form_without_the_session_s_token_changes_nothing(browse: Browse, study: str, token: str | None) -> None:
+    browser = browse(Role.REVIEWER)
+    data = {"comment": "forged"} | ({} if token is None else {"csrf": token})
+    assert browser.post(f"/studies/{study}/revisions/1/comment", data=data).status_code == 403
+    other = browse(Role.REVIEWER)
+    assert browser.post(f"/studies/{study}/revisions/1/comment", data=data | {"csrf": other.token}).status_code == 403
+
+
+def test_a_session_ends_when_nobody_uses_it(browse: Browse, monkeypatch: pytest.MonkeyPatch) -> None:
+    browser = browse(Role.VIEWER, idle_minutes=10)
+    start = time.time()
+
+    def later(minutes: float) -> None:
+        monkeypatch.setattr(access.time, "time", lambda: start + minutes * 60)
+
+    for minutes in (8, 16, 24):
+        later(minutes)
+        assert browser.see("/").status_code == 200
+    later(35)
+    assert browser.see("/").headers["location"] == "/sign-in?next=/"
+    assert browser.get("/studies/1.2/revisions/1/status").status_code == 401
+
+
+def test_a_session_ends_after_a_working_day(browse: Browse, monkeypatch: pytest.MonkeyPatch) -> None:
+    browser = browse(Role.VIEWER)
+    start = time.time()
+    for hour in range(1, 48):
+        monkeypatch.setattr(access.time, "time", lambda hour=hour: start + hour * 900)
+        assert browser.see("/").status_code == 200
+    monkeypatch.setattr(access.time, "time", lambda: start + access.LONGEST_SESSION_S + 1)
+    assert browser.see("/").status_code == 303
+
+
+def test_signing_out_ends_the_session(browse: Browse) -> None:
+    browser = browse(Role.VIEWER)
+    assert browser.change("/sign-out").status_code == 303
+    assert browser.see("/").status_code == 303
+
+
+def test_every_answer_says_what_a_browser_may_do_with_it(browse: Browse, study: str) -> None:
+    for answer in (browse().see("/sign-in"), browse(Role.VIEWER).see(f"/studies/{study}/revisions/1")):
+        policy = answer.headers["content-security-policy"]
+        assert "script-src 'self';" in policy
+        assert "unsafe" not in policy
+        assert "frame-ancestors 'none'" in policy
+        assert answer.headers["x-content-type-options"] == "nosniff"
+        assert answer.headers["cache-control"] == "no-store"
+        assert not re.search(r"<script(?![^>]*src=)|\son\w+=|\sstyle=", answer.text)
+    cookie = browse(Role.VIEWER).get("/test-enter").headers["set-cookie"]
+    assert "httponly" in cookie
+    assert "samesite=lax" in cookie
+    assert "secure" not in cookie
+    https = browse(Role.VIEWER, address="https://cells.example")
+    assert "secure" in https.get("/test-enter").headers["set-cookie"]
+    assert "max-age" in https.see("/sign-in").headers["strict-transport-security"]
+
+
+def test_a_token_is_for_this_machine_only() -> None:
+    with pytest.raises(ConfigFault, match=r"console.oidc"):
+        load_settings(console={"host": "0.0.0.0"})  # noqa: S104
