@@ -7,13 +7,15 @@ itself and nobody else.
 
 from __future__ import annotations
 
+import select
+import ssl
 import threading
 import time
 from collections.abc import Callable
 from typing import Any
 
 import structlog
-from pynetdicom.transport import AssociationSocket, RequestHandler
+from pynetdicom.transport import AssociationSocket
 
 #: PDUs other than data may be longer than the largest data PDU we take: A-ASSOCIATE-RQ with all its contexts.
 _LARGEST_OTHER_PDU = 1 << 20
@@ -27,6 +29,25 @@ class PduLimit(OSError):
 
 class GuardedSocket(AssociationSocket):  # type: ignore[misc]
     """Reads whole PDUs, of limited size and in limited time; a peer that does not read is not waited for either."""
+
+    @property
+    def ready(self) -> bool:
+        """Whether there is something to read, or the connection has ended.
+
+        The library asks select(), which cannot watch descriptors above 1023: with a few hundred associations, each
+        with its socket, pipe and file, there are such.
+        """
+        if self.socket is None or not self._is_connected:
+            return False
+        if isinstance(self.socket, ssl.SSLSocket) and self.socket.pending():
+            return True  # read from the network already
+        poll = select.poll()
+        try:
+            poll.register(self.socket, select.POLLIN)
+            return bool(poll.poll(0))
+        except (OSError, ValueError):
+            self.event_queue.put("Evt17")  # PS3.8 section 9.2.2: transport connection closed
+            return False
 
     def recv(self, nr_bytes: int) -> bytearray:
         """Return so many bytes, or fewer where the peer has closed the connection.
@@ -58,17 +79,6 @@ class GuardedSocket(AssociationSocket):  # type: ignore[misc]
             read += got
         self.socket.settimeout(assoc.network_timeout)  # for what is sent
         return received
-
-
-class GuardedHandler(RequestHandler):  # type: ignore[misc]
-    """Makes an association of a connection, with a guarded socket."""
-
-    def _create_association(self) -> Any:
-        association = super()._create_association()
-        guarded = GuardedSocket.__new__(GuardedSocket)
-        guarded.__dict__ = association.dul.socket.__dict__  # it has announced its connection already
-        association.dul.socket = guarded
-        return association
 
 
 class Memory:

@@ -29,10 +29,11 @@ from allpacs.domain.instance import InstanceIdentity
 from allpacs.receive.admit import ACCEPTED_SOP_CLASSES, admit
 from allpacs.receive.capacity import Capacity, CapacityLimits, RateLimit
 from allpacs.receive.commitment import CommitmentService
-from allpacs.receive.guard import GuardedHandler, Memory
+from allpacs.receive.guard import Memory
 from allpacs.receive.header import read_header
 from allpacs.receive.listener import Listener, Network
 from allpacs.receive.port import Sink
+from allpacs.receive.reactor import WaitingHandler
 from allpacs.tls import Tls
 
 SUCCESS: Final = 0x0000
@@ -207,7 +208,7 @@ class StorageScp:
                 (evt.EVT_N_EVENT_REPORT, self._commitments.on_event_report),
             ]
         self._server = self._ae.make_server(
-            self._address, server_class=Listener, evt_handlers=handlers, request_handler=GuardedHandler
+            self._address, server_class=Listener, evt_handlers=handlers, request_handler=WaitingHandler
         )
         self._server.tls = self._tls
         self._server.allowed_networks = self._allowed_networks

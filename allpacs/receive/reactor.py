@@ -1,0 +1,214 @@
+"""Associations that wait for what comes next instead of looking for it a thousand times a second.
+
+pynetdicom serves an association with two threads: one reads and sends PDUs (the upper layer, PS3.8 section 9.2), one
+serves the DIMSE messages that they make up. Both poll, with a sleep of a millisecond between two looks, and one
+instance passes from one to the other several times: of the 15 ms that a received instance of 608 KB took, most were
+such sleeps. Here each thread waits for what the other, or the peer, does:
+
+    upper layer   its socket is readable, or a primitive is to be sent     poll on the socket and on a pipe
+    messages      a message is whole, or the peer releases or aborts       an event
+
+Neither waits longer than `_LOOK_S`, since time-outs, the end of the other thread and `kill` are announced by nobody.
+What is done once something has happened is the library's: the state machine and the services are not touched.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import select
+import ssl
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from copy import deepcopy
+from typing import Any
+
+from pynetdicom import AE, evt
+from pynetdicom._globals import MODE_ACCEPTOR
+from pynetdicom.association import Association
+from pynetdicom.dul import DULServiceProvider
+from pynetdicom.transport import RequestHandler
+
+from allpacs.receive.guard import GuardedSocket
+
+#: Longest wait for something that is not announced, seconds.
+_LOOK_S = 0.05
+
+
+class _AnnouncingQueue(queue.Queue[Any]):
+    """A queue that tells when something was put in."""
+
+    def __init__(self, announce: Callable[[], object]) -> None:
+        super().__init__()
+        self._announce = announce
+
+    def put(self, item: Any, block: bool = True, timeout: float | None = None) -> None:
+        super().put(item, block, timeout)
+        self._announce()
+
+
+class WaitingUpperLayer(DULServiceProvider):  # type: ignore[misc]
+    """Reads and sends PDUs, waiting for its socket and for the association.
+
+    Parameters
+    ----------
+    arrived:
+        Set when something is there for the association's own thread.
+    """
+
+    def __init__(self, assoc: Association, arrived: threading.Event) -> None:
+        self._bell = _Bell()
+        self._poll = select.poll()  # not select(): it cannot watch descriptors above 1023
+        self._poll.register(self._bell.descriptor, select.POLLIN)
+        self._watched: int | None = None
+        self._arrived = arrived
+        super().__init__(assoc)
+        self.to_provider_queue = _AnnouncingQueue(self._bell.ring)
+        self.to_user_queue = _AnnouncingQueue(arrived.set)
+
+    def run_reactor(self) -> None:
+        """Do what the library's reactor does, until the association ends."""
+        try:
+            super().run_reactor()
+        finally:
+            self._arrived.set()  # the association's thread looks whether this one is still alive
+            self._bell.close()
+
+    @property
+    def _run_loop_delay(self) -> float:
+        """Wait until there is something to do, and return for how long to sleep on top of that: not at all.
+
+        The library's reactor asks for this where it found nothing to do, and sleeps for so long.
+        """
+        if threading.current_thread() is not self:
+            return 0.001  # `stop_dul`: the association's thread waits for this one to end
+        connection = None if self.socket is None else self.socket.socket
+        if isinstance(connection, ssl.SSLSocket) and connection.pending():
+            return 0.0  # read already, but not asked for yet: the socket itself may have nothing left
+        descriptor = -1 if connection is None else connection.fileno()
+        self._watch(descriptor if descriptor >= 0 else None)
+        if any(ready == self._bell.descriptor for ready, _ in self._poll.poll(_LOOK_S * 1000)):
+            self._bell.hush()
+        return 0.0
+
+    @_run_loop_delay.setter
+    def _run_loop_delay(self, _: float) -> None:
+        """Take the library's own delay for said: it sets one when it is made."""
+
+    def stop_dul(self) -> bool:
+        """Stop where the state machine is idle, and return whether it is."""
+        if self.state_machine.current_state == "Sta1":
+            self._kill_thread = True
+            self._bell.ring()
+        stopped: bool = super().stop_dul()
+        return stopped
+
+    def _watch(self, descriptor: int | None) -> None:
+        if descriptor == self._watched:
+            return
+        if self._watched is not None:
+            self._poll.unregister(self._watched)
+        if descriptor is not None:
+            self._poll.register(descriptor, select.POLLIN)
+        self._watched = descriptor
+
+
+class WaitingAssociation(Association):  # type: ignore[misc]
+    """An association that we accepted, serving messages as they come."""
+
+    is_established: bool
+
+    def __init__(self, ae: AE) -> None:
+        super().__init__(ae, MODE_ACCEPTOR)
+        self._arrived = threading.Event()
+        self.dul = WaitingUpperLayer(self, self._arrived)
+        self.dimse.msg_queue = _AnnouncingQueue(self._arrived.set)
+        self.network_timeout = ae.network_timeout  # the timer is the upper layer's
+
+    def _run_reactor(self) -> None:
+        """Serve messages until the peer releases or aborts, the connection is lost or silent for too long.
+
+        The order of the looks is that of the library's own reactor.
+        """
+        self._is_paused = False
+        while not self._kill:
+            if not (self.dimse.msg_queue.qsize() or self.dul.to_user_queue.qsize()):
+                self._arrived.wait(_LOOK_S)
+            self._arrived.clear()
+            self._is_paused = True
+            self._reactor_checkpoint.wait()  # cleared while a handler of ours sends requests to the peer
+            self._is_paused = False
+
+            context_id, message = self.dimse.get_msg(block=False)
+            if message:
+                self._serve_request(message, context_id)
+            if self.is_established and self.acse.is_release_requested():
+                self.acse.send_release(is_response=True)
+                self.is_released = True
+                self.is_established = False
+                evt.trigger(self, evt.EVT_RELEASED, {})
+                self.kill()
+            elif self.acse.is_aborted():
+                self.dul.receive_pdu(wait=False)  # announces it to whoever follows the association messages
+                self.is_aborted = True
+                self.is_established = False
+                evt.trigger(self, evt.EVT_ABORTED, {})
+                self.kill()
+            elif not self.dul.is_alive():
+                self.kill()
+            elif self.dul.idle_timer_expired():
+                self.abort()
+                self.kill()
+
+
+class WaitingHandler(RequestHandler):  # type: ignore[misc]
+    """Makes a `WaitingAssociation` of each connection, as the library's handler makes its own."""
+
+    def _create_association(self) -> WaitingAssociation:
+        association = WaitingAssociation(self.ae)
+        association._server = self.server
+        association.name = f"association-{self.client_address[1]}"
+        association.set_socket(GuardedSocket(association, client_socket=self.request))
+        acceptor = association.acceptor
+        acceptor.maximum_length = self.ae.maximum_pdu_size
+        acceptor.ae_title = self.server.ae_title
+        acceptor.address_info = self.local
+        acceptor.implementation_class_uid = self.ae.implementation_class_uid
+        acceptor.implementation_version_name = self.ae.implementation_version_name
+        acceptor.supported_contexts = deepcopy(self.server.contexts)
+        association.requestor.address_info = self.remote
+        for event, bound in self.server._handlers.items():
+            if event.is_intervention and bound:
+                association.bind(event, *bound)
+            elif event.is_notification:
+                for handler in bound:
+                    association.bind(event, *handler)
+        return association
+
+
+class _Bell:
+    """A pipe that wakes a poll; rung from any thread, also after it was closed."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.descriptor, self._rope = os.pipe()
+        os.set_blocking(self.descriptor, False)
+        os.set_blocking(self._rope, False)
+        self._open = True
+
+    def ring(self) -> None:
+        # Under the lock: once closed, the number may be another connection's, or that of a file being spooled.
+        with self._lock, suppress(BlockingIOError):  # full: it rings already
+            if self._open:
+                os.write(self._rope, b"\0")
+
+    def hush(self) -> None:
+        with suppress(BlockingIOError):
+            os.read(self.descriptor, 4096)
+
+    def close(self) -> None:
+        with self._lock:
+            self._open = False
+            os.close(self._rope)
+            os.close(self.descriptor)
