@@ -31,12 +31,15 @@ if TYPE_CHECKING:
     from allpacs.commitment import Answer
     from allpacs.deliver.port import Destination
     from allpacs.flow import Flow
+    from allpacs.monitor import Check, Monitor
     from allpacs.pipeline import AskModel, Pipeline
     from allpacs.receive.scp import StorageScp
     from allpacs.tls import Tls
 
 _log = structlog.get_logger("allpacs.app")
 
+#: A worker that has not asked the index for longer is not ready, seconds.
+_LONGEST_IDLE_S = 60.0
 #: A file staged for longer than this was left by a receiver that was killed, seconds.
 _STAGED_FOR_S = 86_400.0
 
@@ -126,6 +129,48 @@ def _report_back(settings: Settings) -> dict[str, Callable[[Answer], None]]:
             to = Peer(peer.host, peer.port, ae_title, settings.receive.ae_title, peer.timeout_s, tls)
             made[ae_title] = partial(report_commitment, to)
     return made
+
+
+def start_monitor(settings: Settings, store: Store, port: int, *, healthy: Check, ready: Check) -> Monitor | None:
+    """Serve a process's health and metrics; None where that is turned off or its port is taken.
+
+    A port that is taken is no reason not to receive or to work: it is logged.
+
+    Parameters
+    ----------
+    ready:
+        What else has to be well than the store.
+    """
+    from allpacs.monitor import Monitor, StoreMetrics
+
+    one = settings.monitor
+    if not one.enabled:
+        return None
+
+    def all_ready() -> str | None:
+        try:
+            store.receiving.waiting()
+            if store.receiving.free_bytes() < settings.receive.min_free_mb * 1_000_000:
+                return "free disk is below receive.min_free_mb"
+        except StoreFault as fault:
+            return str(fault)
+        return healthy() or ready()
+
+    monitor = Monitor(
+        one.host,
+        port,
+        healthy=healthy,
+        ready=all_ready,
+        collector=StoreMetrics(store),
+        token=None if one.bearer_token is None else one.bearer_token.get_secret_value(),
+        tls=None if one.tls is None else make_tls(one.tls, "monitor.tls"),
+    )
+    try:
+        monitor.start()
+    except OSError as error:
+        _log.error("monitor_not_started", host=one.host, port=port, reason=error.strerror)
+        return None
+    return monitor
 
 
 def make_destinations(settings: Settings) -> dict[str, Destination]:
@@ -313,6 +358,19 @@ class Worker:
     def start(self) -> None:
         """Take up what was begun, then whatever is due."""
         self._flow.start()
+
+    def healthy(self) -> str | None:
+        """Return None, or why this process has to be started again."""
+        if not self._flow.dispatching:
+            return "nothing looks for due work any more"
+        if self._batcher is not None and not self._batcher.alive:
+            return "nothing asks the model any more"
+        return None
+
+    def ready(self) -> str | None:
+        """Return None, or what keeps this process from its work."""
+        idle_s = self._flow.idle_s
+        return f"the index was last asked {idle_s:.0f} s ago" if idle_s > _LONGEST_IDLE_S else None
 
     def stop(self) -> None:
         """Finish or checkpoint what runs, then let go of the model."""

@@ -133,7 +133,7 @@ def serve(config: ConfigOption = None) -> None:
 @app.command()
 def receive(config: ConfigOption = None, supervisor: SupervisorOption = None) -> None:
     """Run the DICOM receiver alone until SIGTERM."""
-    from allpacs.app import make_receiver, open_store, recover_in_background
+    from allpacs.app import make_receiver, open_store, recover_in_background, start_monitor
     from allpacs.supervise import until_stopped
 
     settings = _settings(config)
@@ -146,6 +146,11 @@ def receive(config: ConfigOption = None, supervisor: SupervisorOption = None) ->
         raise ConfigFault(
             f"cannot listen on {address} ({error.strerror}): change receive.host or receive.port"
         ) from None
+
+    def not_listening() -> str | None:
+        return None if receiver.listening else "nothing listens for associations"
+
+    start_monitor(settings, store, settings.monitor.receive_port, healthy=not_listening, ready=lambda: None)
     recover_in_background(settings, store)
     until_stopped(supervisor)
     receiver.stop()
@@ -154,12 +159,14 @@ def receive(config: ConfigOption = None, supervisor: SupervisorOption = None) ->
 @app.command()
 def work(config: ConfigOption = None, supervisor: SupervisorOption = None) -> None:
     """Run the worker (model, reports, deliveries) alone until SIGTERM."""
-    from allpacs.app import Worker, open_store
+    from allpacs.app import Worker, open_store, start_monitor
     from allpacs.supervise import end_process, until_stopped
 
     settings = _settings(config)
-    worker = Worker(settings, open_store(settings))
+    store = open_store(settings)
+    worker = Worker(settings, store)
     worker.start()
+    start_monitor(settings, store, settings.monitor.work_port, healthy=worker.healthy, ready=worker.ready)
     until_stopped(supervisor)
     worker.stop()
     end_process()

@@ -14,6 +14,7 @@ from typing import Any
 
 import structlog
 
+from allpacs import metrics
 from allpacs.deliver.port import Committing, Destination
 from allpacs.deliver.retry import DeadLetter, RetryAfter, RetryPolicy, decide
 from allpacs.domain.artefacts import Artefact, Asked
@@ -81,7 +82,7 @@ class Delivering:
                 return str(state)
             detail = f"{detail}; {said}" if said and said not in detail else detail
             self._patiently(self._end, study_uid, revision, name, state, detail, again_at)
-        self._log_delivery(log, state, detail, again_at)
+        self._tell(log, name, state, detail, again_at)
         return str(state)
 
     def _commitment(
@@ -134,7 +135,7 @@ class Delivering:
             destination=delivery.destination,
             attempts=delivery.attempts,
         )
-        self._log_delivery(log, state, detail, again_at)
+        self._tell(log, delivery.destination, state, detail, again_at)
 
     def _after_failure(self, fault: AllpacsError, tries: int) -> tuple[DeliveryState, str, float | None]:
         """Return the state after a failed attempt, why, and when it is tried again."""
@@ -145,9 +146,15 @@ class Delivering:
             case DeadLetter(reason=reason):
                 return DeliveryState.DEAD, reason, None
 
-    def _log_delivery(
-        self, log: structlog.typing.FilteringBoundLogger, state: DeliveryState, detail: str, again_at: float | None
+    def _tell(
+        self,
+        log: structlog.typing.FilteringBoundLogger,
+        destination: str,
+        state: DeliveryState,
+        detail: str,
+        again_at: float | None,
     ) -> None:
+        metrics.ATTEMPTS.labels(destination, str(state)).inc()
         wait_s = None if again_at is None else round(again_at - self._now(), 1)
         match state:
             case DeliveryState.RETRYING:

@@ -41,6 +41,7 @@ from dbos import DBOS, Serializer, SetWorkflowID
 from dbos import error as engine_errors
 from sqlalchemy.exc import SQLAlchemyError
 
+from allpacs import metrics
 from allpacs.deliver.port import Destination
 from allpacs.deliver.retry import RetryPolicy
 from allpacs.delivering import Delivering
@@ -143,6 +144,7 @@ class Flow:
             store=store, destinations=destinations, retry=options.retry, now=now, patiently=self._patiently
         )
         self._swept_at = 0.0
+        self._dispatched_at = time.monotonic()
         self._stop = threading.Event()
         self._wake = threading.Event()
         self._enqueued: set[str] = set()
@@ -191,12 +193,23 @@ class Flow:
         self._dispatcher.join()
         DBOS.destroy(destroy_registry=True, workflow_completion_timeout_sec=int(finish_within_s))
 
+    @property
+    def dispatching(self) -> bool:
+        """Whether the thread that looks for due work runs."""
+        return self._dispatcher.is_alive()
+
+    @property
+    def idle_s(self) -> float:
+        """Seconds since the index was last asked what is due."""
+        return time.monotonic() - self._dispatched_at
+
     # ------------------------------------------------------------------------------------------------ dispatcher
 
     def _dispatch_until_stopped(self) -> None:
         while not self._stop.is_set():
             try:
                 self._dispatch()
+                self._dispatched_at = time.monotonic()
             except StoreFault as fault:
                 _log.error("dispatch_failed", reason=str(fault))
                 self._stop.wait(1.0)
@@ -285,7 +298,8 @@ class Flow:
     def _step(self, name: str, function: Callable[..., T], study_uid: str, revision: int, *more: Any) -> T:
         """Run one checkpointed step."""
         self._pause_if_stopping()
-        return DBOS.run_step({"name": name}, self._patiently, function, study_uid, revision, *more)
+        with metrics.STAGE_SECONDS.labels(name).time():
+            return DBOS.run_step({"name": name}, self._patiently, function, study_uid, revision, *more)
 
     def _pause_if_stopping(self) -> None:
         if self._stop.is_set():

@@ -302,6 +302,23 @@ class ConsoleSettings(_Section):
         return self
 
 
+class MonitorSettings(_Section):
+    """Health and metrics over HTTP, one port a process."""
+
+    enabled: bool = Field(True, description="serve /healthz, /readyz and /metrics")
+    host: str = Field("127.0.0.1", description="address to listen on; another than loopback needs tls and bearer_token")
+    receive_port: int = Field(8140, ge=0, le=65535, description="port of the receiver's")
+    work_port: int = Field(8141, ge=0, le=65535, description="port of the worker's")
+    bearer_token: SecretStr | None = Field(None, description="who asks for /metrics has to bear it; unset: anybody")
+    tls: ServerTlsSettings | None = Field(None, description="https; unset: none, and nothing is encrypted")
+
+    @model_validator(mode="after")
+    def _closed(self) -> Self:
+        if self.host not in ("127.0.0.1", "::1", "localhost") and (self.tls is None or self.bearer_token is None):
+            raise ValueError("host is not loopback: set tls and bearer_token too")
+        return self
+
+
 class LogSettings(_Section):
     """Logging, to standard error."""
 
@@ -326,6 +343,7 @@ class Settings(BaseSettings):
     work: WorkSettings = WorkSettings()
     retry: RetrySettings = RetrySettings()
     console: ConsoleSettings = ConsoleSettings()
+    monitor: MonitorSettings = MonitorSettings()
     log: LogSettings = LogSettings()
     destinations: dict[str, DestinationSettings] = Field(default_factory=dict)
 

@@ -26,6 +26,7 @@ import numpy as np
 import structlog
 from numpy.typing import NDArray
 
+from allpacs import metrics
 from allpacs.classify.aggregate import LABELS
 from allpacs.classify.engines.port import Engine, OutOfDeviceMemory
 from allpacs.domain.errors import ModelFault
@@ -89,6 +90,11 @@ class Batcher:
     def engine(self) -> Engine:
         """The engine that answers; only what may be called from any thread is to be called on it."""
         return self._engine
+
+    @property
+    def alive(self) -> bool:
+        """Whether submissions are answered."""
+        return self._worker.is_alive()
 
     def submit(self, inputs: NDArray[np.uint8]) -> Future[NDArray[np.float32]]:
         """Queue cells and return the future of their logits; blocks while too many cells wait.
@@ -228,7 +234,9 @@ class Batcher:
         if len(inputs) > self._max_batch:  # the rest of a batch that did not fit
             return self._halves(inputs, sound=sound)
         try:
-            logits = self._engine.logits(inputs)
+            with metrics.MODEL_SECONDS.time():
+                logits = self._engine.logits(inputs)
+            metrics.BATCH_CELLS.observe(len(inputs))
         except OutOfDeviceMemory:
             if len(inputs) == 1:
                 raise

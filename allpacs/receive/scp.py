@@ -22,6 +22,7 @@ from pynetdicom.dimse_messages import C_STORE_RQ
 from pynetdicom.dsutils import encode_file_meta
 from pynetdicom.sop_class import Verification
 
+from allpacs import metrics
 from allpacs.commitment import SOP_CLASS_UID as COMMITMENT_SOP_CLASS_UID
 from allpacs.domain.errors import InstanceRefused, StoreFault
 from allpacs.domain.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, is_uid
@@ -218,6 +219,11 @@ class StorageScp:
             self._commitments.start()
         _log.info("receiver_started", ae_title=self._ae.ae_title, host=self._address[0], port=self.port)
 
+    @property
+    def listening(self) -> bool:
+        """Whether associations are taken."""
+        return self._server is not None
+
     def stop(self, grace_s: float = 5.0) -> None:
         """Take no further associations, give those under way so long to end, abort the rest."""
         if self._server is None:
@@ -238,6 +244,7 @@ class StorageScp:
         tally = self._tallies.get(event.assoc) or _Tally(calling_ae, time.monotonic())  # none: aborted meanwhile
         affected_uid = str(event.request.AffectedSOPInstanceUID)
         loggable_uid = affected_uid if is_uid(affected_uid) else None
+        began = time.monotonic()
         try:
             self._receive(event, tally)
         except InstanceRefused as refused:
@@ -251,6 +258,8 @@ class StorageScp:
             return SUCCESS
         finally:
             self._memory.give_back(event.assoc)
+            metrics.STORE_SECONDS.observe(time.monotonic() - began)
+        metrics.REFUSED.labels(f"{status:04X}").inc()
         tally.refused[f"{status:04X}"] += 1
         about = {"calling_ae": calling_ae, "sop_instance_uid": loggable_uid, "reason": reason}
         _log.warning("instance_refused", status=f"{status:04X}", **about)
@@ -265,7 +274,7 @@ class StorageScp:
     def _receive(self, event: evt.Event, tally: _Tally) -> None:
         rate = self._rates.get(tally.calling_ae)
         if rate is not None:
-            rate.wait()
+            metrics.HELD_BACK_SECONDS.inc(rate.wait())
         now = self._clock()
         encoded: BytesIO = event.request.DataSet
         transfer_syntax_uid = str(event.context.transfer_syntax)
@@ -287,6 +296,8 @@ class StorageScp:
                 quiet_s=rule.quiet_s,
                 max_age_s=rule.max_age_s,
             )
+            metrics.RECEIVED_BYTES.inc(len(data_set))
+        metrics.RECEIVED.labels(outcome).inc()
         tally.study_uids.add(identity.study_uid)
         if outcome == "stored":
             tally.stored += 1
@@ -295,9 +306,11 @@ class StorageScp:
 
     def _on_established(self, event: evt.Event) -> None:
         self._tallies[event.assoc] = _Tally(event.assoc.requestor.ae_title, time.monotonic())
+        metrics.ASSOCIATIONS_OPEN.inc()
 
     def _on_rejected(self, event: evt.Event) -> None:
         request = event.assoc.requestor.primitive
+        metrics.ASSOCIATIONS.labels("rejected").inc()
         _log.warning("association_rejected", calling_ae=request.calling_ae_title, called_ae=request.called_ae_title)
 
     def _on_released(self, event: evt.Event) -> None:
@@ -345,6 +358,8 @@ class StorageScp:
         tally = self._tallies.pop(event.assoc, None)
         if tally is None:
             return
+        metrics.ASSOCIATIONS_OPEN.dec()
+        metrics.ASSOCIATIONS.labels(ended).inc()
         _log.info(
             "association_ended",
             calling_ae=tally.calling_ae,

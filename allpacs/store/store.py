@@ -8,6 +8,7 @@ from pathlib import Path
 from allpacs.domain.errors import StoreFault
 from allpacs.store.artefacts import Artefacts
 from allpacs.store.audit import Audit
+from allpacs.store.backlog import Backlog
 from allpacs.store.commitments import Commitments
 from allpacs.store.database import Database
 from allpacs.store.deliveries import Deliveries
@@ -39,6 +40,7 @@ class Store:
     deliveries: Deliveries
     commitments: Commitments
     studies: Studies
+    backlog: Backlog
     audit: Audit
     scrub: Scrub
     spool: Spool
@@ -71,6 +73,7 @@ class Store:
             deliveries=Deliveries(database),
             commitments=Commitments(database, spool),
             studies=Studies(database),
+            backlog=Backlog(database),
             audit=audit,
             scrub=Scrub(database, spool, results),
             spool=spool,
