@@ -106,11 +106,18 @@ def demo(
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder for everything the demo writes.")] = Path("demo-out"),
     timeout: Annotated[float, typer.Option(help="Give up after so many seconds.")] = 600.0,
+    keep_open: Annotated[
+        bool | None,
+        typer.Option(
+            help="Go on with the review console until Ctrl-C; unless said, where a person is at the terminal."
+        ),
+    ] = None,
 ) -> None:
     """Run the whole plugin once, with stand-ins for PACS and EHR, and show what came of it."""
     from allpacs.demo.run import run_demo
 
-    run_demo(images, out, timeout_s=timeout)
+    at_terminal = sys.stdin.isatty() and sys.stdout.isatty()
+    run_demo(images, out, timeout_s=timeout, keep_open=at_terminal if keep_open is None else keep_open)
 
 
 @app.command()
@@ -125,7 +132,8 @@ def serve(config: ConfigOption = None) -> None:
         from allpacs.console.server import address
 
         commands["console"] = ["console", *arguments]
-        typer.echo(f"review console: {address(settings)}")
+        # Standard output that is no terminal may be a log, and a token has no place there.
+        typer.echo(f"review console: {address(settings, with_token=sys.stdout.isatty())}")
     # Senders are waiting for the receiver, and it starts within a second; a worker loads its model each time.
     Supervisor(commands, longest_waits_s={"receive": 2.0}).run()
 
@@ -181,7 +189,7 @@ def console(config: ConfigOption = None, supervisor: SupervisorOption = None) ->
     settings = _settings(config)
     store = open_store(settings)
     if supervisor is None:
-        typer.echo(f"review console: {address(settings)}")
+        typer.echo(f"review console: {address(settings, with_token=sys.stdout.isatty())}")
     run_console(settings, store, supervisor=supervisor)
 
 

@@ -69,8 +69,8 @@ def run_console(settings: Settings, store: Store, *, supervisor: int | None = No
     server.run(sockets=[socket])
 
 
-def address(settings: Settings) -> str:
-    """Return the address to open; for a single user it carries the token, where no server log keeps it.
+def address(settings: Settings, *, with_token: bool = True) -> str:
+    """Return the address to open; for a single user it carries the token, behind the #, which no server sees.
 
     Raises
     ------
@@ -79,7 +79,7 @@ def address(settings: Settings) -> str:
     """
     console = settings.console
     base = console.address or f"{'https' if console.certificate else 'http'}://{_host(console)}:{console.port}"
-    if console.oidc is not None:
+    if console.oidc is not None or not with_token:
         return f"{base}/"
     return f"{base}/sign-in#{access.secret_of(settings.store.folder / 'console.token')}"
 

@@ -29,7 +29,7 @@ from allpacs.demo.fhir_endpoint import FhirEndpoint
 from allpacs.domain.artefacts import ArtefactKind
 from allpacs.domain.errors import AllpacsError, DeliveryRejected, DeliveryUnavailable, InputFault
 from allpacs.domain.findings import CellFinding, InstanceFindings
-from allpacs.settings import load_settings
+from allpacs.settings import Settings, load_settings
 from allpacs.store.records import RevisionState
 from allpacs.store.store import Store
 
@@ -45,7 +45,7 @@ class DemoFailed(AllpacsError):
     """The demo did not come to its end; the message says where to look."""
 
 
-def run_demo(images: Path | None, out: Path, *, timeout_s: float) -> dict[str, Any]:
+def run_demo(images: Path | None, out: Path, *, timeout_s: float, keep_open: bool = False) -> dict[str, Any]:
     """Send a study through the plugin, print what came of it, write ``summary.json``, and return the summary.
 
     Parameters
@@ -56,6 +56,9 @@ def run_demo(images: Path | None, out: Path, *, timeout_s: float) -> dict[str, A
         Folder for everything that is written: the study, the plugin's store, what PACS and EHR received.
     timeout_s:
         Longest wait for the plugin to start, and for the results to arrive.
+    keep_open:
+        Go on with the review console until Ctrl-C, so that a person can review the study and sign it off; the summary
+        is then of what had come by that time.
 
     Raises
     ------
@@ -72,7 +75,7 @@ def run_demo(images: Path | None, out: Path, *, timeout_s: float) -> dict[str, A
     with Archive(folder / "pacs", "PACS") as pacs, FhirEndpoint(folder / "ehr") as ehr:
         config = folder / "allpacs.toml"
         port = _free_port()
-        config.write_text(_configuration(folder, port, pacs.port, ehr.base_url), encoding="utf-8")
+        config.write_text(_configuration(folder, port, pacs.port, ehr.base_url, keep_open), encoding="utf-8")
         make_pipeline(load_settings(config))  # a bundle that cannot be used is better said now than waited for
         with _plugin(config, folder / "allpacs.log") as plugin:
             study = _study(images, folder)
@@ -83,18 +86,48 @@ def run_demo(images: Path | None, out: Path, *, timeout_s: float) -> dict[str, A
             _tell_refused(console, sent)
             store = Store.open(load_settings(config).store.folder)
             _wait_until_settled(store, plugin, timeout_s, folder / "allpacs.log")
-        summary = _summary(store, pacs, ehr, folder, seconds=time.monotonic() - started)
-        findings = {row.study_uid: store.findings.get(row.study_uid, row.revision) for row in store.studies.latest()}
+            seconds = time.monotonic() - started
+            if keep_open:
+                _print_cells(console, _findings(store), images)
+                _review(console, load_settings(config), store, plugin)
+        summary = _summary(store, pacs, ehr, folder, seconds)
+        findings = _findings(store)
         store.close()
     text = json.dumps(summary, indent=2) + "\n"
     (folder / "summary.json").write_text(text, encoding="utf-8")
     (out / "summary.json").write_text(text, encoding="utf-8")
-    _print_cells(console, findings, images)
+    if not keep_open:
+        _print_cells(console, findings, images)
     _print_places(console, summary, out / "summary.json")
+    if not keep_open:
+        console.print("To review the study and sign it off: allpacs demo --keep-open", highlight=False)
     return summary
 
 
-def _configuration(folder: Path, port: int, pacs_port: int, fhir_url: str) -> str:
+def _findings(store: Store) -> dict[str, list[InstanceFindings]]:
+    return {row.study_uid: store.findings.get(row.study_uid, row.revision) for row in store.studies.latest()}
+
+
+def _review(console: Console, settings: Settings, store: Store, plugin: subprocess.Popen[bytes]) -> None:
+    """Say where the review console is, and follow what is signed there until Ctrl-C."""
+    from allpacs.console.server import address
+
+    console.print(f"\n[bold]Review console:[/bold] {address(settings)}", highlight=False, soft_wrap=True)
+    console.print("Open it, review the cells, sign off. Ctrl-C ends the demo.", highlight=False)
+    told: set[tuple[str, int]] = set()
+    try:
+        while plugin.poll() is None:
+            for row in store.studies.latest():
+                review = store.reviews.made(row.study_uid, row.revision)
+                if review is not None and row.state in _SETTLED and (row.study_uid, row.revision) not in told:
+                    told.add((row.study_uid, row.revision))
+                    console.print(f"signed by {review.signed_by}: verified SR and final FHIR report delivered")
+            time.sleep(0.5)
+    except KeyboardInterrupt:
+        console.print()
+
+
+def _configuration(folder: Path, port: int, pacs_port: int, fhir_url: str, with_console: bool) -> str:
     return f"""# Written by `allpacs demo`: the plugin between stand-ins for a PACS and an EHR.
 [receive]
 port = {port}
@@ -106,6 +139,12 @@ close_on_release = true
 
 [store]
 folder = {json.dumps(str(folder / "store"))}
+
+[console]
+enabled = {json.dumps(with_console)}
+port = {_free_port()}
+reviewer_name = "Reviewer^Demo"
+organisation = "Demonstration"
 
 [log]
 format = "json"

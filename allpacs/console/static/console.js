@@ -66,9 +66,12 @@ document.addEventListener("click", (event) => {
 });
 
 // The address that is printed at start carries the token behind the #, which no server sees.
-const form = document.getElementById("token-form");
-if (form && location.hash.length > 1) {
+function takeToken() {
+  const form = document.getElementById("token-form");
+  if (!form || location.hash.length < 2) return;
   form.elements.token.value = decodeURIComponent(location.hash.slice(1));
   history.replaceState(null, "", location.pathname + location.search);
   form.requestSubmit();
 }
+addEventListener("hashchange", takeToken);
+takeToken();

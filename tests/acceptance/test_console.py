@@ -1,0 +1,238 @@
+"""The demo's study, reviewed and signed in a browser: what a new user does first."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page, expect
+
+from acceptance.reports import read, resources
+from browser import Faults, chromium, serious
+from conftest import REPOSITORY
+
+pytestmark = pytest.mark.slow
+
+_CELLS = 10
+#: Every page but the study, which the test finds by itself.
+PATHS = ("/",)
+_FIRST = re.compile(r"Review console: (\S+)")
+
+
+@dataclass(frozen=True, slots=True)
+class Demo:
+    address: str
+    folder: Path
+    process: subprocess.Popen[str]
+
+    @property
+    def run(self) -> Path:
+        """The folder of this run."""
+        (found,) = [path for path in self.folder.iterdir() if path.is_dir()]
+        return found
+
+    def reports(self) -> list[Path]:
+        return sorted((self.run / "pacs").rglob("*.dcm"), key=lambda path: path.stat().st_mtime)
+
+
+def _pictures(folder: Path) -> Path | None:
+    """Return a folder of real cells (C-NMC 2019, CC BY 3.0); None, for drawn ones, where there are no data."""
+    cells = sorted((REPOSITORY.parent / "shared" / "data" / "cnmc").rglob("*.bmp"))
+    if not cells:
+        return None
+    folder.mkdir()
+    for cell in cells[:: len(cells) // _CELLS][:_CELLS]:
+        shutil.copy(cell, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
+    folder = tmp_path_factory.mktemp("demo")
+    images = _pictures(folder / "cells")
+    given = [] if images is None else ["--images", str(images)]
+    command = [sys.executable, "-m", "allpacs", "demo", "--keep-open", "--out", str(folder / "out"), *given]
+    with (folder / "printed.txt").open("w+") as printed:
+        process = subprocess.Popen(command, stdout=printed, stderr=subprocess.STDOUT, text=True)
+        try:
+            until = time.monotonic() + 240
+            while not (found := _FIRST.search((folder / "printed.txt").read_text())):
+                assert process.poll() is None, (folder / "printed.txt").read_text()
+                assert time.monotonic() < until, "the demo printed no address"
+                time.sleep(0.2)
+            yield Demo(found[1], folder / "out", process)
+        finally:
+            if process.poll() is None:
+                process.send_signal(signal.SIGINT)
+                process.wait(90)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with chromium() as browser:
+        yield browser
+
+
+@pytest.fixture
+def faults() -> Faults:
+    return Faults()
+
+
+@pytest.fixture
+def page(browser: Browser, demo: Demo, faults: Faults) -> Iterator[Page]:
+    """Open the printed address; its token signs in by itself."""
+    context = browser.new_context(viewport={"width": 1366, "height": 768}, locale="en-GB")
+    page = faults.watch(context.new_page())
+    page.set_default_timeout(30_000)
+    page.goto(demo.address)
+    expect(page.locator("table.studies")).to_be_visible()
+    yield page
+    context.close()
+
+
+def test_the_worklist_shows_the_study_and_follows_the_filters(page: Page, faults: Faults) -> None:
+    row = page.locator("table.studies tbody tr")
+    expect(row).to_have_count(1)
+    expect(row).to_contain_text("Demonstration Study")
+    expect(row).to_contain_text("Delivered")
+    assert "#" not in page.url
+    page.fill("#q", "nobody of that name")
+    expect(page.locator(".empty")).to_contain_text("No study matches")
+    page.fill("#q", "demonstration")
+    expect(row).to_have_count(1)
+    expect(page.locator(".ruo")).to_contain_text("Research use only")
+    assert faults == []
+
+
+def test_cells_are_reviewed_by_keyboard_and_signed(page: Page, demo: Demo, faults: Faults) -> None:
+    page.click("table.studies tbody th a")
+    cells = page.locator(".cell")
+    expect(cells.first).to_have_attribute("aria-current", "true")
+    count = cells.count()
+    assert count == _CELLS if (demo.folder.parent / "cells").is_dir() else count > 0
+    (before,) = demo.reports()
+    assert read(before).VerificationFlag == "UNVERIFIED"
+
+    # Every cell of the model's class in one key; the first gets the other class, the second is excluded.
+    first, second = cells.nth(0).get_attribute("data-label"), cells.nth(1)
+    key = "h" if first == "ALL" else "a"
+    page.keyboard.press(key)
+    expect(cells.nth(0)).to_have_class(re.compile(r"\brelabelled\b"))
+    expect(cells.nth(1)).to_have_attribute("aria-current", "true")
+    page.keyboard.press("x")
+    page.keyboard.press("Enter")
+    page.keyboard.press("a")
+    page.keyboard.press("u")  # of the fifth, where nothing was decided
+    expect(page.locator("#saving")).to_have_text("Saved")
+    expect(page.locator("#status")).to_contain_text(f"4 of {count} reviewed")
+    uid, excluded = cells.nth(0).get_attribute("data-uid"), second.get_attribute("data-uid")
+    page.reload()
+    expect(page.locator(f'.cell[data-uid="{uid}"]')).to_have_class(re.compile(r"\brelabelled\b"))
+    expect(page.locator(f'.cell[data-uid="{excluded}"]')).to_have_class(re.compile(r"\bexcluded\b"))
+
+    page.locator("summary", has_text="Comment").click()
+    page.fill("#comment-text", "Nucleoli <b>clearly</b> seen & counted")
+    page.locator("#comment button").click()
+    expect(page.locator("#comment")).to_contain_text("Saved")
+
+    page.click("[data-sign-off]")
+    expect(page.locator("#name")).to_have_value("Reviewer, Demo")
+    page.click("button:has-text('Sign'):not(.wide)")  # the box is not ticked: the browser keeps the form
+    assert page.url.endswith("/sign-off")
+    page.check("[name=responsible]")
+    page.click("button:has-text('Sign'):not(.wide)")
+    expect(page.locator(".verdict.signed")).to_contain_text("Signed by Reviewer, Demo", timeout=60_000)
+    expect(page.locator(".deliveries .s-sent, .deliveries .s-committed")).to_have_count(3, timeout=60_000)
+    assert faults == []
+
+    first_report, report = (read(path) for path in demo.reports())
+    assert report.VerificationFlag == "VERIFIED"
+    assert str(report.VerifyingObserverSequence[0].VerifyingObserverName) == "Reviewer^Demo"
+    (replaced,) = report.PredecessorDocumentsSequence[0].ReferencedSeriesSequence[0].ReferencedSOPSequence
+    assert replaced.ReferencedSOPInstanceUID == first_report.SOPInstanceUID
+    (in_ehr,) = resources(demo.run / "ehr", "DiagnosticReport")
+    assert in_ehr["status"] == "final"
+    assert in_ehr["resultsInterpreter"][0]["display"].startswith("Reviewer Demo")
+    page.goto(page.url.split("/studies")[0])
+    expect(page.locator(".badge.signed")).to_be_visible()
+
+
+def test_what_was_not_saved_when_the_session_ended_is_saved_after_signing_in(page: Page, demo: Demo) -> None:
+    page.click("table.studies tbody th a")
+    cell = page.locator(".cell").last
+    cell.click()
+    uid = cell.get_attribute("data-uid")
+    cookies = page.context.cookies()
+    page.context.clear_cookies()
+    page.keyboard.press("x")
+    expect(page.locator("#session-ended")).to_be_visible()
+    expect(page.locator("#session-ended")).to_contain_text("Nothing is lost")
+    page.click("#session-ended a")
+    expect(page.locator("#token")).to_be_visible()
+    page.fill("#token", demo.address.partition("#")[2])
+    page.click("main button")
+    found = page.locator(f'.cell[data-uid="{uid}"]')
+    expect(found).to_have_class(re.compile(r"\bexcluded\b"))
+    expect(found).not_to_have_class(re.compile(r"\bunsaved\b"))
+    assert page.evaluate("Object.keys(sessionStorage).filter((key) => key.startsWith('allpacs'))") == []
+    assert {one["name"] for one in page.context.cookies()} == {one["name"] for one in cookies}
+
+
+def test_two_reviewers_at_once_are_told(page: Page, browser: Browser, demo: Demo) -> None:
+    page.click("table.studies tbody th a")
+    page.wait_for_selector('.cell[aria-current="true"]')
+    with browser.new_context() as context:
+        other = context.new_page()
+        other.goto(demo.address)
+        other.click("table.studies tbody th a")
+        other.wait_for_selector('.cell[aria-current="true"]')
+        version = other.locator(".cell").first.get_attribute("data-version")
+        other.keyboard.press("a")
+        expect(other.locator("#saving")).to_have_text("Saved")
+        assert other.locator(".cell").first.get_attribute("data-version") != version
+    page.keyboard.press("x")
+    expect(page.locator("#saving")).to_contain_text("has decided this cell otherwise meanwhile")
+
+
+@pytest.mark.parametrize("locale", ["en", "ar"])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_no_page_is_hard_to_use(browser: Browser, demo: Demo, locale: str, scheme: str) -> None:
+    context = browser.new_context(viewport={"width": 1366, "height": 768}, locale=locale, color_scheme=scheme)  # type: ignore[arg-type]
+    page = context.new_page()
+    page.goto(demo.address.partition("#")[0])
+    assert serious(page) == []
+    page.goto(demo.address)
+    page.wait_for_selector("table.studies")
+    root = page.url.split("?")[0].rstrip("/")
+    assert page.evaluate("document.documentElement.dir") == ("rtl" if locale == "ar" else "ltr")
+    study = page.locator("table.studies tbody th a").get_attribute("href")
+    for path in (*PATHS, study):
+        page.goto(f"{root}{path}")
+        page.wait_for_timeout(300)  # pictures and the first selection
+        assert serious(page) == [], path
+        wide = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+        assert wide <= 0, f"{path} scrolls sideways"
+    page.goto(f"{root}{study}")
+    page.wait_for_selector('.cell[aria-current="true"]')
+    page.keyboard.press("f")
+    page.wait_for_selector("#field[open] polygon.chosen")
+    assert serious(page) == []
+    context.close()
+
+
+def test_the_demo_ends_with_a_summary_of_what_was_signed(demo: Demo) -> None:
+    """Run last: it ends the demo."""
+    demo.process.send_signal(signal.SIGINT)
+    assert demo.process.wait(90) == 0
+    summary = json.loads((demo.folder / "summary.json").read_text())
+    assert len(summary["sr"]) == 2
+    assert "signed by local" in (demo.folder.parent / "printed.txt").read_text()
