@@ -22,6 +22,13 @@ from allpacs.store.spool import Buffer, Spool
 DUPLICATE_SOP_INSTANCE = 0x0111
 
 
+_KEPT = sa.select(schema.instances.c.transfer_syntax_uid, schema.instances.c.sha256).where(
+    schema.instances.c.sop_instance_uid == sa.bindparam("uid")
+)
+#: What a study's row begins with.
+_OPENING = ("study_uid", "source_ae", "state", "revision", "opened_at", "last_received_at", "due_at")
+
+
 class _KeptAlready(Exception):
     """Another sender's instance of that UID was kept first; undoes what the change had done."""
 
@@ -37,6 +44,7 @@ class Receiving:
         self._database = database
         self._spool = spool
         self._audit = audit
+        self._statements = _Statements(database)
         self._moved_into: set[Path] = set()  # by the changes of the transaction under way
         self._group = GroupCommit(database, self._sync_folders)
 
@@ -84,24 +92,37 @@ class Receiving:
             staged = self._spool.stage([file_meta, data_set])
 
             def keep(connection: sa.Connection) -> None:
-                self._open_study(connection, identity.study_uid, calling_ae, received_at, quiet_s, max_age_s)
-                self._add_series(connection, identity, received_at)
+                statements = self._statements
+                study = {
+                    "study_uid": identity.study_uid,
+                    "source_ae": calling_ae,
+                    "state": RECEIVING,
+                    "revision": 0,
+                    "opened_at": received_at,
+                    "last_received_at": received_at,
+                    "due_at": received_at + min(quiet_s, max_age_s),
+                }
+                connection.execute(statements.open_study, {**study, "quiet_s": quiet_s, "max_age_s": max_age_s})
+                series = {
+                    "study_uid": identity.study_uid,
+                    "series_uid": identity.series_uid,
+                    "first_received_at": received_at,
+                }
+                connection.execute(statements.add_series, series)
                 inserted = connection.scalar(
-                    self._database.insert(schema.instances)
-                    .values(
-                        sop_instance_uid=identity.sop_instance_uid,
-                        study_uid=identity.study_uid,
-                        series_uid=identity.series_uid,
-                        sop_class_uid=identity.sop_class_uid,
-                        transfer_syntax_uid=identity.transfer_syntax_uid,
-                        calling_ae=calling_ae,
-                        received_at=received_at,
-                        path=path.as_posix(),
-                        size_bytes=len(file_meta) + len(data_set),
-                        sha256=sha256,
-                    )
-                    .on_conflict_do_nothing()
-                    .returning(schema.instances.c.sop_instance_uid)
+                    statements.add_instance,
+                    {
+                        "sop_instance_uid": identity.sop_instance_uid,
+                        "study_uid": identity.study_uid,
+                        "series_uid": identity.series_uid,
+                        "sop_class_uid": identity.sop_class_uid,
+                        "transfer_syntax_uid": identity.transfer_syntax_uid,
+                        "calling_ae": calling_ae,
+                        "received_at": received_at,
+                        "path": path.as_posix(),
+                        "size_bytes": len(file_meta) + len(data_set),
+                        "sha256": sha256,
+                    },
                 )
                 if inserted is None:
                     raise _KeptAlready(_kept(connection, identity.sop_instance_uid))
@@ -167,52 +188,36 @@ class Receiving:
         moved_into, self._moved_into = self._moved_into, set()
         self._spool.sync(moved_into)
 
-    def _open_study(
-        self, connection: sa.Connection, study_uid: str, calling_ae: str, now: float, quiet_s: float, max_age_s: float
-    ) -> None:
-        table = schema.studies
-        inserted = connection.scalar(
-            self._database.insert(table)
-            .values(
-                study_uid=study_uid,
-                source_ae=calling_ae,
-                state=RECEIVING,
-                revision=0,
-                opened_at=now,
-                last_received_at=now,
-                due_at=now + min(quiet_s, max_age_s),
-            )
-            .on_conflict_do_nothing()
-            .returning(table.c.study_uid)
-        )
-        if inserted is not None:
-            return
-        study = connection.execute(sa.select(table).where(table.c.study_uid == study_uid).with_for_update()).one()
-        opened_at = study.opened_at if study.state == RECEIVING else now
-        last = max(now, study.last_received_at)
-        connection.execute(
-            sa.update(table)
-            .where(table.c.study_uid == study_uid)
-            .values(
-                state=RECEIVING,
-                opened_at=opened_at,
-                last_received_at=last,
-                due_at=min(last + quiet_s, opened_at + max_age_s),
-            )
-        )
 
-    def _add_series(self, connection: sa.Connection, identity: InstanceIdentity, now: float) -> None:
-        connection.execute(
-            self._database.insert(schema.series)
-            .values(study_uid=identity.study_uid, series_uid=identity.series_uid, first_received_at=now)
-            .on_conflict_do_nothing()
+class _Statements:
+    """What is asked of the index for each instance, put together once: that takes longer than to run it."""
+
+    def __init__(self, database: Database) -> None:
+        study = schema.studies.c
+        opening = database.insert(schema.studies).values({column: sa.bindparam(column) for column in _OPENING})
+        came = opening.excluded
+        opened_at = sa.case((study.state == RECEIVING, study.opened_at), else_=came.opened_at)
+        last = sa.case(
+            (came.last_received_at > study.last_received_at, came.last_received_at), else_=study.last_received_at
+        )
+        when_quiet = last + sa.bindparam("quiet_s", type_=sa.Double)
+        at_most = opened_at + sa.bindparam("max_age_s", type_=sa.Double)
+        self.open_study = opening.on_conflict_do_update(
+            index_elements=[study.study_uid],
+            set_={
+                "state": RECEIVING,
+                "opened_at": opened_at,
+                "last_received_at": last,
+                "due_at": sa.case((when_quiet < at_most, when_quiet), else_=at_most),
+            },
+        )
+        self.add_series = database.insert(schema.series).on_conflict_do_nothing()
+        self.add_instance = (
+            database.insert(schema.instances).on_conflict_do_nothing().returning(schema.instances.c.sop_instance_uid)
         )
 
 
 def _kept(connection: sa.Connection, sop_instance_uid: str) -> tuple[str, str] | None:
     """Return transfer syntax and digest of the bytes kept under a UID."""
-    table = schema.instances.c
-    row = connection.execute(
-        sa.select(table.transfer_syntax_uid, table.sha256).where(table.sop_instance_uid == sop_instance_uid)
-    ).one_or_none()
+    row = connection.execute(_KEPT, {"uid": sop_instance_uid}).one_or_none()
     return None if row is None else (row[0], row[1])
