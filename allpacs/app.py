@@ -347,6 +347,7 @@ class Worker:
                 executor_id=settings.work.executor_id,
                 studies_at_a_time=settings.work.studies_at_a_time,
                 poll_s=settings.work.poll_s,
+                takeover_after_s=settings.work.takeover_after_s,
                 retry=RetryPolicy(
                     first_s=settings.retry.first_s,
                     cap_s=settings.retry.cap_s,

@@ -20,6 +20,8 @@ What may go wrong, and what follows
 * The disk is full or the index is away (`StoreFault`): the step waits until it is back, however long that takes.
 * What was kept is gone or altered (`StoreDamaged`), or the bundle is wrong: a person has to look.
 * The workflow engine's own database fails: the process ends, as if killed, and its next start goes on.
+* A worker dies for good, or its machine does: another one takes over what it was at when it has been silent for
+  `takeover_after_s`, or at once where it was stopped in order.
 * A workflow ended without the index being told (the engine gave it up, or its database was lost): the *sweep*, at start
   and every half minute, queues the work again.
 """
@@ -30,6 +32,7 @@ import json
 import re
 import threading
 import time
+import uuid
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -50,6 +53,7 @@ from allpacs.domain.identity import workflow_id
 from allpacs.reading import Reading
 from allpacs.store.records import DeliveryState, RevisionState
 from allpacs.store.store import Store
+from allpacs.store.workers import STOPPED
 from allpacs.supervise import end_process
 
 _log = structlog.get_logger("allpacs.flow")
@@ -61,6 +65,10 @@ READ_QUEUE = "read"
 _QUEUE_POLL_S = 0.1
 #: A worker that dies this often over one study leaves it for a person to look at.
 _MAX_RECOVERIES = 10
+#: Heartbeats within the time after which a worker is taken for dead.
+_BEATS = 6
+#: Event of the audit.
+_TAKEN_OVER = "work_taken_over"
 #: Between two looks for work that the engine no longer has.
 _SWEEP_S = 30.0
 #: States of a workflow that will still do something.
@@ -112,6 +120,8 @@ class FlowOptions:
         SQLAlchemy URL of the workflow engine's own database.
     executor_id:
         Stable name of this worker: after a restart it takes up its own work.
+    takeover_after_s:
+        What another worker was at is taken over when it has been silent for so long.
     """
 
     system_database_url: str
@@ -119,6 +129,7 @@ class FlowOptions:
     studies_at_a_time: int
     poll_s: float
     retry: RetryPolicy
+    takeover_after_s: float = 60.0
 
 
 class Flow:
@@ -145,6 +156,9 @@ class Flow:
         )
         self._swept_at = 0.0
         self._dispatched_at = time.monotonic()
+        self._incarnation = str(uuid.uuid4())
+        self._beat_at = float("-inf")
+        self._heard: dict[str, tuple[int, float]] = {}  # of other workers: their count, and since when it stands
         self._stop = threading.Event()
         self._wake = threading.Event()
         self._enqueued: set[str] = set()
@@ -173,6 +187,7 @@ class Flow:
 
     def start(self) -> None:
         """Take up what this worker had begun, then whatever is due."""
+        self._store.workers.register(self._options.executor_id, self._incarnation)
         DBOS.launch()
         DBOS.register_queue(
             READ_QUEUE, worker_concurrency=self._options.studies_at_a_time, polling_interval_sec=_QUEUE_POLL_S
@@ -191,6 +206,8 @@ class Flow:
         self._stop.set()
         self._wake.set()
         self._dispatcher.join()
+        with suppress(StoreFault):
+            self._store.workers.leave(self._options.executor_id, self._incarnation)
         DBOS.destroy(destroy_registry=True, workflow_completion_timeout_sec=int(finish_within_s))
 
     @property
@@ -221,6 +238,9 @@ class Flow:
             self._wake.clear()
 
     def _dispatch(self) -> None:
+        if time.monotonic() - self._beat_at >= self._options.takeover_after_s / _BEATS:
+            self._beat()
+            self._beat_at = time.monotonic()
         if self._now() - self._swept_at >= _SWEEP_S:
             self._sweep()
             self._swept_at = self._now()
@@ -283,6 +303,47 @@ class Flow:
                     self._lost_delivery(
                         found["study"], int(found["revision"]), found["destination"], int(found["attempt"])
                     )
+
+    def _beat(self) -> None:
+        """Say that this worker lives, and take over what those were at that have fallen silent."""
+        own = self._options.executor_id
+        if not self._store.workers.beat(own, self._incarnation):
+            _log.critical("worker_name_taken", executor_id=own, reason="give each worker a work.executor_id of its own")
+            self._on_engine_lost()
+            return
+        now = time.monotonic()
+        others = self._store.workers.others(own)
+        for executor_id, beats in others.items():
+            if self._heard.get(executor_id, (None, 0.0))[0] != beats:
+                self._heard[executor_id] = (beats, now)
+            silent_s = now - self._heard[executor_id][1]
+            dead = beats == STOPPED or silent_s >= self._options.takeover_after_s
+            if dead and self._store.workers.claim(executor_id, beats):
+                self._take_over(executor_id)
+        self._heard = {name: heard for name, heard in self._heard.items() if name in others}
+
+    def _take_over(self, executor_id: str) -> None:
+        """Put what a dead worker was at back into its queues; the checkpoints say how far it came.
+
+        Where it is not dead but cut off, both do the same work for a while: every step has the effect of once.
+        """
+        left = DBOS.list_workflows(status="PENDING", executor_id=executor_id, load_input=False, load_output=False)
+        for one in left:
+            found = _IDENTITY.fullmatch(one.workflow_id)
+            if found is None:
+                continue
+            study_uid, revision = found["study"], int(found["revision"])
+            # The engine forgets how often a study has ended its worker when it is resumed; the index does not.
+            if self._store.audit.count(_TAKEN_OVER, study_uid) >= _MAX_RECOVERIES and found["destination"] is None:
+                DBOS.cancel_workflow(one.workflow_id)
+                reason = f"workers ended {_MAX_RECOVERIES} times over this study: report it, then retry"
+                self._needs_attention(study_uid, revision, reason, int(found["attempt"]))
+                continue
+            self._store.audit.record(_TAKEN_OVER, at=self._now(), study_uid=study_uid, reason=f"from {executor_id}")
+            DBOS.resume_workflow(one.workflow_id, queue_name=one.queue_name)
+        _log.warning("worker_taken_over", executor_id=executor_id, count=len(left))
+        self._store.workers.forget(executor_id)
+        self._heard.pop(executor_id, None)
 
     def _lost_reading(self, study_uid: str, revision: int, attempt: int) -> None:
         state = self._store.revisions.begin_again(study_uid, revision, attempt)

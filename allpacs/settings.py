@@ -177,7 +177,15 @@ class WorkSettings(_Section):
     studies_at_a_time: int = Field(4, ge=1, description="studies read at a time by one worker")
     chunk_instances: int = Field(32, ge=1, description="instances between two checkpoints of a study")
     poll_s: float = Field(0.25, gt=0, description="how often the index is asked for due work, seconds")
-    executor_id: str = Field("worker-1", description="stable name of this worker: it takes up its own work again")
+    executor_id: str = Field(
+        "worker-1",
+        min_length=1,
+        max_length=64,
+        description="stable name of this worker, a different one on each machine",
+    )
+    takeover_after_s: float = Field(
+        60.0, gt=0, description="what a worker was at is taken over by another when it has been silent for so long"
+    )
     max_pixels: int = Field(100_000_000, ge=1, description="largest frame that is decoded, pixels")
 
 

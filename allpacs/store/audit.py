@@ -61,6 +61,12 @@ class Audit:
         about = sa.or_(_T.study_uid == study_uid, _T.sop_instance_uid.in_(kept))
         return self._select(sa.select(*_COLUMNS).where(about).order_by(_T.id))
 
+    def count(self, event: str, study_uid: str) -> int:
+        """Return how often something has happened to a study."""
+        query = sa.select(sa.func.count()).where(_T.event == event, _T.study_uid == study_uid)
+        with self._database.reading() as connection:
+            return connection.execute(query).scalar_one()
+
     def latest(self, limit: int = 50) -> list[AuditRow]:
         """Return the last events of all, newest first."""
         return self._select(sa.select(*_COLUMNS).order_by(_T.id.desc()).limit(limit))

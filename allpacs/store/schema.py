@@ -118,6 +118,15 @@ deliveries = sa.Table(
     sa.Column("updated_at", sa.Double, nullable=False),
 )
 
+#: Heartbeats of the processes that read studies.
+workers = sa.Table(
+    "workers",
+    metadata,
+    sa.Column("executor_id", sa.String(64), primary_key=True),
+    sa.Column("incarnation", sa.String(36), nullable=False),  # of the process that goes by that name now
+    sa.Column("beats", sa.BigInteger, nullable=False),
+)
+
 #: What we asked destinations to commit to, and what they answered (PS3.4 Annex J, SCU).
 commitments = sa.Table(
     "commitments",

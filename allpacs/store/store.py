@@ -20,6 +20,7 @@ from allpacs.store.revisions import Revisions
 from allpacs.store.scrub import Scrub
 from allpacs.store.spool import Spool
 from allpacs.store.studies import Studies
+from allpacs.store.workers import Workers
 from allpacs.store.worklist import Worklist
 
 
@@ -41,6 +42,7 @@ class Store:
     commitments: Commitments
     studies: Studies
     backlog: Backlog
+    workers: Workers
     audit: Audit
     scrub: Scrub
     spool: Spool
@@ -74,6 +76,7 @@ class Store:
             commitments=Commitments(database, spool),
             studies=Studies(database),
             backlog=Backlog(database),
+            workers=Workers(database),
             audit=audit,
             scrub=Scrub(database, spool, results),
             spool=spool,

@@ -559,3 +559,44 @@ def test_a_dead_delivery_that_a_later_revision_overtook_stays_dead(store: Store)
     store.deliveries.queue(study, first, ["pacs"], now=2000.0)
     store.deliveries.set_state(study, first, "pacs", DeliveryState.DEAD, now=2001.0)
     assert store.deliveries.revive(study, now=2002.0) == [(first, "pacs")]
+
+
+# --- workers
+
+
+def test_a_worker_that_beats_is_known_by_its_count(store: Store) -> None:
+    store.workers.register("one", "a")
+    store.workers.register("two", "b")
+    before = store.workers.others("two")["one"]
+    assert store.workers.beat("one", "a")
+    assert store.workers.others("two") == {"one": before + 1}
+
+
+def test_a_name_that_another_process_has_taken_is_told_at_the_next_beat(store: Store) -> None:
+    store.workers.register("one", "a")
+    store.workers.register("one", "b")
+    assert not store.workers.beat("one", "a")
+    assert store.workers.beat("one", "b")
+    store.workers.leave("one", "a")
+    assert store.workers.others("")["one"] > 0
+    store.workers.leave("one", "b")
+    assert store.workers.others("") == {"one": 0}
+
+
+def test_a_dead_worker_is_claimed_by_one_of_all_and_again_if_that_one_dies_too(store: Store) -> None:
+    store.workers.register("one", "a")
+    seen = store.workers.others("")["one"]
+    assert [store.workers.claim("one", seen) for _ in range(3)] == [True, False, False]
+    again = store.workers.others("")["one"]
+    assert again not in (seen, 0)
+    assert store.workers.claim("one", again)
+    store.workers.forget("one")
+    assert store.workers.others("") == {}
+
+
+def test_a_worker_that_was_only_slow_goes_on_and_is_not_forgotten(store: Store) -> None:
+    store.workers.register("one", "a")
+    assert store.workers.claim("one", store.workers.others("")["one"])
+    assert store.workers.beat("one", "a")
+    store.workers.forget("one")
+    assert store.workers.others("")["one"] > 0
