@@ -4,7 +4,7 @@ OUT ?= demo-out
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
-.PHONY: install install-dev demo test check lock clean
+.PHONY: install install-dev demo test check conformance lock clean
 
 install: .venv/installed
 install-dev: .venv/installed-dev
@@ -23,6 +23,11 @@ demo: install
 
 test: install-dev
 	$(BIN)/pytest --cov --cov-report=term:skip-covered --cov-report=xml
+
+# Third parties take, store, show and judge what allpacs sends: docs/conformance-results.md.
+conformance: install-dev
+	conformance/peers/install.sh
+	$(BIN)/python -m conformance
 
 check: install-dev
 	$(BIN)/ruff check .

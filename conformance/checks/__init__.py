@@ -1,0 +1,1 @@
+"""What is asked of allpacs and its peers; each module yields checks."""

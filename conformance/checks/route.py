@@ -1,0 +1,85 @@
+"""The PACS routes a study by itself; what comes back is in the same study, found and shown by DICOMweb."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from io import BytesIO
+from pathlib import Path
+
+from dicomweb_client import DICOMwebClient
+from pydicom import Dataset, dcmread
+
+from conformance.hospital import Hospital
+from conformance.outcome import Check
+from conformance.peers.orthanc import AE_TITLE
+from conformance.peers.programs import dcmtk, debian_version, run
+
+
+def checks(hospital: Hospital, files: list[Path]) -> Iterator[Check]:
+    """Send the study to the PACS, as a modality does, and look for the results there."""
+    pacs = hospital.pacs
+    uids = {dcmread(file, stop_before_pixels=True).SOPInstanceUID for file in files}
+    study_uid = dcmread(files[0], stop_before_pixels=True).StudyInstanceUID
+    sent = run(
+        dcmtk("storescu"), "-R", "-v", "-aet", "MODALITY", "-aec", AE_TITLE, "127.0.0.1", str(pacs.dicom_port), *files
+    )
+    yield Check(
+        "DCMTK",
+        debian_version("dcmtk"),
+        "storescu sends the study to the PACS",
+        _unless(sent.returncode == 0, sent.stderr),
+    )
+
+    def check(what: str, *faults: str) -> Check:
+        return Check("Orthanc", pacs.version, what, tuple(fault for fault in faults if fault))
+
+    try:
+        hospital.wait_until_delivered(study_uid)
+    except TimeoutError as late:
+        yield check("routes a study by Lua, and results come back", str(late))
+        return
+    held = [dcmread(BytesIO(content)) for content in pacs.files(study_uid)]
+    results = [one for one in held if one.SOPInstanceUID not in uids]
+    studies = pacs.get("/studies")
+    yield check(
+        "routes a study by Lua, and the results come back into the same study",
+        "" if len(studies) == 1 else f"the PACS holds {len(studies)} studies",
+        "" if results else "no result came back",
+        "" if len(held) == len(uids) + len(results) else "an image is missing",
+    )
+    yield check("what comes back is not routed again", *_routed_again(hospital, study_uid, len(files)))
+    client = DICOMwebClient(f"{pacs.base_url}/dicom-web")
+    found = client.search_for_instances(study_uid, search_filters={"Modality": "SR"})
+    report = next((one for one in results if one.Modality == "SR"), Dataset())
+    yield check(
+        "QIDO-RS finds the structured report by study and modality",
+        "" if [_value(one, "00080018") for one in found] == [report.get("SOPInstanceUID")] else f"found {len(found)}",
+    )
+    by_accession = client.search_for_studies(search_filters={"AccessionNumber": report.get("AccessionNumber")})
+    yield check(
+        "QIDO-RS finds the study by accession number",
+        "" if [_value(one, "0020000D") for one in by_accession] == [study_uid] else "it does not",
+    )
+    retrieved = client.retrieve_instance(study_uid, report.SeriesInstanceUID, report.SOPInstanceUID)
+    yield check("WADO-RS returns the report as it was sent", "" if retrieved == report else "it differs")
+    image = next(one for one in held if one.SOPInstanceUID in uids)
+    rendered = client.retrieve_instance_rendered(
+        study_uid, image.SeriesInstanceUID, image.SOPInstanceUID, media_types=("image/png",)
+    )
+    yield check("WADO-RS renders the image", "" if rendered.startswith(b"\x89PNG") else "no PNG came back")
+
+
+def _routed_again(hospital: Hospital, study_uid: str, sent: int) -> list[str]:
+    with hospital.store() as store:
+        row = store.studies.get(study_uid)
+        if row is None or (row.instances, row.revision) != (sent, 1):
+            return [f"allpacs holds {row}"]
+    return []
+
+
+def _value(found: dict[str, dict[str, list[str]]], tag: str) -> str:
+    return found[tag]["Value"][0]
+
+
+def _unless(good: bool, said: str) -> tuple[str, ...]:
+    return () if good else tuple(said.splitlines()[-3:]) or ("it said nothing",)

@@ -1,0 +1,113 @@
+"""OHIF shows the image with every cell's outline and number where the report says they are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from playwright.sync_api import Error, Page
+from pydicom import Dataset, dcmread
+
+from conformance.hospital import Hospital
+from conformance.outcome import Check
+from conformance.peers import ohif
+
+SCREENSHOT = Path(__file__).parents[2] / "docs" / "conformance-ohif.png"
+SERIES = "AI white cell classification"
+_OUTLINES = "() => [...document.querySelectorAll('svg.svg-layer polyline')].map((one) => one.getAttribute('points'))"
+_LABELS = "() => [...document.querySelectorAll('svg.svg-layer text')].map((one) => one.textContent)"
+#: Farthest that a drawn corner may lie from where the report has it, in pixels of the screen.
+_TOLERANCE_PX = 3.0
+
+
+def checks(hospital: Hospital, report: Path) -> Iterator[Check]:
+    """Open the study and its report as a clinician does, and compare what is drawn with the report."""
+    sr = dcmread(report)
+    cells = _most_cells_on_an_image(sr)
+
+    def check(what: str, *faults: str) -> Check:
+        return Check("OHIF", ohif.version(), what, tuple(fault for fault in faults if fault))
+
+    try:
+        with ohif.viewer(hospital.pacs.base_url) as (page, address):
+            _open(page, f"{address}/viewer?StudyInstanceUIDs={sr.StudyInstanceUID}")
+            outlines, labels = _drawn(page, len(cells))
+            page.screenshot(path=SCREENSHOT)
+    except (Error, AssertionError) as failure:
+        yield check("shows the image and the report", str(failure).splitlines()[0])
+        return
+    yield check(
+        "draws the outline of every cell on the image",
+        "" if len(outlines) == len(cells) else f"{len(outlines)} outlines for {len(cells)} cells",
+    )
+    yield check("draws each outline where the report has it", *_misplaced(outlines, [points for points, _ in cells]))
+    # It writes the numbers of a group and its finding site; the finding itself it keeps to its lists.
+    expected = sorted(f"Probability: {number:.2f}" for _, number in cells if number is not None)
+    found = sorted(label.split(" 1")[0] for label in labels if label.startswith("Probability"))
+    yield check("writes each cell's probability beside it", "" if found == expected else f"{found}, not {expected}")
+
+
+def _open(page: Page, address: str) -> None:
+    page.goto(address)
+    series = page.get_by_text(SERIES).first
+    series.wait_for(timeout=60_000)
+    tour = page.get_by_text("Skip all")
+    tour.or_(page.locator("svg.svg-layer").first).first.wait_for(timeout=30_000)
+    page.wait_for_timeout(2_000)
+    if tour.is_visible():
+        tour.click()
+    series.dblclick()
+
+
+def _drawn(page: Page, cells: int) -> tuple[list[NDArray[np.float64]], list[str]]:
+    """Go through the measurements to an image with as many cells; return outlines (points on the screen) and labels."""
+    forward = page.locator("svg.rotate-180").filter(has_text="arrow-left")
+    forward.wait_for(timeout=30_000)
+    outlines: list[str] = []
+    for _ in range(60):
+        page.wait_for_timeout(500)
+        outlines = page.evaluate(_OUTLINES)
+        if len(outlines) == cells:
+            break
+        forward.click()
+    page.wait_for_timeout(2_000)  # the image itself, which is decoded beside its outlines
+    outlines = page.evaluate(_OUTLINES)
+    return [_points(text) for text in outlines], page.evaluate(_LABELS)
+
+
+def _points(text: str) -> NDArray[np.float64]:
+    return np.array(text.replace(",", " ").split(), dtype=np.float64).reshape(-1, 2)
+
+
+def _most_cells_on_an_image(sr: Dataset) -> list[tuple[NDArray[np.float64], float | None]]:
+    """Return outline and probability of each cell of the image that has most."""
+    by_image: dict[str, list[tuple[NDArray[np.float64], float | None]]] = {}
+    (measurements,) = [item for item in sr.ContentSequence if _name(item) == "126010"]
+    for group in measurements.ContentSequence:
+        items = {_name(item): item for item in group.ContentSequence}
+        region, number = items["111030"], items.get("122157")
+        image = region.ContentSequence[0].ReferencedSOPSequence[0].ReferencedSOPInstanceUID
+        value = None if number is None else float(number.MeasuredValueSequence[0].NumericValue)
+        by_image.setdefault(image, []).append((np.array(region.GraphicData).reshape(-1, 2), value))
+    return max(by_image.values(), key=len)
+
+
+def _misplaced(drawn: list[NDArray[np.float64]], stated: list[NDArray[np.float64]]) -> Iterator[str]:
+    """One scale and one shift must bring all stated outlines onto the drawn ones."""
+    if len(drawn) != len(stated) or len(stated) < 2:
+        yield "nothing to compare"
+        return
+    screen = np.array(sorted((*one.min(axis=0), *one.max(axis=0)) for one in drawn))
+    image = np.array(sorted((*one.min(axis=0), *one.max(axis=0)) for one in stated))
+    for axis, name in ((0, "columns"), (1, "rows")):
+        of_image, of_screen = image[:, axis::2].ravel(), screen[:, axis::2].ravel()
+        scale, shift = np.polyfit(of_image, of_screen, 1)
+        farthest = float(np.abs(scale * of_image + shift - of_screen).max())
+        if scale <= 0 or farthest > _TOLERANCE_PX:
+            yield f"{name}: up to {farthest:.1f} px away, scale {scale:.2f}"
+
+
+def _name(item: Dataset) -> str:
+    return str(item.ConceptNameCodeSequence[0].CodeValue)

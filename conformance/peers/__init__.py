@@ -1,0 +1,1 @@
+"""Third parties: how each is installed, started and asked."""

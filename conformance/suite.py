@@ -1,0 +1,91 @@
+"""The conformance suite: one study through one running allpacs among third parties, and everything asked of it."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Sequence
+from datetime import timedelta
+from pathlib import Path
+
+from allpacs.classify import aggregate
+from allpacs.classify.bundle import load_bundle
+from allpacs.domain.artefacts import Artefact, ArtefactKind
+from allpacs.domain.findings import CellLabel
+from allpacs.domain.review import CellReview, Decision, Review, Reviewer
+from allpacs.reading import prior_report
+from allpacs.report.context import ReportContext
+from allpacs.settings import SHIPPED_BUNDLE
+from allpacs.signing import signed_results
+from conformance import seeded
+from conformance.checks import dcmtk, fhir, objects, round_trip, route, viewer
+from conformance.hospital import MADE_AT, Hospital, drawn, headers, hospital, study
+from conformance.outcome import Check, Outcome
+from conformance.peers.programs import NODE_PACKAGES
+
+#: Everything that was written and logged, kept until the next run.
+RUN = NODE_PACKAGES / "run"
+
+
+def main() -> int:
+    """Run the suite, write what it found, print it; return the exit status."""
+    outcome = Outcome()
+    shutil.rmtree(RUN, ignore_errors=True)
+    RUN.mkdir(parents=True)
+    with hospital(RUN) as running:
+        for checks in _all(running, outcome):
+            outcome.add(checks)
+    outcome.write()
+    outcome.print()
+    return 0 if outcome.passed else 1
+
+
+def _all(hospital: Hospital, outcome: Outcome) -> Iterator[Iterator[Check]]:
+    files = study(hospital.folder / "study", drawn(hospital.folder / "pictures"))
+    study_uid = str(headers(files)[0].StudyInstanceUID)
+    yield route.checks(hospital, files)
+    with hospital.store() as store:
+        artefacts = store.artefacts.get(study_uid, 1)
+    sr = dcmtk.sr_of(artefacts)
+    report = hospital.folder / "report.dcm"
+    report.write_bytes(sr.content)
+    bundle = next(one for one in artefacts if one.kind is ArtefactKind.FHIR)
+    signed = _signed(hospital, files, sr)
+    signed_report = hospital.folder / "signed.dcm"
+    signed_report.write_bytes(signed[ArtefactKind.SR].content)
+    reports = {"structured report": report, "signed structured report": signed_report}
+    yield objects.checks(reports, files, hospital.folder)
+    yield fhir.valid(bundle, sr.uid, "Bundle", hospital.folder)
+    yield fhir.valid(signed[ArtefactKind.FHIR], signed[ArtefactKind.SR].uid, "signed Bundle", hospital.folder)
+    yield fhir.stored(hospital, bundle, study_uid, sr.uid)
+    yield round_trip.checks(hospital, report, study_uid)
+    yield viewer.checks(hospital, report)
+    yield fhir.signed(hospital, signed[ArtefactKind.FHIR])
+    yield seeded.checks(outcome, report, bundle.content, files, hospital.folder / "seeded")
+    yield dcmtk.transfer_syntaxes(hospital, files[0])
+    yield dcmtk.tls(hospital, files[0], sr)
+
+
+def _signed(hospital: Hospital, files: Sequence[Path], sr: Artefact) -> dict[ArtefactKind, Artefact]:
+    """Return what a person's signature under the study's findings makes: one cell accepted, one changed, one out."""
+    sources = headers(files)
+    study_uid = str(sources[0].StudyInstanceUID)
+    with hospital.store() as store:
+        instances = store.findings.get(study_uid, 1)
+    findings = aggregate.study_findings(
+        study_uid, 1, load_bundle(SHIPPED_BUNDLE).identity, "sha256:" + "0" * 64, instances
+    )
+    first, second, third, *_ = findings.cells
+    other = CellLabel.HEM if second.label is CellLabel.ALL else CellLabel.ALL
+    review = Review(
+        Reviewer("Haddad^Layla", "Conformance Hospital", "lhaddad"),
+        MADE_AT + timedelta(days=1),
+        (
+            CellReview(first.tracking_uid, Decision.ACCEPTED),
+            CellReview(second.tracking_uid, Decision.RELABELLED, other, "Chromatin."),
+            CellReview(third.tracking_uid, Decision.EXCLUDED),
+        ),
+        "Reviewed for the conformance suite.",
+    )
+    context = ReportContext(made_at=MADE_AT, predecessor=prior_report(sr), host_name="conformance")
+    by_uid = {str(source.SOPInstanceUID): source for source in sources}
+    return {one.kind: one for one in signed_results(findings, by_uid, context, review)}
