@@ -107,8 +107,8 @@ class Outcome:
         lines += [
             "## Seeded errors",
             "",
-            f"Errors put into a structured report or a FHIR Bundle, one at a time: {self.seeded_tried}. "
-            + f"Noticed by at least one of the judges above: {self.seeded_caught}.",
+            f"Errors put into a structured report or a FHIR Bundle, one at a time: {self.seeded_tried}.",
+            f"Noticed by at least one of the judges above: {self.seeded_caught}.",
         ]
         if self.seeded_missed:
             lines += ["", "Not noticed:", "", *(f"- {name}" for name in self.seeded_missed)]

@@ -23,7 +23,7 @@ def valid(bundle: Artefact, sr_uid: str, what: str, folder: Path) -> Iterator[Ch
     file = folder / bundle.file_name
     file.write_bytes(bundle.content)
     judged = (
-        ("pyrofile", version("pyrofile-validator"), fhir_validators.pyrofile(content)),
+        ("pyrofile", fhir_validators.pyrofile_version(), fhir_validators.pyrofile(file)[file]),
         ("medplum", medplum_version(), validated(file)[file]),
         ("fhirkit", version("fhirkit-rs"), fhir_validators.fhirkit_rs(content)),
     )

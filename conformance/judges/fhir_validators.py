@@ -1,24 +1,18 @@
-"""R4 (4.0.1) validators that nobody here wrote: pyrofile with HL7's definitions, medplum, and fhirkit."""
+"""R4 (4.0.1) validators that nobody here wrote: pyrofile with HL7's definitions, and fhirkit; medplum's runs in node."""
 
 from __future__ import annotations
 
 import json
-from contextlib import redirect_stdout
-from functools import lru_cache
-from io import StringIO
+from pathlib import Path
 from typing import Any
 
 import fhirkit
-from pyrofile_validator import Validator
-from pyrofile_validator.config import ValidatorConfig
-from pyrofile_validator.models import Severity
 
-from conformance.peers.programs import NODE_PACKAGES
+from conformance.peers.programs import NODE_PACKAGES, run
 
+_ENVIRONMENT = NODE_PACKAGES / "pyrofile"
+_SCRIPT = Path(__file__).parents[1] / "peers" / "pyrofile.py"
 _DEFINITIONS = NODE_PACKAGES / "node_modules" / "@medplum" / "definitions" / "dist" / "fhir" / "r4"
-_UNPACKED = NODE_PACKAGES / "r4"
-_BUNDLES = ("profiles-types", "profiles-resources", "valuesets", "v3-codesystems")
-
 
 #: Findings of pyrofile that are let pass, each with its reason.
 PYROFILE_ALLOWED = {
@@ -27,29 +21,19 @@ PYROFILE_ALLOWED = {
 }
 
 
-@lru_cache(maxsize=1)
-def _pyrofile() -> Validator:
-    """Return the validator with HL7's definitions, which it reads from single files."""
-    if not (_UNPACKED / "complete").exists():
-        _UNPACKED.mkdir(exist_ok=True)
-        for name in _BUNDLES:
-            for entry in json.loads((_DEFINITIONS / f"{name}.json").read_text(encoding="utf-8"))["entry"]:
-                resource = entry["resource"]
-                file = _UNPACKED / f"{resource['resourceType']}-{resource['id']}.json"
-                file.write_text(json.dumps(resource), encoding="utf-8")
-        (_UNPACKED / "complete").touch()
-    return Validator(ValidatorConfig(local_package_paths=[str(_UNPACKED)]))
+def pyrofile(*files: Path) -> dict[Path, list[str]]:
+    """Return pyrofile's errors in each file, but for those that are let pass."""
+    told = json.loads(run(_ENVIRONMENT / "bin" / "python", _SCRIPT, _DEFINITIONS, *files, timeout_s=300).stdout)
+    return {
+        file: [line for line in told[str(file)] if not any(known in line for known in PYROFILE_ALLOWED)]
+        for file in files
+    }
 
 
-def pyrofile(bundle: dict[str, Any]) -> list[str]:
-    """Return pyrofile's errors, but for those that are let pass."""
-    with redirect_stdout(StringIO()):  # it traces its parser there
-        report = _pyrofile().validate_resource(bundle)
-    return [
-        f"{one.path}: {one.message}"
-        for one in report.issues
-        if one.severity is Severity.ERROR and not any(known in one.message for known in PYROFILE_ALLOWED)
-    ]
+def pyrofile_version() -> str:
+    """Return pyrofile's version."""
+    (folder,) = _ENVIRONMENT.glob("lib/python*/site-packages/pyrofile_validator-*.dist-info")
+    return folder.name.removesuffix(".dist-info").partition("-")[2]
 
 
 def fhirkit_rs(bundle: dict[str, Any]) -> list[str]:

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs the peers of the conformance suite: Debian packages (as root), packages of npm into build/conformance.
+# Installs the peers of the conformance suite: Debian packages (as root), packages of npm and PyPI into build/conformance.
 # What is there already is left alone.
 set -euo pipefail
 cd "$(dirname "$0")"
@@ -29,6 +29,13 @@ if ! cmp -s package-lock.json "$target/package-lock.json" || [ ! -d "$target/nod
     cp package.json "$target/"
     cp package-lock.json "$target/.package-lock.new"
     (cd "$target" && cp .package-lock.new package-lock.json && npm ci --ignore-scripts --no-audit --no-fund --silent)
+fi
+
+if [ ! -f "$target/pyrofile/.0.3.0" ]; then
+    rm -rf "$target/pyrofile"
+    ../../.venv/bin/python -m venv "$target/pyrofile"
+    "$target/pyrofile/bin/pip" install --quiet --disable-pip-version-check --constraint pyrofile.txt pyrofile-validator
+    touch "$target/pyrofile/.0.3.0"
 fi
 
 # OHIF's package names parts of itself that are on no registry; its built viewer needs none of them.
