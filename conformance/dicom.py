@@ -38,7 +38,7 @@ def tables() -> str:
     lines = [
         "# DICOM network services of allpacs",
         "",
-        "Made by `python -m conformance`; a test fails when it is stale. Not yet a full Conformance Statement:",
+        "Made by `python -m conformance tables`; a test fails when it is stale. Not yet a full Conformance Statement:",
         "query/retrieve is not there.",
         "",
         f"Implementation Class UID `{IMPLEMENTATION_CLASS_UID}`, version name `{IMPLEMENTATION_VERSION_NAME}`.",

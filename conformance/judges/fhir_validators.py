@@ -1,4 +1,4 @@
-"""R4 (4.0.1) validators that nobody here wrote: pyrofile with HL7's definitions, and fhirkit; medplum's runs in node."""
+"""R4 (4.0.1) validators that nobody here wrote: pyrofile with HL7's definitions and fhirkit; medplum's runs in node."""
 
 from __future__ import annotations
 

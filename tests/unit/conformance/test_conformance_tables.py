@@ -6,4 +6,4 @@ from conformance.dicom import FILE, tables
 
 
 def test_the_tables_are_not_stale() -> None:
-    assert FILE.read_text(encoding="utf-8") == tables(), "run `python -m conformance`"
+    assert FILE.read_text(encoding="utf-8") == tables(), "run `python -m conformance tables`"
