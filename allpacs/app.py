@@ -348,6 +348,7 @@ class Worker:
                 studies_at_a_time=settings.work.studies_at_a_time,
                 poll_s=settings.work.poll_s,
                 takeover_after_s=settings.work.takeover_after_s,
+                keep_sources_s=None if settings.store.keep_days is None else settings.store.keep_days * 86_400,
                 retry=RetryPolicy(
                     first_s=settings.retry.first_s,
                     cap_s=settings.retry.cap_s,

@@ -71,6 +71,8 @@ _BEATS = 6
 _TAKEN_OVER = "work_taken_over"
 #: Between two looks for work that the engine no longer has.
 _SWEEP_S = 30.0
+#: Between two looks for what need not be kept any longer.
+_PURGE_S = 600.0
 #: States of a workflow that will still do something.
 _ALIVE = frozenset({"PENDING", "ENQUEUED", "DELAYED"})
 #: States of a workflow that ended without having done its work.
@@ -122,6 +124,8 @@ class FlowOptions:
         Stable name of this worker: after a restart it takes up its own work.
     takeover_after_s:
         What another worker was at is taken over when it has been silent for so long.
+    keep_sources_s:
+        What was received is deleted so long after its results were delivered; None: never.
     """
 
     system_database_url: str
@@ -130,6 +134,7 @@ class FlowOptions:
     poll_s: float
     retry: RetryPolicy
     takeover_after_s: float = 60.0
+    keep_sources_s: float | None = None
 
 
 class Flow:
@@ -155,6 +160,7 @@ class Flow:
             store=store, destinations=destinations, retry=options.retry, now=now, patiently=self._patiently
         )
         self._swept_at = 0.0
+        self._purged_at = 0.0
         self._dispatched_at = time.monotonic()
         self._incarnation = str(uuid.uuid4())
         self._beat_at = float("-inf")
@@ -244,6 +250,10 @@ class Flow:
         if self._now() - self._swept_at >= _SWEEP_S:
             self._sweep()
             self._swept_at = self._now()
+        if self._options.keep_sources_s is not None and self._now() - self._purged_at >= _PURGE_S:
+            for study_uid in self._store.retention.purge(self._now() - self._options.keep_sources_s, now=self._now()):
+                _log.info("sources_deleted", study_uid=study_uid)
+            self._purged_at = self._now()
         seen: set[str] = set()
         for study_uid, revision in self._store.revisions.close_due(self._now()):
             _log.info("study_closed", study_uid=study_uid, revision=revision)
@@ -442,6 +452,9 @@ class Flow:
             return 0, self._reading.terms
         digest = self._reading.pipeline.bundle.digest
         self._store.revisions.set_state(study_uid, revision, RevisionState.READING, bundle_digest=digest)
+        deleted = self._store.retention.deleted(study_uid, revision)
+        if deleted:
+            raise StoreDamaged(f"{deleted} of its instances were deleted after retention: send the whole study again")
         return self._reading.chunks(study_uid, revision), self._reading.terms
 
     def _on(self, study_uid: str, revision: int, terms: str, function: Callable[..., T], *more: Any) -> T:

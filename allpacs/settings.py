@@ -152,7 +152,10 @@ class StoreSettings(_Section):
         default_factory=lambda: user_data_path("allpacs"), description="folder of spool, index and results"
     )
     database_url: str | None = Field(
-        None, description="SQLAlchemy URL of the index; unset: SQLite in the store's folder"
+        None, repr=False, description="SQLAlchemy URL of the index; unset: SQLite in the store's folder"
+    )
+    keep_days: float | None = Field(
+        None, ge=0, description="what was received is deleted so long after delivery, days; unset: never"
     )
 
 

@@ -74,7 +74,8 @@ class Receiving:
         Returns
         -------
         str
-            ``stored``, or ``same`` where the same bytes are kept already (then nothing changes).
+            ``stored`` (also for bytes that were deleted after retention and are back), or ``same`` where the same bytes
+            are kept already (then nothing changes).
 
         Raises
         ------
@@ -87,7 +88,8 @@ class Receiving:
         digest = (identity.transfer_syntax_uid, sha256)
         with self._database.reading() as connection:
             kept = _kept(connection, identity.sop_instance_uid)
-        if kept is None:
+            deleted = kept == digest and _deleted(connection, identity.sop_instance_uid)
+        if kept is None or deleted:
             path = self._spool.instance_path(identity.study_uid, identity.sop_instance_uid)
             staged = self._spool.stage([file_meta, data_set])
 
@@ -124,7 +126,13 @@ class Receiving:
                         "sha256": sha256,
                     },
                 )
-                if inserted is None:
+                if inserted is None and deleted:
+                    connection.execute(
+                        sa.update(schema.instances)
+                        .where(schema.instances.c.sop_instance_uid == identity.sop_instance_uid)
+                        .values(deleted_at=None, size_bytes=len(file_meta) + len(data_set))
+                    )
+                elif inserted is None:
                     raise _KeptAlready(_kept(connection, identity.sop_instance_uid))
                 # Within the transaction: of two senders of one UID, only the one with the row gets the file.
                 self._spool.move(staged, path)
@@ -138,7 +146,7 @@ class Receiving:
                 kept = already.kept
             finally:
                 self._spool.discard(staged)
-            if kept is None:
+            if kept is None or deleted:
                 return "stored"
         if kept == digest:
             return "same"
@@ -221,3 +229,10 @@ def _kept(connection: sa.Connection, sop_instance_uid: str) -> tuple[str, str] |
     """Return transfer syntax and digest of the bytes kept under a UID."""
     row = connection.execute(_KEPT, {"uid": sop_instance_uid}).one_or_none()
     return None if row is None else (row[0], row[1])
+
+
+def _deleted(connection: sa.Connection, sop_instance_uid: str) -> bool:
+    """Whether the bytes kept under a UID were deleted after retention."""
+    table = schema.instances.c
+    deleted_at = connection.scalar(sa.select(table.deleted_at).where(table.sop_instance_uid == sop_instance_uid))
+    return deleted_at is not None

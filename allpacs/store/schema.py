@@ -58,6 +58,7 @@ instances = sa.Table(
     sa.Column("size_bytes", sa.BigInteger, nullable=False),
     sa.Column("sha256", sa.String(64), nullable=False),
     sa.Column("revision", sa.Integer),  # the one that first included it
+    sa.Column("deleted_at", sa.Double),  # when its bytes were deleted by retention
     sa.Index(None, "study_uid", "revision"),
 )
 

@@ -77,6 +77,8 @@ class Scrub:
             The index or a folder cannot be read.
         """
         for row in self._rows(schema.instances, (_INSTANCE.study_uid, _INSTANCE.sop_instance_uid)):
+            if row.deleted_at is not None:
+                continue
             seen.instances += 1
             yield from self._look(self._spool, "instance", row, seen, row.size_bytes)
         for row in self._rows(schema.artefacts, (_ARTEFACT.study_uid, _ARTEFACT.revision, _ARTEFACT.kind)):

@@ -6,7 +6,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from allpacs.domain.errors import StoreFault
@@ -124,6 +124,15 @@ class Spool:
         except StoreFault:
             self.discard(staged)
             raise
+
+    def remove(self, relative: Path) -> None:
+        """Delete a file, and its study's folder where it was the last; one that is gone already is no fault."""
+        path = self.folder / relative
+        with _faults():
+            path.unlink(missing_ok=True)
+            with suppress(OSError):  # there are others in it, or it is gone
+                path.parent.rmdir()
+                self._known.discard(path.parent)
 
     def files(self) -> Iterator[Path]:
         """Yield the path, relative to the folder, of every file that is in its place."""

@@ -15,6 +15,7 @@ from allpacs.store.deliveries import Deliveries
 from allpacs.store.findings import Findings
 from allpacs.store.outcomes import Outcomes
 from allpacs.store.receiving import Receiving
+from allpacs.store.retention import Retention
 from allpacs.store.reviews import Reviews
 from allpacs.store.revisions import Revisions
 from allpacs.store.scrub import Scrub
@@ -44,6 +45,7 @@ class Store:
     backlog: Backlog
     workers: Workers
     audit: Audit
+    retention: Retention
     scrub: Scrub
     spool: Spool
     database: Database
@@ -78,6 +80,7 @@ class Store:
             backlog=Backlog(database),
             workers=Workers(database),
             audit=audit,
+            retention=Retention(database, spool),
             scrub=Scrub(database, spool, results),
             spool=spool,
             database=database,

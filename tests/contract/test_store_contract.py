@@ -16,6 +16,8 @@ from allpacs.domain.findings import CellFinding, CellLabel, InstanceFindings, No
 from allpacs.domain.geometry import BoxPx
 from allpacs.domain.instance import InstanceIdentity
 from allpacs.store.records import RECEIVING, DeliveryRow, DeliveryState, RevisionState
+from allpacs.store.scrub import Scrubbed
+from allpacs.store.spool import Spool
 from allpacs.store.store import Store
 
 STUDY = "1.2.3"
@@ -600,3 +602,77 @@ def test_a_worker_that_was_only_slow_goes_on_and_is_not_forgotten(store: Store) 
     assert store.workers.beat("one", "a")
     store.workers.forget("one")
     assert store.workers.others("")["one"] > 0
+
+
+# --- retention
+
+
+def delivered(store: Store, at: float) -> list[Path]:
+    """Deliver the study's latest revision; return the files of its instances."""
+    study_uid, revision = close(store, at)
+    store.revisions.set_state(study_uid, revision, RevisionState.READING)
+    store.deliveries.queue(study_uid, revision, ["pacs"], now=at)
+    store.deliveries.set_state(study_uid, revision, "pacs", DeliveryState.SENT, now=at)
+    store.revisions.settle(study_uid, revision, now=at)
+    return [row.path for row in store.revisions.instances(study_uid, revision)]
+
+
+def test_source_bytes_go_only_when_delivered_for_long_enough(store: Store) -> None:
+    keep(store, identity(1))
+    keep(store, identity(2))
+    files = delivered(store, 200.0)
+    assert store.retention.purge(199.0, now=900.0) == []
+    assert all(file.exists() for file in files)
+    assert store.retention.purge(200.0, now=900.0) == [STUDY]
+    assert not any(file.exists() for file in files)
+    assert store.retention.purge(800.0, now=900.0) == []
+    assert store.retention.deleted(STUDY, 1) == 2
+    assert list(store.scrub.run(Scrubbed())) == []
+    assert store.commitments.held([identity(1).sop_instance_uid]) == {}
+
+
+@pytest.mark.parametrize("state", [RevisionState.READING, RevisionState.REPORTED, RevisionState.ATTENTION])
+def test_what_is_not_delivered_is_never_deleted(store: Store, state: RevisionState) -> None:
+    keep(store, identity(1))
+    delivered(store, 200.0)
+    store.revisions.set_state(STUDY, 1, state)
+    assert store.retention.purge(1e9, now=1e9) == []
+
+
+def test_a_study_that_receives_again_is_not_deleted(store: Store) -> None:
+    keep(store, identity(1))
+    delivered(store, 200.0)
+    keep(store, identity(2), at=300.0)
+    assert store.retention.purge(1e9, now=1e9) == []
+
+
+def test_deleted_bytes_that_are_sent_again_are_back_and_other_bytes_are_refused(store: Store) -> None:
+    keep(store, identity(1))
+    (file,) = delivered(store, 200.0)
+    store.retention.purge(200.0, now=900.0)
+    with pytest.raises(InstanceRefused):
+        keep(store, identity(1), b"other", at=950.0)
+    assert keep(store, identity(1), at=1000.0) == "stored"
+    assert file.read_bytes() == META + b"pixels"
+    assert store.retention.deleted(STUDY, 1) == 0
+    assert keep(store, identity(1), at=1001.0) == "same"
+    assert close(store, 1100.0) == (STUDY, 2)
+    assert len(store.revisions.instances(STUDY, 2)) == 1
+
+
+def test_files_left_by_a_crash_between_index_and_spool_are_deleted_at_the_next_call(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keep(store, identity(1))
+    (file,) = delivered(store, 200.0)
+
+    def killed(self: Spool, relative: Path) -> None:
+        raise StoreFault("killed")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Spool, "remove", killed)
+        with pytest.raises(StoreFault):
+            store.retention.purge(200.0, now=900.0)
+    assert file.exists()
+    store.retention.purge(200.0, now=901.0)
+    assert not file.exists()
