@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from allpacs import __version__
+from allpacs.commands.peer import peer
+from allpacs.commands.process import Process
 from allpacs.domain.errors import (
     AllpacsError,
     ConfigFault,
@@ -369,8 +371,52 @@ def verify(
         raise StoreFault(f"{wrong} files are not as they were kept: see above")
 
 
+@app.command()
+def init(
+    config: Annotated[Path, typer.Option("--config", "-c", help="File to write.")] = Path("allpacs.toml"),
+    listen: Annotated[
+        str | None, typer.Option(metavar="AE@HOST:PORT", help="Where the PACS shall find allpacs.")
+    ] = None,
+    senders: Annotated[str | None, typer.Option(help="AE titles that may send, with commas between.")] = None,
+    pacs: Annotated[
+        str | None, typer.Option(metavar="AE@HOST:PORT", help="PACS that gets the structured reports.")
+    ] = None,
+    fhir: Annotated[str | None, typer.Option(help="Base address of the EHR's FHIR R4 server.")] = None,
+    folder: Annotated[str | None, typer.Option(help="Folder for images, index and results.")] = None,
+    yes: Annotated[
+        bool, typer.Option("--yes", "-y", help="Ask nothing: take the default where no option says.")
+    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Write over a file that is there.")] = False,
+) -> None:
+    """Ask five questions and write a configuration that works."""
+    from allpacs.commands.init import QUESTIONS, answer, write_configuration
+
+    given = {"listen": listen, "senders": senders, "pacs": pacs, "fhir": fhir, "folder": folder}
+    answers = {name: answer(question, given[name], ask=not yes) for name, question in QUESTIONS.items()}
+    write_configuration(answers, config, overwrite=force)
+    typer.echo(f"{config} is written. Next: allpacs check-config --config {config}")
+
+
+@app.command()
+def health(
+    process: Annotated[Process, typer.Argument(help="Who is asked.")],
+    config: ConfigOption = None,
+    ready: Annotated[
+        bool, typer.Option("--ready", help="Whether it can serve now, not only whether it lives.")
+    ] = False,
+) -> None:
+    """Ask receiver or worker of this machine whether it is well."""
+    from allpacs.commands.health import ask_health
+    from allpacs.settings import load_settings
+
+    typer.echo(ask_health(load_settings(config), process, ready=ready))
+
+
 @app.command("check-config")
-def check_config(config: ConfigOption = None) -> None:
+def check_config(
+    config: ConfigOption = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Leave out the run of the network.")] = False,
+) -> None:
     """Check the configuration and everything it names; say what to fix."""
     from allpacs.commands.check_config import run_checks
     from allpacs.logs import configure_logs
@@ -378,23 +424,6 @@ def check_config(config: ConfigOption = None) -> None:
 
     settings = load_settings(config)
     configure_logs("error")
-    failed = run_checks(settings)
+    failed = run_checks(settings, quick=quick)
     if failed:
         raise ConfigFault(f"{failed} checks failed: see above")
-
-
-def peer(text: str) -> tuple[str, str, int]:
-    """Return AE title, host and port of ``AE@host:port``.
-
-    Raises
-    ------
-    ConfigFault
-        It is not of that form.
-    """
-    from allpacs.domain.identity import is_ae_title
-
-    ae_title, at, address = text.partition("@")
-    host, colon, port = address.rpartition(":")
-    if not (at and colon and host and port.isdecimal() and 0 < int(port) < 65536 and is_ae_title(ae_title)):
-        raise ConfigFault(f"{text!r} is not of the form AE@host:port, for example ORTHANC@127.0.0.1:4242")
-    return ae_title, host.strip("[]"), int(port)

@@ -50,28 +50,50 @@ class _Section(BaseModel):
 class TlsSettings(_Section):
     """Our certificate and whom we trust, as a client. PEM files; exchanged ones are in use with the next connection."""
 
-    certificate: Path | None = Field(None, description="our certificate and its chain; unset: we show none")
-    key: Path | None = Field(None, description="its private key; unset: in the file of the certificate")
-    key_password: SecretStr | None = Field(None, description="of an encrypted key; prefer the environment")
-    trusted: Path | None = Field(None, description="authorities we trust; unset: the platform's")
+    certificate: Path | None = Field(
+        None,
+        description="our certificate and its chain; unset: we show none",
+        examples=["/etc/allpacs/tls/allpacs.pem"],
+    )
+    key: Path | None = Field(
+        None,
+        description="its private key; unset: in the file of the certificate",
+        examples=["/etc/allpacs/tls/allpacs.key"],
+    )
+    key_password: SecretStr | None = Field(
+        None, description="of an encrypted key; prefer the environment", examples=["…"]
+    )
+    trusted: Path | None = Field(
+        None, description="authorities we trust; unset: the platform's", examples=["/etc/allpacs/tls/hospital-ca.pem"]
+    )
     check_hostname: bool = Field(True, description="the server's certificate must be for the host that is called")
 
 
 class ServerTlsSettings(_Section):
     """Our certificate and whom we trust, as a server. PEM files; exchanged ones are in use with the next connection."""
 
-    certificate: Path = Field(description="our certificate and its chain")
-    key: Path | None = Field(None, description="its private key; unset: in the file of the certificate")
-    key_password: SecretStr | None = Field(None, description="of an encrypted key; prefer the environment")
-    trusted: Path | None = Field(None, description="authorities whose certificates senders must have")
+    certificate: Path = Field(description="our certificate and its chain", examples=["/etc/allpacs/tls/allpacs.pem"])
+    key: Path | None = Field(
+        None,
+        description="its private key; unset: in the file of the certificate",
+        examples=["/etc/allpacs/tls/allpacs.key"],
+    )
+    key_password: SecretStr | None = Field(
+        None, description="of an encrypted key; prefer the environment", examples=["…"]
+    )
+    trusted: Path | None = Field(
+        None,
+        description="authorities whose certificates senders must have",
+        examples=["/etc/allpacs/tls/hospital-ca.pem"],
+    )
     require_client_certificate: bool = Field(True, description="senders without a trusted certificate are refused")
 
 
 class CommitmentPeerSettings(_Section):
     """Where a sender takes the answer to its storage commitment requests."""
 
-    host: str = Field(description="host name or address")
-    port: int = Field(ge=1, le=65535, description="its DICOM port")
+    host: str = Field(description="host name or address", examples=["pacs.hospital.example"])
+    port: int = Field(ge=1, le=65535, description="its DICOM port", examples=[104])
     tls: TlsSettings | None = Field(None, description="DICOM TLS; unset: none, and nothing is encrypted")
     timeout_s: float = Field(30.0, gt=0, description="network, ACSE and DIMSE time-out, seconds")
 
@@ -79,17 +101,24 @@ class CommitmentPeerSettings(_Section):
 class SourceSettings(_Section):
     """What differs for one sending AE title."""
 
-    quiet_s: float | None = Field(None, ge=0, description="overrides receive.quiet_s for this sender")
+    quiet_s: float | None = Field(None, ge=0, description="overrides receive.quiet_s for this sender", examples=[30.0])
     close_on_release: bool = Field(
         False, description="the study is complete when this sender releases its association; do not wait for quiet"
     )
     cells: Literal["whole_frame", "nucleus"] | None = Field(
-        None, description="how cells are found in this sender's images; unset: chosen by the picture"
+        None,
+        description="how cells are found in this sender's images; unset: chosen by the picture",
+        examples=["nucleus"],
     )
     spacing_um: float | None = Field(
-        None, gt=0, description="distance of pixels where neither the image nor its red cells tell, micrometres"
+        None,
+        gt=0,
+        description="distance of pixels where neither the image nor its red cells tell, micrometres",
+        examples=[0.1],
     )
-    instances_per_s: float | None = Field(None, gt=0, description="a faster sender is held back; unset: no limit")
+    instances_per_s: float | None = Field(
+        None, gt=0, description="a faster sender is held back; unset: no limit", examples=[50.0]
+    )
     commitment: CommitmentPeerSettings | None = Field(
         None, description="where it takes storage commitment answers; unset: on its own association only"
     )
@@ -98,13 +127,19 @@ class SourceSettings(_Section):
 class ReceiveSettings(_Section):
     """The association side."""
 
-    host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0 for every interface")
+    host: str = Field(
+        "127.0.0.1",
+        description="address to listen on; 0.0.0.0 for every interface",
+        examples=["0.0.0.0"],  # noqa: S104 - an example
+    )
     port: int = Field(11112, ge=0, le=65535, description="TCP port to listen on")
     ae_title: str = Field("ALLPACS", description="our AE title, which the PACS calls")
     require_called_ae_title: bool = Field(True, description="reject associations that call another AE title")
-    allowed_calling: tuple[str, ...] = Field((), description="AE titles that may send; empty: any")
+    allowed_calling: tuple[str, ...] = Field((), description="AE titles that may send; empty: any", examples=[["PACS"]])
     allowed_networks: tuple[IPvAnyNetwork, ...] = Field(
-        (), description="addresses that may connect, for example 10.1.0.0/16 or one address; empty: any"
+        (),
+        description="addresses that may connect, for example 10.1.0.0/16 or one address; empty: any",
+        examples=[["10.1.0.0/16"]],
     )
     tls: ServerTlsSettings | None = Field(None, description="DICOM TLS; unset: none, and nothing is encrypted")
     max_associations: int = Field(32, ge=1, description="associations served at a time; further ones are rejected")
@@ -113,10 +148,16 @@ class ReceiveSettings(_Section):
     max_age_s: float = Field(3600.0, gt=0, description="a study that never goes quiet is read after so long, seconds")
     min_free_mb: int = Field(1024, ge=0, description="below this much free disk instances are refused with A700, MB")
     resume_free_mb: int | None = Field(
-        None, ge=0, description="instances are taken again from this much free disk on, MB; unset: a tenth more"
+        None,
+        ge=0,
+        description="instances are taken again from this much free disk on, MB; unset: a tenth more",
+        examples=[4096],
     )
     max_waiting: int | None = Field(
-        None, ge=1, description="with more studies waiting to be read, instances are refused with A700; unset: no limit"
+        None,
+        ge=1,
+        description="with more studies waiting to be read, instances are refused with A700; unset: no limit",
+        examples=[500],
     )
     max_memory_mb: int = Field(
         2048, ge=1, description="for unfinished messages of all associations; the largest instance is half of it, MB"
@@ -149,28 +190,38 @@ class StoreSettings(_Section):
     """Spool and index."""
 
     folder: Path = Field(
-        default_factory=lambda: user_data_path("allpacs"), description="folder of spool, index and results"
+        default_factory=lambda: user_data_path("allpacs"),
+        description="folder of spool, index and results",
+        examples=["/var/lib/allpacs"],
     )
     database_url: str | None = Field(
-        None, repr=False, description="SQLAlchemy URL of the index; unset: SQLite in the store's folder"
+        None,
+        repr=False,
+        description="SQLAlchemy URL of the index; unset: SQLite in the store's folder",
+        examples=["postgresql+psycopg://allpacs@db.hospital.example/allpacs"],
     )
     keep_days: float | None = Field(
-        None, ge=0, description="what was received is deleted so long after delivery, days; unset: never"
+        None,
+        ge=0,
+        description="what was received is deleted so long after delivery, days; unset: never",
+        examples=[90.0],
     )
 
 
 class ModelSettings(_Section):
     """The bundle and how it is run."""
 
-    bundle: Path = Field(SHIPPED_BUNDLE, description="folder of the model bundle")
+    bundle: Path = Field(SHIPPED_BUNDLE, description="folder of the model bundle", examples=["/etc/allpacs/bundle"])
     max_batch: int = Field(32, ge=1, description="cells in one run of the network, at most")
     max_delay_s: float = Field(0.02, ge=0, description="how long a cell waits for others to fill a batch, seconds")
-    threads: int | None = Field(None, ge=1, description="CPU threads of the engine; unset: all cores")
+    threads: int | None = Field(None, ge=1, description="CPU threads of the engine; unset: all cores", examples=[4])
     engine: Literal["auto", "openvino", "tensorflow"] = Field(
         "auto", description="auto: TensorFlow on a GPU, else the faster that repeats the bundle's golden cells"
     )
     cache: Path = Field(
-        default_factory=lambda: user_cache_path("allpacs"), description="folder that keeps converted networks"
+        default_factory=lambda: user_cache_path("allpacs"),
+        description="folder that keeps converted networks",
+        examples=["/var/cache/allpacs"],
     )
 
 
@@ -196,9 +247,9 @@ class CStoreSettings(_Section):
     """A PACS that takes DICOM results by C-STORE."""
 
     kind: Literal["c_store"]
-    host: str = Field(description="host name or address of the PACS")
-    port: int = Field(ge=1, le=65535, description="its DICOM port")
-    called_ae: str = Field(description="its AE title")
+    host: str = Field(description="host name or address of the PACS", examples=["pacs.hospital.example"])
+    port: int = Field(ge=1, le=65535, description="its DICOM port", examples=[104])
+    called_ae: str = Field(description="its AE title", examples=["PACS"])
     tls: TlsSettings | None = Field(None, description="DICOM TLS; unset: none, and nothing is encrypted")
     timeout_s: float = Field(30.0, gt=0, description="network, ACSE and DIMSE time-out, seconds")
     commitment: Literal["when_offered", "always", "never"] = Field(
@@ -218,8 +269,14 @@ class FhirSettings(_Section):
     """A FHIR R4 server that takes transaction Bundles."""
 
     kind: Literal["fhir"]
-    base_url: str = Field(pattern=r"^https?://", description="base address of the FHIR server")
-    bearer_token: SecretStr | None = Field(None, description="sent as Authorization: Bearer; prefer the environment")
+    base_url: str = Field(
+        pattern=r"^https?://",
+        description="base address of the FHIR server",
+        examples=["https://fhir.hospital.example/r4"],
+    )
+    bearer_token: SecretStr | None = Field(
+        None, description="sent as Authorization: Bearer; prefer the environment", examples=["…"]
+    )
     tls: TlsSettings | None = Field(None, description="for https; unset: the platform's authorities, no certificate")
     timeout_s: float = Field(30.0, gt=0, description="time-out of a request, seconds")
 
@@ -234,8 +291,14 @@ class StowRsSettings(_Section):
     """An archive that takes DICOM results over the web (STOW-RS)."""
 
     kind: Literal["stow_rs"]
-    base_url: str = Field(pattern=r"^https?://", description="address of the DICOMweb service, without /studies")
-    bearer_token: SecretStr | None = Field(None, description="sent as Authorization: Bearer; prefer the environment")
+    base_url: str = Field(
+        pattern=r"^https?://",
+        description="address of the DICOMweb service, without /studies",
+        examples=["https://archive.hospital.example/dicom-web"],
+    )
+    bearer_token: SecretStr | None = Field(
+        None, description="sent as Authorization: Bearer; prefer the environment", examples=["…"]
+    )
     tls: TlsSettings | None = Field(None, description="for https; unset: the platform's authorities, no certificate")
     timeout_s: float = Field(30.0, gt=0, description="time-out of a request, seconds")
 
@@ -250,7 +313,7 @@ class FolderSettings(_Section):
     """A folder that takes every result as a file."""
 
     kind: Literal["folder"]
-    folder: Path = Field(description="where the files go")
+    folder: Path = Field(description="where the files go", examples=["/var/lib/allpacs/copies"])
 
 
 DestinationSettings = Annotated[
@@ -263,7 +326,7 @@ class RetrySettings(_Section):
 
     first_s: float = Field(2.0, gt=0, description="wait after the first failure, seconds; doubles each time")
     cap_s: float = Field(300.0, gt=0, description="longest wait between two attempts, seconds")
-    max_attempts: int | None = Field(None, ge=1, description="then a dead letter; unset: never give up")
+    max_attempts: int | None = Field(None, ge=1, description="then a dead letter; unset: never give up", examples=[50])
 
     @model_validator(mode="after")
     def _growing(self) -> Self:
@@ -275,9 +338,13 @@ class RetrySettings(_Section):
 class OidcSettings(_Section):
     """Sign-in through the hospital's OpenID Connect provider."""
 
-    issuer: str = Field(pattern=r"^https?://", description="issuer; its discovery document says the rest")
-    client_id: str = Field(description="what the provider knows the console by")
-    client_secret: SecretStr = Field(description="its secret; prefer the environment")
+    issuer: str = Field(
+        pattern=r"^https?://",
+        description="issuer; its discovery document says the rest",
+        examples=["https://login.hospital.example/realms/hospital"],
+    )
+    client_id: str = Field(description="what the provider knows the console by", examples=["allpacs"])
+    client_secret: SecretStr = Field(description="its secret; prefer the environment", examples=["…"])
     roles_claim: str = Field("roles", description="claim of the ID token or user info that lists a person's groups")
     viewers: tuple[str, ...] = Field(("allpacs-viewer",), description="groups that may look")
     reviewers: tuple[str, ...] = Field(("allpacs-reviewer",), description="groups that may review, sign and upload")
@@ -294,17 +361,30 @@ class ConsoleSettings(_Section):
         None,
         pattern=r"^https?://",
         description="how browsers reach it through a proxy, for example https://cells.example",
+        examples=["https://cells.hospital.example"],
     )
-    certificate: Path | None = Field(None, description="PEM certificate and chain; unset: no TLS of its own")
-    key: Path | None = Field(None, description="its private key; unset: in the file of the certificate")
+    certificate: Path | None = Field(
+        None,
+        description="PEM certificate and chain; unset: no TLS of its own",
+        examples=["/etc/allpacs/tls/allpacs.pem"],
+    )
+    key: Path | None = Field(
+        None,
+        description="its private key; unset: in the file of the certificate",
+        examples=["/etc/allpacs/tls/allpacs.key"],
+    )
     oidc: OidcSettings | None = Field(None, description="unset: one user, by a token in the store's folder")
     reviewer_name: str = Field(
-        "", description="with the token: who reviews, as Family^Given; may be changed on signing"
+        "",
+        description="with the token: who reviews, as Family^Given; may be changed on signing",
+        examples=["Curie^Marie"],
     )
-    organisation: str = Field("", description="who reviewers sign for; may be changed on signing")
+    organisation: str = Field(
+        "", description="who reviewers sign for; may be changed on signing", examples=["Hospital"]
+    )
     idle_minutes: float = Field(30.0, gt=0, description="a session that nobody uses for so long ends")
     max_upload_mb: int = Field(1024, ge=1, description="largest upload, all its files together, MB")
-    locale: Literal["en", "ar"] | None = Field(None, description="language; unset: the browser's")
+    locale: Literal["en", "ar"] | None = Field(None, description="language; unset: the browser's", examples=["ar"])
 
     @model_validator(mode="after")
     def _token_on_loopback_only(self) -> Self:
@@ -320,7 +400,9 @@ class MonitorSettings(_Section):
     host: str = Field("127.0.0.1", description="address to listen on; another than loopback needs tls and bearer_token")
     receive_port: int = Field(8140, ge=0, le=65535, description="port of the receiver's")
     work_port: int = Field(8141, ge=0, le=65535, description="port of the worker's")
-    bearer_token: SecretStr | None = Field(None, description="who asks for /metrics has to bear it; unset: anybody")
+    bearer_token: SecretStr | None = Field(
+        None, description="who asks for /metrics has to bear it; unset: anybody", examples=["…"]
+    )
     tls: ServerTlsSettings | None = Field(None, description="https; unset: none, and nothing is encrypted")
 
     @model_validator(mode="after")

@@ -176,9 +176,9 @@ def test_check_config_says_what_to_fix(tmp_path: Path) -> None:
         hospital.config.write_text(hospital.config.read_text(encoding="utf-8") + nowhere, encoding="utf-8")
         bad = allpacs("check-config", "--config", hospital.config)
     assert bad.returncode == 3
-    assert "failed destination ehr" in bad.stdout
-    assert "failed destination nowhere: PACS: the host is missing" in bad.stdout
-    assert "ok    destination pacs" in bad.stdout
+    assert "failed destinations.ehr" in bad.stdout
+    assert "failed destinations.nowhere: PACS: the host is missing" in bad.stdout
+    assert "ok     destinations.pacs" in bad.stdout
 
 
 def test_send_tells_warnings_and_takes_a_known_uid_for_what_it_is(tmp_path: Path) -> None:
