@@ -16,6 +16,7 @@ from allpacs.settings import (
     DestinationSettings,
     FhirSettings,
     FolderSettings,
+    MllpSettings,
     ServerTlsSettings,
     Settings,
     StowRsSettings,
@@ -226,6 +227,18 @@ def make_destination(settings: Settings, one: DestinationSettings) -> Destinatio
             token = None if one.bearer_token is None else one.bearer_token.get_secret_value()
             tls = None if one.tls is None else make_tls(one.tls, "tls")
             return FhirRestDestination(one.base_url, bearer_token=token, timeout_s=one.timeout_s, tls=tls)
+        case MllpSettings():
+            from allpacs.deliver.mllp import MllpDestination
+
+            tls = None if one.tls is None else make_tls(one.tls, "tls")
+            return MllpDestination(
+                one.host,
+                one.port,
+                application=one.application,
+                facility=one.facility,
+                timeout_s=one.timeout_s,
+                tls=tls,
+            )
         case FolderSettings():
             from allpacs.deliver.folder import FolderDestination
 

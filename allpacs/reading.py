@@ -8,7 +8,7 @@ kept: they are many times larger than the cells in them and quick to make again.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -26,9 +26,7 @@ from allpacs.domain.errors import InputFault, StoreFault
 from allpacs.domain.findings import InstanceFindings, StudyFindings
 from allpacs.pipeline import AskModel, Crops, ImageFile, Pipeline
 from allpacs.report.context import PriorReport, ReportContext
-from allpacs.report.fhir import fhir_bundle
-from allpacs.report.html import html_report
-from allpacs.report.sr import structured_report
+from allpacs.results import results
 from allpacs.signing import findings_as_signed, signed_results
 from allpacs.store.records import InstanceRow
 from allpacs.store.store import Store
@@ -112,7 +110,7 @@ class Reading:
         review = self._store.reviews.signed(study_uid, revision)
         findings = self._findings(study_uid, revision)
         if review is None:
-            artefacts, after = self._artefacts(findings), findings
+            artefacts, after = results(findings, *self._sources(findings)), findings
         else:
             review = review.of(findings.cells)
             artefacts = signed_results(findings, *self._sources(findings), review)
@@ -157,14 +155,6 @@ class Reading:
             thumbnails=self._thumbnails(findings),
         )
         return headers, context
-
-    def _artefacts(self, findings: StudyFindings) -> Iterator[Artefact]:
-        headers, context = self._sources(findings)
-        sr = structured_report(findings, headers, context)
-        yield sr
-        html = html_report(findings, headers, context)
-        yield html
-        yield fhir_bundle(findings, headers, context, sr.uid, html)
 
     def _predecessor(self, study_uid: str, revision: int) -> PriorReport | None:
         """Return the SR of the nearest earlier revision that has one."""

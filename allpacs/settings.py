@@ -309,6 +309,18 @@ class StowRsSettings(_Section):
         return self
 
 
+class MllpSettings(_Section):
+    """An EHR that takes HL7 v2 messages (ORU^R01) over MLLP."""
+
+    kind: Literal["mllp"]
+    host: str = Field(min_length=1, description="host name or address of the receiver")
+    port: int = Field(ge=1, le=65535, description="its port")
+    application: str = Field("", max_length=180, description="receiving application (MSH-5)")
+    facility: str = Field("", max_length=180, description="receiving facility (MSH-6)")
+    tls: TlsSettings | None = Field(None, description="unset: none, and nothing is encrypted")
+    timeout_s: float = Field(30.0, gt=0, description="wait for the connection and the acknowledgement, seconds")
+
+
 class FolderSettings(_Section):
     """A folder that takes every result as a file."""
 
@@ -317,7 +329,7 @@ class FolderSettings(_Section):
 
 
 DestinationSettings = Annotated[
-    CStoreSettings | StowRsSettings | FhirSettings | FolderSettings, Field(discriminator="kind")
+    CStoreSettings | StowRsSettings | FhirSettings | MllpSettings | FolderSettings, Field(discriminator="kind")
 ]
 
 

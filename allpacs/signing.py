@@ -13,10 +13,8 @@ from allpacs.domain.artefacts import Artefact
 from allpacs.domain.findings import StudyFindings
 from allpacs.domain.review import Review, Signed
 from allpacs.report.context import ReportContext
-from allpacs.report.fhir import fhir_bundle
-from allpacs.report.html import html_report
 from allpacs.report.source import Headers
-from allpacs.report.sr import structured_report
+from allpacs.results import results
 
 
 def findings_as_signed(findings: StudyFindings, review: Review) -> StudyFindings:
@@ -39,7 +37,7 @@ def findings_as_signed(findings: StudyFindings, review: Review) -> StudyFindings
 def signed_results(
     findings: StudyFindings, headers: Headers, context: ReportContext, review: Review
 ) -> Iterator[Artefact]:
-    """Yield the verified structured report, the HTML page and the FHIR bundle of a signed review.
+    """Yield the results of a signed review: the structured report verified, the reports to the EHR final.
 
     Parameters
     ----------
@@ -55,9 +53,4 @@ def signed_results(
     """
     signed = Signed(review, {cell.tracking_uid: cell for cell in findings.cells})
     context = replace(context, signed=signed)
-    after = findings_as_signed(findings, review)
-    sr = structured_report(after, headers, context)
-    html = html_report(after, headers, context)
-    yield sr
-    yield html
-    yield fhir_bundle(after, headers, context, sr.uid, html)
+    yield from results(findings_as_signed(findings, review), headers, context)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 import ssl
@@ -14,6 +15,8 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import hl7
+from hl7.mllp import start_hl7_server
 from pydicom import dcmread, dcmwrite
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import UID, Comprehensive3DSRStorage, ExplicitVRLittleEndian
@@ -248,3 +251,60 @@ def write_file(folder: Path, dataset: Dataset) -> Path:
     path = folder / f"{dataset.SOPInstanceUID}-{len(list(folder.iterdir()))}.dcm"
     path.write_bytes(part10(dataset))
     return path
+
+
+def hl7_artefact() -> Artefact:
+    """Return a small ORU^R01."""
+    segments = [
+        "MSH|^~\\&|ALLPACS||||20260304101112+0000||ORU^R01^ORU_R01|2f0c1d|P|2.5.1|||AL|NE||UNICODE UTF-8",
+        "PID|1||MRN-4711^^^HOSP^MR||Zebedee^Żółć",
+        "OBR|1||A-1|CLASSIFICATION^White cells^99ALLPACS",
+        "OBX|1|NM|CELLS^Number of cells found^99ALLPACS|1|6|{cells}^cells^UCUM||||||P",
+    ]
+    uid = derive_uid("hl7v2", "sample")
+    content = "".join(f"{segment}\r" for segment in segments).encode()
+    return Artefact(ArtefactKind.HL7V2, uid, "application/hl7-v2+er7", f"{uid}.hl7", content)
+
+
+def accept(message: hl7.Message) -> str:
+    """Acknowledge a message as taken."""
+    return str(message.create_ack("AA"))
+
+
+@contextmanager
+def hl7_server(
+    received: dict[str, bytes],
+    answer: Callable[[hl7.Message], str | bytes | None] = accept,
+    tls: ssl.SSLContext | None = None,
+) -> Iterator[int]:
+    """Take messages over MLLP on loopback, by control id, and answer each; bytes go out as they are, None hangs up."""
+    loop = asyncio.new_event_loop()
+
+    async def serve(reader: Any, writer: Any) -> None:
+        try:
+            message = await reader.readmessage()
+            received[str(message["MSH.F10"])] = str(message).encode()
+            told = answer(message)
+            if isinstance(told, bytes):
+                writer.write(told)
+            elif told is not None:
+                writer.writemessage(hl7.parse(told))
+            await writer.drain()
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass  # it only connected
+        finally:
+            writer.close()
+
+    async def start() -> Any:
+        return await start_hl7_server(serve, "127.0.0.1", 0, encoding="utf-8", ssl=tls)
+
+    server = loop.run_until_complete(start())
+    thread = threading.Thread(target=loop.run_forever, daemon=True)
+    thread.start()
+    try:
+        yield server.sockets[0].getsockname()[1]
+    finally:
+        loop.call_soon_threadsafe(server.close)
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()

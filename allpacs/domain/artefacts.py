@@ -12,6 +12,7 @@ class ArtefactKind(StrEnum):
     SR = "sr"
     FHIR = "fhir"
     HTML = "html"
+    HL7V2 = "hl7v2"
 
 
 @dataclass(frozen=True, slots=True)

@@ -130,6 +130,10 @@ UNREADABLE_INSTANCE: Final = _private("UNREADABLE", "Instance that could not be 
 CLASSIFICATION: Final = _private("CLASSIFICATION", "White cell classification by artificial intelligence")
 CELL_CLASS: Final = _private("CELL_CLASS", "White cell class")
 
+# --- Where it is in the archive (HL7 v2) ---
+STUDY_INSTANCE_UID: Final = Code("110180", "DCM", "Study Instance UID")
+REPORT_INSTANCE_UID: Final = _private("SR_UID", "SOP Instance UID of the structured report")
+
 # --- Units (UCUM) ---
 NO_UNITS: Final = Code("1", "UCUM", "no units")
 CELLS_UNIT: Final = Code("{cells}", "UCUM", "cells")

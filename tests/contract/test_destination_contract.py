@@ -16,6 +16,7 @@ import allpacs.deliver
 from allpacs.deliver.c_store import CStoreDestination
 from allpacs.deliver.fhir_rest import FhirRestDestination
 from allpacs.deliver.folder import FolderDestination
+from allpacs.deliver.mllp import MllpDestination
 from allpacs.deliver.port import Destination
 from allpacs.deliver.stow_rs import StowRsDestination
 from allpacs.demo.archive import Archive
@@ -25,6 +26,8 @@ from allpacs.domain.errors import DeliveryRejected, DeliveryUnavailable
 from deliver_samples import (
     fhir_artefact,
     free_port,
+    hl7_artefact,
+    hl7_server,
     html_artefact,
     http_server,
     leaks,
@@ -97,6 +100,19 @@ def _refusing_stow_archive() -> Iterator[Destination]:
 
 
 @contextmanager
+def _interface_engine(_folder: Path) -> Iterator[Running]:
+    received: dict[str, bytes] = {}
+    with hl7_server(received) as port:
+        yield Running(MllpDestination("127.0.0.1", port), lambda: dict(received))
+
+
+@contextmanager
+def _refusing_interface_engine() -> Iterator[Destination]:
+    with hl7_server({}, lambda message: str(message.create_ack("AR"))) as port:
+        yield MllpDestination("127.0.0.1", port)
+
+
+@contextmanager
 def _folder(folder: Path) -> Iterator[Running]:
     yield Running(FolderDestination(folder), lambda: _files(folder))
 
@@ -128,10 +144,18 @@ CASES: dict[type, Case] = {
         lambda _folder: StowRsDestination(f"http://127.0.0.1:{free_port()}", timeout_s=5),
         _refusing_stow_archive,
     ),
+    MllpDestination: Case(
+        _interface_engine,
+        lambda _folder: MllpDestination("127.0.0.1", free_port(), timeout_s=5),
+        _refusing_interface_engine,
+    ),
     FolderDestination: Case(_folder, lambda folder: FolderDestination(folder / "not" / "mounted"), _refusing_folder),
 }
 
-ARTEFACTS: tuple[Artefact, ...] = (sr_artefact("first"), sr_artefact("second"), fhir_artefact(), html_artefact())
+ARTEFACTS: tuple[Artefact, ...] = (
+    *(sr_artefact("first"), sr_artefact("second")),
+    *(fhir_artefact(), html_artefact(), hl7_artefact()),
+)
 
 
 def _destinations() -> set[type]:

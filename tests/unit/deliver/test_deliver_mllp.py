@@ -1,0 +1,119 @@
+"""HL7 v2 over MLLP: what an acknowledgement means, and receivers that do not give one."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import hl7
+import pytest
+
+from allpacs.deliver.mllp import MllpDestination
+from allpacs.domain.errors import DeliveryRejected, DeliveryUnavailable
+from allpacs.tls import client_tls
+from certificates import Authority
+from deliver_samples import free_port, hl7_artefact, hl7_server, leaks
+
+MESSAGE = hl7_artefact()
+
+
+def acknowledged(code: str, error: str = "") -> Callable[[hl7.Message], str]:
+    """Answer with this code, and with this error condition (table 0357)."""
+
+    def answer(message: hl7.Message) -> str:
+        ack = str(message.create_ack(code))
+        return ack + (f"ERR||PID^1^3|{error}^Zebedee^HL70357|E||||Zebedee MRN-4711\r" if error else "")
+
+    return answer
+
+
+def delivered(answer: Callable[[hl7.Message], str | bytes | None], **options: object) -> str:
+    with hl7_server({}, answer) as port:
+        return MllpDestination("127.0.0.1", port, timeout_s=2, **options).deliver([MESSAGE]).detail  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("code", ["AA", "CA"])
+def test_accepted(code: str) -> None:
+    assert delivered(acknowledged(code)) == code
+
+
+@pytest.mark.parametrize(("code", "error"), [("AE", "206"), ("AR", "207"), ("CE", "207")])
+def test_an_error_that_passes_is_tried_again(code: str, error: str) -> None:
+    with pytest.raises(DeliveryUnavailable, match=f"acknowledged {code}, error {error}") as told:
+        delivered(acknowledged(code, error))
+    assert not leaks(told.value.reason)
+
+
+@pytest.mark.parametrize(
+    ("code", "error", "why"),
+    [
+        ("AE", "", "will not help"),
+        ("AR", "", "will not help"),
+        ("AE", "204", "does not know an identifier"),
+        ("CR", "203", "does not take HL7 2.5.1"),
+        ("AE", "Zebedee", "acknowledged AE: "),
+    ],
+)
+def test_a_refusal_is_for_a_person(code: str, error: str, why: str) -> None:
+    with pytest.raises(DeliveryRejected, match=why) as told:
+        delivered(acknowledged(code, error))
+    assert not leaks(told.value.reason)
+
+
+@pytest.mark.parametrize(
+    ("answer", "why"),
+    [
+        (lambda _message: None, "no whole acknowledgement"),
+        (lambda _message: b"\x0bMSH|^~\\&|A", "no whole acknowledgement"),
+        (lambda _message: b"HTTP/1.1 400 Bad Request\r\n\r\n\x1c\r", "no whole acknowledgement|no HL7 message"),
+        (lambda _message: b"\x0bZebedee\x1c\r", "no HL7 message|no acknowledgement"),
+        (lambda _message: "MSH|^~\\&|A||||20260101||ACK|1|P|2.5.1\r", "no acknowledgement"),
+        (lambda _message: "MSH|^~\\&|A||||20260101||ACK|1|P|2.5.1\rMSA|AA|other\r", "another message"),
+        (lambda message: str(message.create_ack("ZZ")), "an acknowledgement that is none"),
+    ],
+)
+def test_what_is_no_acknowledgement_leaves_it_open(answer: Callable[..., str | bytes | None], why: str) -> None:
+    with pytest.raises(DeliveryUnavailable, match=why) as told:
+        delivered(answer)
+    assert not leaks(told.value.reason)
+
+
+def test_a_receiver_that_says_nothing_is_left_in_time() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        held: list[socket.socket] = []
+        threading.Thread(target=lambda: held.append(silent.accept()[0]), daemon=True).start()
+        destination = MllpDestination("127.0.0.1", silent.getsockname()[1], timeout_s=0.5)
+        with pytest.raises(DeliveryUnavailable, match=r"no acknowledgement within 0\.5 s"):
+            destination.deliver([MESSAGE])
+
+
+def test_nobody_there() -> None:
+    with pytest.raises(DeliveryUnavailable, match="no connection"):
+        MllpDestination("127.0.0.1", free_port(), timeout_s=2).check()
+
+
+def test_receiver_is_named_and_the_message_stays_the_same_otherwise() -> None:
+    received: dict[str, bytes] = {}
+    with hl7_server(received) as port:
+        MllpDestination("127.0.0.1", port, application="RIS", facility="HOSP").deliver([MESSAGE])
+    ((control_id, content),) = received.items()
+    assert control_id == "2f0c1d"
+    assert content.split(b"|")[4:6] == [b"RIS", b"HOSP"]
+    assert content.split(b"\r")[1:] == MESSAGE.content.split(b"\r")[1:]
+    assert "Żółć".encode() in content
+
+
+def test_over_tls_the_receiver_must_be_trusted(tmp_path: Path) -> None:
+    hospital, stranger = Authority(tmp_path, "hospital"), Authority(tmp_path, "stranger")
+    theirs = hospital.issue("engine")
+    server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    server.load_cert_chain(theirs.certificate, theirs.key)
+    with hl7_server({}, tls=server) as port:
+        trusting = MllpDestination("127.0.0.1", port, timeout_s=5, tls=client_tls(hospital.issue("allpacs")))
+        assert trusting.deliver([MESSAGE]).detail == "AA"
+        distrusting = MllpDestination("127.0.0.1", port, timeout_s=5, tls=client_tls(stranger.issue("allpacs")))
+        with pytest.raises(DeliveryUnavailable, match="no TLS"):
+            distrusting.deliver([MESSAGE])

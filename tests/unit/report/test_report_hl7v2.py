@@ -1,0 +1,112 @@
+"""The HL7 v2 message: valid by a library that did not write it, and saying what the other reports say."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime
+
+import hl7
+import pytest
+from hl7apy.consts import VALIDATION_LEVEL
+from hl7apy.parser import parse_message
+
+from allpacs.domain.artefacts import Artefact, ArtefactKind
+from allpacs.domain.findings import NotAssessable
+from allpacs.domain.review import Review, Reviewer
+from allpacs.report.hl7v2 import oru_message
+from allpacs.signing import signed_results
+from unit.report.report_samples import CONTEXT, PRIOR, SERIES, cell, header, instance, study, usual_headers, usual_study
+
+SR_UID = "2.25.4711"
+
+
+def made(**changes: object) -> Artefact:
+    headers = usual_headers()
+    if changes:
+        headers = {uid: header(number, **changes) for number, uid in enumerate(headers, start=1)}
+    return oru_message(usual_study(), headers, CONTEXT, SR_UID)
+
+
+def read(artefact: Artefact) -> hl7.Message:
+    return hl7.parse(artefact.content.decode())
+
+
+def field(message: hl7.Message, segment: str, number: int) -> str:
+    return str(message.segment(segment)[number])
+
+
+def signed() -> Artefact:
+    review = Review(Reviewer("Haddad^Layla", "Taleb Hospital", "lh^1"), datetime(2026, 3, 5, 9, 30, tzinfo=UTC))
+    results = signed_results(usual_study(), usual_headers(), replace(CONTEXT, predecessor=PRIOR), review)
+    return next(one for one in results if one.kind is ArtefactKind.HL7V2)
+
+
+@pytest.mark.parametrize("artefact", [made(), made(PatientName="A^B^C^D^E", AccessionNumber=None), signed()])
+def test_valid_by_hl7apy(artefact: Artefact) -> None:
+    message = parse_message(artefact.content.decode(), validation_level=VALIDATION_LEVEL.STRICT, find_groups=True)
+    assert message.validate()
+
+
+def test_says_who_and_what() -> None:
+    message = read(made())
+    assert field(message, "MSH", 9) == "ORU^R01^ORU_R01"
+    assert field(message, "MSH", 18) == "UNICODE UTF-8"
+    assert field(message, "PID", 3) == "P-17^^^HOSP^MR"
+    assert field(message, "PID", 5) == "Müller^Änne"
+    assert (field(message, "PID", 7), field(message, "PID", 8)) == ("20190304", "F")
+    assert (field(message, "OBR", 3), field(message, "OBR", 18), field(message, "OBR", 25)) == ("ACC-9", "ACC-9", "P")
+    assert field(message, "OBR", 7) == "20260303"
+    assert field(message, "NTE", 3).startswith("Research use only.")
+
+
+def test_a_patient_without_an_identifier_gets_none() -> None:
+    message = read(made(PatientID=None, PatientName=None))
+    assert field(message, "PID", 3) == field(message, "PID", 5) == ""
+
+
+def test_states_the_numbers_of_the_findings() -> None:
+    values = {str(one[3]).split("^")[0]: str(one[5]) for one in read(made()).segments("OBX")}
+    assert "2 lymphoblasts, 1 hematogone" in values.pop("121111")
+    assert values == {
+        "CELLS": "10",
+        "N_LYMPHOBLAST": "2",
+        "N_HEMATOGONE": "1",
+        "N_NOT_ASSESSABLE": "7",
+        "FRACTION": "0.666667",
+        "CI95": "^0.456667^-^0.856667",
+        "110180": f"^{usual_study().study_uid}^ISO",
+        "SR_UID": f"^{SR_UID}^ISO",
+    }
+    assert {str(one[11]) for one in read(made()).segments("OBX")} == {"P"}
+
+
+def test_no_fraction_of_no_cells() -> None:
+    findings = study([instance(1, [cell(f"{SERIES}.1", 1, reason=NotAssessable.BLURRED)])])
+    codes = [str(one[3]) for one in read(oru_message(findings, usual_headers(), CONTEXT, SR_UID)).segments("OBX")]
+    assert not any(code.startswith(("FRACTION", "CI95")) for code in codes)
+
+
+def test_signed_is_final_and_names_the_person() -> None:
+    message = read(signed())
+    assert field(message, "OBR", 25) == "F"
+    assert {str(one[11]) for one in message.segments("OBX")} == {"F"}
+    assert field(message, "OBR", 32) == "lh\\S\\1&Haddad&Layla"
+    assert "signed by a person" in field(message, "NTE", 3)
+
+
+def test_same_report_same_message_and_another_one_another() -> None:
+    assert made() == made()
+    assert field(read(made()), "MSH", 10) != field(read(signed()), "MSH", 10)
+    assert len(field(read(made()), "MSH", 10)) == 20
+
+
+@pytest.mark.parametrize("name", ["A|B^C~D&E", "back\\slash^x", "line\rMSH|^~\\&|X"])
+def test_delimiters_in_a_name_do_not_break_the_message(name: str) -> None:
+    # DICOM forbids some of these; a header may hold them all the same.
+    content = made(PatientName=name).content.decode()
+    assert [line[:3] for line in content.split("\r")[:4]] == ["MSH", "PID", "OBR", "NTE"]
+    assert len(content.split("\r")[1].split("|")) == 9
+
+
+def test_the_disease_is_never_named() -> None:
+    assert b"leuk" not in made().content.lower()
