@@ -26,6 +26,7 @@ from allpacs.store.store import Store
 
 # Parts are imported where they are made: the receiver must be up without loading the model's libraries.
 if TYPE_CHECKING:
+    from allpacs.audit.trail import AuditTrail
     from allpacs.classify.batcher import Batcher
     from allpacs.classify.bundle import Bundle
     from allpacs.classify.saliency import Explain
@@ -57,7 +58,7 @@ def accepted_transfer_syntaxes() -> tuple[str, ...]:
     return SUPPORTED_TRANSFER_SYNTAXES
 
 
-def make_receiver(settings: Settings, store: Store) -> StorageScp:
+def make_receiver(settings: Settings, store: Store, audit: AuditTrail | None = None) -> StorageScp:
     """Return the Storage SCP, not yet started."""
     from allpacs.receive.capacity import CapacityLimits
     from allpacs.receive.commitment import CommitmentService
@@ -97,6 +98,7 @@ def make_receiver(settings: Settings, store: Store) -> StorageScp:
             max_waiting=receive.max_waiting,
         ),
         commitments=CommitmentService(store.commitments, report_back=_report_back(settings)),
+        audit=audit,
     )
 
 
@@ -130,6 +132,25 @@ def _report_back(settings: Settings) -> dict[str, Callable[[Answer], None]]:
             to = Peer(peer.host, peer.port, ae_title, settings.receive.ae_title, peer.timeout_s, tls)
             made[ae_title] = partial(report_commitment, to)
     return made
+
+
+def make_audit(settings: Settings, process: str) -> AuditTrail:
+    """Return the audit trail of a process, which tells of its start."""
+    from allpacs.audit.trail import NoTrail, SyslogTrail
+
+    one = settings.audit
+    if one.host is None:
+        return NoTrail()
+    trail = SyslogTrail(
+        settings.store.folder / "audit" / process,
+        one.host,
+        one.port,
+        ae_title=settings.receive.ae_title,
+        source_id=one.source_id,
+        tls=None if one.tls is None else make_tls(one.tls, "audit.tls"),
+    )
+    trail.started(process)
+    return trail
 
 
 def start_monitor(settings: Settings, store: Store, port: int, *, healthy: Check, ready: Check) -> Monitor | None:
@@ -319,6 +340,8 @@ class Worker:
         Another way to ask a model than the configured bundle's network.
     flow_type:
         Another flow than `Flow`, for example one that is watched.
+    audit:
+        Is told what was sent.
     """
 
     def __init__(
@@ -328,6 +351,7 @@ class Worker:
         *,
         ask: AskModel | None = None,
         flow_type: Callable[..., Flow] | None = None,
+        audit: AuditTrail | None = None,
     ) -> None:
         from allpacs.deliver.retry import RetryPolicy
         from allpacs.flow import Flow, FlowOptions, workflow_database
@@ -355,6 +379,7 @@ class Worker:
             store=store,
             reading=reading,
             destinations=make_destinations(settings),
+            audit=audit,
             options=FlowOptions(
                 system_database_url=workflow_database(settings.store.folder, settings.store.database_url),
                 executor_id=settings.work.executor_id,

@@ -15,9 +15,10 @@ from typing import Any
 import structlog
 
 from allpacs import metrics
+from allpacs.audit.trail import AuditTrail, NoTrail
 from allpacs.deliver.port import Committing, Destination
 from allpacs.deliver.retry import DeadLetter, RetryAfter, RetryPolicy, decide
-from allpacs.domain.artefacts import Artefact, Asked
+from allpacs.domain.artefacts import Artefact, ArtefactKind, Asked
 from allpacs.domain.errors import AllpacsError, DeliveryRejected, DeliveryUnavailable, StoreFault
 from allpacs.domain.identity import derive_uid
 from allpacs.store.records import CommitmentRow, DeliveryRow, DeliveryState
@@ -33,6 +34,8 @@ class Delivering:
     ----------
     patiently:
         Calls a function with a study UID, a revision and more, until the store lets it do its work.
+    audit:
+        Is told what was sent and what was given up.
     """
 
     def __init__(
@@ -43,12 +46,14 @@ class Delivering:
         retry: RetryPolicy,
         now: Callable[[], float],
         patiently: Callable[..., Any],
+        audit: AuditTrail | None = None,
     ) -> None:
         self._store = store
         self._destinations = dict(destinations)
         self._retry = retry
         self._now = now
         self._patiently = patiently
+        self._audit = audit or NoTrail()
 
     def attempt(self, study_uid: str, revision: int, name: str, attempt: int) -> str:
         """Make one attempt and write down what came of it.
@@ -69,6 +74,7 @@ class Delivering:
                 receipt = destination.deliver(artefacts)
                 detail = receipt.detail if receipt.warning is None else f"{receipt.detail} ({receipt.warning})"
                 self._patiently(self._note_sent, study_uid, revision, name)
+                self._audit.sent(name, study_uid, dicom=ArtefactKind.FHIR not in destination.takes)
                 log.info("results_sent", detail=detail)
             else:  # only its commitment is missing
                 detail = begun.reason or ""
@@ -76,6 +82,9 @@ class Delivering:
         except (DeliveryUnavailable, DeliveryRejected, StoreFault) as fault:  # the results may be out of reach, too
             state, detail, again_at = self._after_failure(fault, attempt - begun.attempts_forgiven)
             self._patiently(self._end, study_uid, revision, name, state, detail, again_at)
+            if state == DeliveryState.DEAD:
+                dicom = destination is None or ArtefactKind.FHIR not in destination.takes
+                self._audit.sent(name, study_uid, dicom=dicom, failure=detail)
         else:
             if state == DeliveryState.RETRYING:  # taken, but not committed to: sent again
                 self._refused_commitment(begun, said)

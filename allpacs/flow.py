@@ -45,6 +45,7 @@ from dbos import error as engine_errors
 from sqlalchemy.exc import SQLAlchemyError
 
 from allpacs import metrics
+from allpacs.audit.trail import AuditTrail
 from allpacs.deliver.port import Destination
 from allpacs.deliver.retry import RetryPolicy
 from allpacs.delivering import Delivering
@@ -149,6 +150,7 @@ class Flow:
         options: FlowOptions,
         now: Callable[[], float] = time.time,
         on_engine_lost: Callable[[], object] = lambda: end_process(1),
+        audit: AuditTrail | None = None,
     ) -> None:
         self._store = store
         self._reading = reading
@@ -157,7 +159,12 @@ class Flow:
         self._now = now
         self._on_engine_lost = on_engine_lost
         self._delivering = Delivering(
-            store=store, destinations=destinations, retry=options.retry, now=now, patiently=self._patiently
+            store=store,
+            destinations=destinations,
+            retry=options.retry,
+            now=now,
+            patiently=self._patiently,
+            audit=audit,
         )
         self._swept_at = 0.0
         self._purged_at = 0.0

@@ -424,6 +424,15 @@ class MonitorSettings(_Section):
         return self
 
 
+class AuditSettings(_Section):
+    """The audit trail (PS3.15 A.5), to a syslog server."""
+
+    host: str | None = Field(None, description="host name or address of the syslog server; unset: no audit trail")
+    port: int = Field(6514, ge=1, le=65535, description="its port, 6514 for TLS")
+    tls: TlsSettings | None = Field(None, description="TLS; unset: none, and nothing is encrypted")
+    source_id: str = Field("allpacs", description="this installation, as the audit's reader knows it")
+
+
 class LogSettings(_Section):
     """Logging, to standard error."""
 
@@ -449,6 +458,7 @@ class Settings(BaseSettings):
     retry: RetrySettings = RetrySettings()
     console: ConsoleSettings = ConsoleSettings()
     monitor: MonitorSettings = MonitorSettings()
+    audit: AuditSettings = AuditSettings()
     log: LogSettings = LogSettings()
     destinations: dict[str, DestinationSettings] = Field(default_factory=dict)
 

@@ -16,6 +16,7 @@ from typing import Any
 import structlog
 from pynetdicom.transport import ThreadedAssociationServer
 
+from allpacs.receive.port import TransferAudit
 from allpacs.tls import Tls
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -34,11 +35,14 @@ class Listener(ThreadedAssociationServer):  # type: ignore[misc]
         Whose connections are taken; empty: anybody's.
     handshake_timeout_s:
         Longest time for each answer of the peer while TLS is agreed on.
+    audit:
+        Is told of peers that were refused.
     """
 
     tls: Tls | None = None
     allowed_networks: Collection[Network] = ()
     handshake_timeout_s: float = 30.0
+    audit: TransferAudit | None = None
 
     def verify_request(self, _request: Any, client_address: Any) -> bool:
         """Return whether the peer's address is one of those allowed."""
@@ -48,7 +52,7 @@ class Listener(ThreadedAssociationServer):  # type: ignore[misc]
         mapped = getattr(address, "ipv4_mapped", None)  # an IPv4 peer on an IPv6 socket
         allowed = any((mapped or address) in network for network in self.allowed_networks)
         if not allowed:
-            _log.warning("connection_refused", address=str(address), reason="not in receive.allowed_networks")
+            self._refuse("connection_refused", str(address), "not in receive.allowed_networks")
         return allowed
 
     def finish_request(self, request: Any, client_address: Any) -> None:
@@ -61,11 +65,16 @@ class Listener(ThreadedAssociationServer):  # type: ignore[misc]
             except OSError as failed:
                 # OpenSSL's reason, for example CERTIFICATE_VERIFY_FAILED; a plain connection is WRONG_VERSION_NUMBER.
                 reason = failed.reason if isinstance(failed, ssl.SSLError) else None
-                _log.warning("tls_refused", address=client_address[0], reason=reason or type(failed).__name__)
+                self._refuse("tls_refused", client_address[0], reason or type(failed).__name__)
                 self.shutdown_request(request)
                 return
             request.settimeout(None)
         super().finish_request(request, client_address)
+
+    def _refuse(self, event: str, address: str, reason: str) -> None:
+        _log.warning(event, address=address, reason=reason)
+        if self.audit is not None:
+            self.audit.refused("", address, reason)
 
     def shutdown(self) -> None:
         """Stop accepting and close the socket."""

@@ -123,3 +123,13 @@ class CommitmentSink(Protocol):
 
     def answered(self, transaction_uid: str, committed: Collection[str], failure: str | None) -> bool:
         """Note what a peer answered to us, and return whether it was asked."""
+
+
+class TransferAudit(Protocol):
+    """Is told what is to be in the audit trail; returns when it is kept, and never raises."""
+
+    def received(self, calling_ae: str, address: str, studies: list[str], instances: int, refused: int) -> None:
+        """An association brought instances."""
+
+    def refused(self, who: str, address: str, reason: str) -> None:
+        """Somebody who does not belong tried to connect."""

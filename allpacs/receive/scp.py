@@ -33,7 +33,7 @@ from allpacs.receive.commitment import CommitmentService
 from allpacs.receive.guard import Memory
 from allpacs.receive.header import read_header
 from allpacs.receive.listener import Listener, Network
-from allpacs.receive.port import Sink
+from allpacs.receive.port import Sink, TransferAudit
 from allpacs.receive.reactor import WaitingHandler
 from allpacs.tls import Tls
 
@@ -113,6 +113,8 @@ class StorageScp:
         When instances are refused with 0xA700.
     commitments:
         Answers requests for storage commitment; None: the service is not offered.
+    audit:
+        Is told of transfers and of peers that were refused; None: nobody is.
     clock:
         Returns UTC seconds since the epoch.
     """
@@ -140,6 +142,7 @@ class StorageScp:
         max_memory_bytes: int = 2_000_000_000,
         limits: CapacityLimits | None = None,
         commitments: CommitmentService | None = None,
+        audit: TransferAudit | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._sink = sink
@@ -156,6 +159,7 @@ class StorageScp:
             if rule.instances_per_s is not None
         }
         self._commitments = commitments
+        self._audit = audit
         self._allowed_networks = tuple(allowed_networks)
         self._tls = tls
         self._server: Any = None
@@ -213,6 +217,7 @@ class StorageScp:
         )
         self._server.tls = self._tls
         self._server.allowed_networks = self._allowed_networks
+        self._server.audit = self._audit
         self._server.handshake_timeout_s = self._ae.acse_timeout
         threading.Thread(target=self._server.serve_forever, name="listener", daemon=True).start()
         if self._commitments is not None:
@@ -311,6 +316,9 @@ class StorageScp:
     def _on_rejected(self, event: evt.Event) -> None:
         request = event.assoc.requestor.primitive
         metrics.ASSOCIATIONS.labels("rejected").inc()
+        if self._audit is not None and len(self._ae.active_associations) < self._ae.maximum_associations:
+            address = event.assoc.requestor.address
+            self._audit.refused(str(request.calling_ae_title), address, "association rejected")
         _log.warning("association_rejected", calling_ae=request.calling_ae_title, called_ae=request.called_ae_title)
 
     def _on_released(self, event: evt.Event) -> None:
@@ -360,6 +368,14 @@ class StorageScp:
             return
         metrics.ASSOCIATIONS_OPEN.dec()
         metrics.ASSOCIATIONS.labels(ended).inc()
+        if self._audit is not None and (tally.study_uids or tally.refused):
+            self._audit.received(
+                tally.calling_ae,
+                event.assoc.requestor.address,
+                sorted(tally.study_uids),
+                tally.stored + tally.same,
+                sum(tally.refused.values()),
+            )
         _log.info(
             "association_ended",
             calling_ae=tally.calling_ae,

@@ -1,0 +1,254 @@
+"""From a message to a syslog server: a local spool first, then TLS (RFC 5425), or TCP where no TLS is configured.
+
+A message is on disk before what it tells goes on, and stays there until it has been written to the server's
+connection. Syslog has no acknowledgement: what was on its way when a connection broke may be lost or come twice, so
+the connection is looked at again before a file is deleted.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Protocol
+
+import structlog
+
+from allpacs.audit.messages import (
+    APPLICATION,
+    DESTINATION,
+    SOURCE,
+    AuditEvent,
+    Outcome,
+    Participant,
+    audit_message,
+)
+from allpacs.tls import Tls
+
+#: Facility 10 (security), severity 5 (notice); PS3.15 A.6: MSGID "DICOM+RFC3881".
+_PRIORITY = 10 * 8 + 5
+_MESSAGE_ID = "DICOM+RFC3881"
+
+_FIRST_WAIT_S, _LONGEST_WAIT_S = 1.0, 60.0
+_TIMEOUT_S = 10.0
+
+_log = structlog.get_logger("allpacs.audit")
+
+
+class AuditTrail(Protocol):
+    """Where it is told what happened."""
+
+    def started(self, process: str) -> None:
+        """A process of ours began its work."""
+
+    def stopped(self, process: str) -> None:
+        """A process of ours ended in good order."""
+
+    def received(self, calling_ae: str, address: str, studies: list[str], instances: int, refused: int) -> None:
+        """An association brought instances."""
+
+    def sent(self, destination: str, study_uid: str, *, dicom: bool, failure: str | None = None) -> None:
+        """Results went to a destination, or were given up."""
+
+    def refused(self, who: str, address: str, reason: str) -> None:
+        """Somebody who does not belong tried to connect."""
+
+
+class NoTrail:
+    """Tells nobody: no syslog server is configured."""
+
+    def started(self, process: str) -> None:
+        """Say nothing."""
+
+    def stopped(self, process: str) -> None:
+        """Say nothing."""
+
+    def received(self, calling_ae: str, address: str, studies: list[str], instances: int, refused: int) -> None:
+        """Say nothing."""
+
+    def sent(self, destination: str, study_uid: str, *, dicom: bool, failure: str | None = None) -> None:
+        """Say nothing."""
+
+    def refused(self, who: str, address: str, reason: str) -> None:
+        """Say nothing."""
+
+
+class SyslogTrail:
+    """Spools messages and sends them, in the order of their making, in a thread of its own.
+
+    Parameters
+    ----------
+    folder:
+        The spool, made where it is missing; another one for each process.
+    ae_title, source_id:
+        We, as a peer and as the audit's reader know us.
+    most:
+        Messages kept at most while the server is away; then the oldest go, and that is logged.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        host: str,
+        port: int,
+        *,
+        ae_title: str,
+        source_id: str,
+        tls: Tls | None = None,
+        most: int = 100_000,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self._folder = folder
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._server = (host, port)
+        self._we = Participant(ae_title, APPLICATION)
+        self._source_id = source_id
+        self._tls = tls
+        self._most = most
+        self._now = now
+        self._count = 0
+        self._lock = threading.Lock()
+        self._wake = threading.Event()
+        self._wake.set()  # for what an earlier run has left
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._send_until_stopped, name="audit", daemon=True)
+        self._thread.start()
+
+    def started(self, process: str) -> None:
+        """Application Activity: start."""
+        self._tell(AuditEvent.APPLICATION_STARTED, [Participant(process, APPLICATION)])
+
+    def stopped(self, process: str) -> None:
+        """Application Activity: stop; what is spooled is sent for a moment, the rest at the next start."""
+        self._tell(AuditEvent.APPLICATION_STOPPED, [Participant(process, APPLICATION)])
+        self.close()
+
+    def received(self, calling_ae: str, address: str, studies: list[str], instances: int, refused: int) -> None:
+        """DICOM Instances Transferred, or a minor failure where some were refused."""
+        self._tell(
+            AuditEvent.INSTANCES_RECEIVED,
+            [
+                Participant(calling_ae, SOURCE, requestor=True, address=address),
+                Participant(self._we.user_id, DESTINATION),
+            ],
+            outcome=Outcome.MINOR_FAILURE if refused else Outcome.SUCCESS,
+            studies=studies,
+            detail=f"{instances} instances kept, {refused} refused",
+        )
+
+    def sent(self, destination: str, study_uid: str, *, dicom: bool, failure: str | None = None) -> None:
+        """DICOM Instances Transferred or Export, or a serious failure where it was given up."""
+        self._tell(
+            AuditEvent.INSTANCES_SENT if dicom else AuditEvent.EXPORTED,
+            [Participant(self._we.user_id, SOURCE, requestor=True), Participant(destination, DESTINATION)],
+            outcome=Outcome.SUCCESS if failure is None else Outcome.SERIOUS_FAILURE,
+            studies=[study_uid],
+            detail=failure,
+        )
+
+    def refused(self, who: str, address: str, reason: str) -> None:
+        """Security Alert: node authentication."""
+        self._tell(
+            AuditEvent.NODE_REFUSED,
+            [Participant(who or "unknown", SOURCE, requestor=True, address=address), self._we],
+            outcome=Outcome.SERIOUS_FAILURE,
+            detail=reason,
+        )
+
+    def close(self, within_s: float = 2.0) -> None:
+        """Send what is spooled for a moment; leave the rest to the next start."""
+        deadline = time.monotonic() + within_s
+        while any(self._folder.glob("*.xml")) and time.monotonic() < deadline:
+            self._wake.set()
+            time.sleep(0.05)
+        self._stop.set()
+        self._wake.set()
+        self._thread.join(_TIMEOUT_S)
+
+    def _tell(
+        self,
+        event: AuditEvent,
+        participants: list[Participant],
+        *,
+        outcome: Outcome = Outcome.SUCCESS,
+        studies: list[str] | None = None,
+        detail: str | None = None,
+    ) -> None:
+        at = self._now()
+        xml = audit_message(
+            event,
+            at=at,
+            source_id=self._source_id,
+            participants=participants,
+            outcome=outcome,
+            studies=studies or (),
+            detail=detail,
+        )
+        with self._lock:
+            self._count += 1
+            name = f"{time.time_ns():020d}-{self._count:06d}-{uuid.uuid4().hex[:8]}"
+        try:
+            draft = self._folder / f"{name}.part"
+            descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(xml)
+                file.flush()
+                os.fsync(file.fileno())
+            draft.rename(self._folder / f"{name}.xml")
+        except OSError as error:
+            # What it tells of has happened: it is logged, and goes on.
+            _log.error("audit_message_lost", kind=event.name, reason=error.strerror)
+        self._wake.set()
+
+    def _send_until_stopped(self) -> None:
+        wait_s = _FIRST_WAIT_S
+        while not self._stop.is_set():
+            self._wake.wait(_LONGEST_WAIT_S)
+            self._wake.clear()
+            while not self._stop.is_set():
+                try:
+                    self._send_all()
+                except OSError as error:
+                    _log.warning("audit_server_away", host=self._server[0], reason=type(error).__name__)
+                    self._drop_oldest()
+                    self._stop.wait(wait_s)
+                    wait_s = min(2 * wait_s, _LONGEST_WAIT_S)
+                else:
+                    wait_s = _FIRST_WAIT_S
+                    break
+
+    def _send_all(self) -> None:
+        files = sorted(self._folder.glob("*.xml"))
+        if not files:
+            return
+        with socket.create_connection(self._server, timeout=_TIMEOUT_S) as plain:
+            connection = plain if self._tls is None else self._tls().wrap_socket(plain, server_hostname=self._server[0])
+            with connection:
+                for file in files:
+                    # RFC 5425 section 4.3: each message is preceded by its length.
+                    frame = _syslog(file.read_bytes(), file.stat().st_mtime)
+                    connection.sendall(f"{len(frame)} ".encode() + frame)
+                    if select.select([connection], [], [], 0)[0] and not connection.recv(1):
+                        raise ConnectionResetError
+                    file.unlink()
+
+    def _drop_oldest(self) -> None:
+        files = sorted(self._folder.glob("*.xml"))
+        for file in files[: max(0, len(files) - self._most)]:
+            with suppress(OSError):
+                file.unlink()
+            _log.error("audit_message_lost", reason="the spool is full, and the syslog server away")
+
+
+def _syslog(xml: bytes, at: float) -> bytes:
+    """Return the message in RFC 5424 form, as PS3.15 A.6 asks for."""
+    stamp = datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    head = f"<{_PRIORITY}>1 {stamp} {socket.gethostname()} allpacs {os.getpid()} {_MESSAGE_ID} - "
+    return head.encode("ascii", "replace") + b"\xef\xbb\xbf" + xml
