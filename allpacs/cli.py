@@ -25,6 +25,7 @@ from allpacs.domain.errors import (
 from allpacs.domain.specimen import PatientAndSpecimen, SpecimenKind, Stain
 
 if TYPE_CHECKING:
+    from allpacs.classify.saliency import Explain
     from allpacs.settings import Settings
 
 #: Exit status by kind of error; 2 is a wrong command line.
@@ -196,7 +197,13 @@ def console(config: ConfigOption = None, supervisor: SupervisorOption = None) ->
     store = open_store(settings)
     if supervisor is None:
         typer.echo(f"review console: {address(settings, with_token=sys.stdout.isatty())}")
-    run_console(settings, store, supervisor=supervisor)
+
+    def explain() -> Explain:
+        from allpacs.app import explaining, make_pipeline, start_model
+
+        return explaining(start_model(settings, make_pipeline(settings).bundle))
+
+    run_console(settings, store, explain, supervisor=supervisor)
 
 
 @app.command("import")
@@ -337,17 +344,16 @@ def retry(
 
     from allpacs.app import open_store
     from allpacs.commands.show import one_study
+    from allpacs.store.again import ask_again
 
     store = open_store(_settings(config))
     row = one_study(store, study)
-    revision = store.revisions.read_again(row.study_uid)
-    if revision is not None:
-        typer.echo(f"revision {revision} of {row.study_uid} will be read again")
-    revived = store.deliveries.revive(row.study_uid, now=time.time())
-    for revised, destination in revived:
-        store.revisions.settle(row.study_uid, revised, now=time.time())
-        typer.echo(f"revision {revised} of {row.study_uid} will be delivered to {destination} again")
-    if revision is None and not revived:
+    asked = ask_again(store, row.study_uid, now=time.time())
+    if asked.read is not None:
+        typer.echo(f"revision {asked.read} of {row.study_uid} will be read again")
+    for revision, destination in asked.delivered:
+        typer.echo(f"revision {revision} of {row.study_uid} will be delivered to {destination} again")
+    if asked.nothing:
         typer.echo(f"nothing to retry: {row.study_uid} is {row.state}")
 
 

@@ -395,8 +395,14 @@ class ConsoleSettings(_Section):
         "", description="who reviewers sign for; may be changed on signing", examples=["Hospital"]
     )
     idle_minutes: float = Field(30.0, gt=0, description="a session that nobody uses for so long ends")
+    ae_title: str = Field("ALLPACS_CONSOLE", description="AE title that uploads are sent under, to our own receiver")
     max_upload_mb: int = Field(1024, ge=1, description="largest upload, all its files together, MB")
     locale: Literal["en", "ar"] | None = Field(None, description="language; unset: the browser's", examples=["ar"])
+
+    @field_validator("ae_title")
+    @classmethod
+    def _valid_ae_title(cls, text: str) -> str:
+        return _ae_title(text)
 
     @model_validator(mode="after")
     def _token_on_loopback_only(self) -> Self:

@@ -22,10 +22,13 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from allpacs.classify.bundle import Bundle, load_bundle
+from allpacs.classify.saliency import Explain
 from allpacs.console import access, live
 from allpacs.console.access import Permission, SecurityHeaders
+from allpacs.console.activation import Activation
 from allpacs.console.cells import CellsOfStudies
-from allpacs.console.pages import pictures, review, sign_in, study, worklist
+from allpacs.console.pages import drift, export, operations, review, sign_in, study, upload, worklist
+from allpacs.console.pages import pictures as picture_pages
 from allpacs.console.patients import Patients
 from allpacs.console.pictures import Pictures
 from allpacs.console.visit import Console, Visit
@@ -84,31 +87,46 @@ PAGES: tuple[Page, ...] = (
     Page(_STUDY + "/cells", study.more_cells, Permission.VIEW),
     Page(_STUDY + "/status", study.status, Permission.VIEW),
     Page(_STUDY + "/artefacts/{kind}", study.artefact, Permission.VIEW),
-    Page(_STUDY + "/cells/{tracking_uid}.jpg", pictures.crop, Permission.VIEW),
-    Page(_STUDY + "/fields/{sop_instance_uid}/{frame:int}.jpg", pictures.field, Permission.VIEW),
-    Page(_STUDY + "/fields/{sop_instance_uid}/{frame:int}", pictures.outlines, Permission.VIEW),
+    Page(_STUDY + "/cells/{tracking_uid}.activation.png", picture_pages.activation, Permission.VIEW),
+    Page(_STUDY + "/cells/{tracking_uid}.jpg", picture_pages.crop, Permission.VIEW),
+    Page(_STUDY + "/fields/{sop_instance_uid}/{frame:int}.jpg", picture_pages.field, Permission.VIEW),
+    Page(_STUDY + "/fields/{sop_instance_uid}/{frame:int}", picture_pages.outlines, Permission.VIEW),
     Page(_STUDY + "/decisions", review.decide, Permission.REVIEW, ("POST",), reads_form=False),
     Page(_STUDY + "/comment", review.comment, Permission.REVIEW, ("POST",)),
     Page(_STUDY + "/sign-off", review.sign_off_form, Permission.REVIEW),
     Page(_STUDY + "/sign-off", review.sign_off, Permission.REVIEW, ("POST",)),
+    Page("/upload", upload.show, Permission.UPLOAD),
+    Page("/upload", upload.take, Permission.UPLOAD, ("POST",), reads_form=False),
+    Page("/drift", drift.show, Permission.VIEW),
+    Page("/operations", operations.show, Permission.OPERATE),
+    Page("/operations/retry", operations.retry, Permission.OPERATE, ("POST",)),
+    Page("/export", export.show, Permission.EXPORT),
+    Page("/export", export.send, Permission.EXPORT, ("POST",)),
 )
 
 
-def make_console(settings: Settings, store: Store) -> Starlette:
+def make_console(settings: Settings, store: Store, explain: Callable[[], Explain] | None = None) -> Starlette:
     """Return the application.
+
+    Parameters
+    ----------
+    explain:
+        Loads the model for activation maps; None: there are none.
 
     Raises
     ------
     StoreFault
         The secrets in the store's folder cannot be read or written.
     """
+    pictures, bundle = Pictures(store, max_pixels=settings.work.max_pixels), _bundle(settings)
     console = Console(
         settings=settings,
         store=store,
         patients=Patients(store),
         cells=CellsOfStudies(store),
-        pictures=Pictures(store, max_pixels=settings.work.max_pixels),
-        bundle=_bundle(settings),
+        pictures=pictures,
+        bundle=bundle,
+        activation=None if bundle is None or explain is None else Activation(pictures, bundle, explain),
     )
     secret = access.secret_of(settings.store.folder / "console.secret")
     https = settings.console.certificate is not None or (settings.console.address or "").startswith("https:")

@@ -100,12 +100,17 @@ class Pictures:
         raise UndecodablePixels(f"the image has no frame {frame_number}")
 
 
-def _square(rgb: Rgb, box: BoxPx, side_px: int) -> Image.Image:
-    rows, columns, _ = rgb.shape
+def square_around(box: BoxPx, shape: tuple[int, ...]) -> tuple[int, int, int]:
+    """Return column, row and side of the part of a frame that a crop shows, pixels of the frame."""
     side = math.ceil(max(box.width, box.height) * (1 + 2 * _CONTEXT))
     # At an edge the square moves inwards: a cell that is not in the middle tells more than a black stripe.
-    left = max(0, min(box.x + box.width // 2 - side // 2, columns - side))
-    top = max(0, min(box.y + box.height // 2 - side // 2, rows - side))
+    left = max(0, min(box.x + box.width // 2 - side // 2, shape[1] - side))
+    top = max(0, min(box.y + box.height // 2 - side // 2, shape[0] - side))
+    return left, top, side
+
+
+def _square(rgb: Rgb, box: BoxPx, side_px: int) -> Image.Image:
+    left, top, side = square_around(box, rgb.shape)
     picture = Image.fromarray(rgb).crop((left, top, left + side, top + side))
     return picture.resize((side_px, side_px), Image.Resampling.LANCZOS)
 

@@ -6,13 +6,14 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
 import structlog
 import uvicorn
 
+from allpacs.classify.saliency import Explain
 from allpacs.console import access
 from allpacs.console.app import make_console
 from allpacs.domain.errors import ConfigFault
@@ -22,8 +23,15 @@ from allpacs.store.store import Store
 _log = structlog.get_logger("allpacs.console")
 
 
-def run_console(settings: Settings, store: Store, *, supervisor: int | None = None) -> None:
+def run_console(
+    settings: Settings, store: Store, explain: Callable[[], Explain], *, supervisor: int | None = None
+) -> None:
     """Serve the console until SIGTERM, SIGINT, or the loss of the supervising process.
+
+    Parameters
+    ----------
+    explain:
+        Loads the model for activation maps; called when the first of them is asked for.
 
     Raises
     ------
@@ -32,7 +40,7 @@ def run_console(settings: Settings, store: Store, *, supervisor: int | None = No
     """
     console = settings.console
     config = uvicorn.Config(
-        make_console(settings, store),
+        make_console(settings, store, explain),
         host=console.host,
         port=console.port,
         log_config=None,

@@ -13,6 +13,7 @@ from starlette.responses import HTMLResponse, Response
 from allpacs.classify.bundle import Bundle
 from allpacs.console import access, rendering
 from allpacs.console.access import Permission, Person
+from allpacs.console.activation import Activation
 from allpacs.console.cells import CellsOfStudies
 from allpacs.console.patients import Patients
 from allpacs.console.pictures import Pictures
@@ -36,6 +37,7 @@ class Console:
     cells: CellsOfStudies
     pictures: Pictures
     bundle: Bundle | None
+    activation: Activation | None
 
 
 @dataclass(frozen=True, slots=True)

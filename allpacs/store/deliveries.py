@@ -198,6 +198,15 @@ class Deliveries:
         """Return the deliveries of one revision, by destination."""
         return self._select(_T.study_uid == study_uid, _T.revision == revision)
 
+    def counts(self) -> dict[str, dict[DeliveryState, int]]:
+        """Return how many deliveries are in which state, by destination."""
+        query = sa.select(_T.destination, _T.state, sa.func.count()).group_by(_T.destination, _T.state)
+        counts: dict[str, dict[DeliveryState, int]] = {}
+        with self._database.reading() as connection:
+            for destination, state, count in connection.execute(query.order_by(_T.destination)):
+                counts.setdefault(destination, {})[DeliveryState(state)] = count
+        return counts
+
     def in_state(self, state: DeliveryState) -> list[DeliveryRow]:
         """Return the deliveries of all studies in a state."""
         return self._select(_T.state == state)

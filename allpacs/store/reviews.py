@@ -274,6 +274,22 @@ class Reviews:
             reviewed = connection.scalar(query)
             return None if reviewed is None else _review(connection, study_uid, reviewed)
 
+    def all_signed(self) -> list[ReviewRow]:
+        """Return the signed reviews that no later one of the same study replaces, first signed first."""
+        later = schema.reviews.alias("later").c
+        replaced = sa.exists().where(
+            later.study_uid == _REVIEW.study_uid, later.revision > _REVIEW.revision, later.signed_at.is_not(None)
+        )
+        query = sa.select(schema.reviews).where(_REVIEW.signed_at.is_not(None), ~replaced)
+        with self._database.reading() as connection:
+            return [_row(row) for row in connection.execute(query.order_by(_REVIEW.signed_at))]
+
+    def count_signed(self) -> int:
+        """Return how many signed reviews there are, replaced ones included."""
+        query = sa.select(sa.func.count()).select_from(schema.reviews).where(_REVIEW.signed_at.is_not(None))
+        with self._database.reading() as connection:
+            return connection.scalar(query) or 0
+
     def signed_decisions(self, study_uid: str, revision: int) -> dict[str, CellDecision]:
         """Return what was decided about the cells of a signed review when it was signed, by tracking UID."""
         query = sa.select(schema.reviews).where(_REVIEW.study_uid == study_uid, _REVIEW.revision == revision)
@@ -337,9 +353,13 @@ def _review(connection: sa.Connection, study_uid: str, revision: int) -> ReviewR
     ).one_or_none()
     if row is None:
         return ReviewRow(study_uid, revision, version=0, comment="", changed_by="", changed_at=0.0)
+    return _row(row)
+
+
+def _row(row: Any) -> ReviewRow:
     return ReviewRow(
-        study_uid=study_uid,
-        revision=revision,
+        study_uid=row.study_uid,
+        revision=row.revision,
         version=row.version,
         comment=row.comment,
         changed_by=row.changed_by,

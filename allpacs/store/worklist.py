@@ -174,6 +174,12 @@ class Worklist:
             sources=tuple(sources),
         )
 
+    def by_state(self) -> dict[str, int]:
+        """Return how many studies are in which state."""
+        query = sa.select(_STUDY.state, sa.func.count()).group_by(_STUDY.state)
+        with self._database.reading() as connection:
+            return dict(connection.execute(query).all())
+
     def study_uids(self) -> list[str]:
         """Return all studies, the latest first."""
         with self._database.reading() as connection:

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.slow
 
 _CELLS = 10
 #: Every page but the study, which the test finds by itself.
-PATHS = ("/",)
+PATHS = ("/", "/upload", "/drift", "/operations", "/export")
 _FIRST = re.compile(r"Review console: (\S+)")
 
 

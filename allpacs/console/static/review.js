@@ -75,9 +75,15 @@ function start() {
   function showOverlay() {
     const picture = document.getElementById("cell-overlay");
     document.querySelector("[data-view=overlay]").setAttribute("aria-pressed", String(overlay));
-    picture.hidden = !overlay;
-    if (overlay) picture.src = `${path}/cells/${current.dataset.uid}.activation.png`;
+    picture.hidden = true;
+    if (!overlay) return;
+    picture.src = `${path}/cells/${current.dataset.uid}.activation.png`;
+    if (!picture.complete) say(words.overlayLoading, ""); // the first of them loads the model
   }
+  document.getElementById("cell-overlay").addEventListener("load", (event) => {
+    event.target.hidden = !overlay;
+    if (saving.textContent === words.overlayLoading) say("", "");
+  });
   document.getElementById("cell-overlay").addEventListener("error", (event) => {
     event.target.hidden = true;
     if (overlay) say(words.overlayMissing, "");

@@ -52,11 +52,11 @@ def study(store: Store, tmp_path_factory: pytest.TempPathFactory) -> str:
 def browse(store: Store) -> Callable[..., Browser]:
     """Return a maker of browsers: of a person with these roles, or of nobody."""
 
-    def make(*roles: Role, identifier: str = "someone", **settings: Any) -> Browser:
-        folder = store.spool.folder.parent
-        application = make_console(
-            load_settings(store={"folder": folder}, console={"idle_minutes": 30, **settings}), store
-        )
+    def make(*roles: Role, identifier: str = "someone", of: Store = store, **settings: Any) -> Browser:
+        sections = {name: settings.pop(name) for name in ("receive", "destinations") if name in settings}
+        sections.setdefault("receive", {"port": 1})  # where nothing answers
+        folder = of.spool.folder.parent
+        application = make_console(load_settings(store={"folder": folder}, console=settings, **sections), of)
 
         def enter(request: Request) -> Response:  # a short cut past the sign-in page, which has tests of its own
             access.sign_in(request, Person(identifier, "Person^Some", frozenset(roles)))

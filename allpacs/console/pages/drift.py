@@ -1,0 +1,28 @@
+"""The drift page."""
+
+from __future__ import annotations
+
+import time
+
+from starlette.responses import Response
+
+from allpacs.console import trend
+from allpacs.console.visit import Visit
+
+_WEEKS = (4, 13, 26, 52)
+
+
+def show(visit: Visit) -> Response:
+    """Show what the model said in the last weeks (``?weeks=13``)."""
+    asked = visit.query("weeks")
+    weeks = int(asked) if asked.isdecimal() and int(asked) in _WEEKS else 13
+    outcomes = visit.store.outcomes.since(time.time() - weeks * 7 * 86400)
+    return visit.page(
+        "drift.html",
+        rows=trend.by_week(outcomes),
+        weeks=weeks,
+        choices=_WEEKS,
+        shifted=trend.SHIFTED,
+        much_shifted=trend.MUCH_SHIFTED,
+        least_cells=trend.LEAST_CELLS,
+    )

@@ -1,0 +1,121 @@
+"""Operations: what comes in, what waits, what was given up, and how to ask for it again. No patient data."""
+
+from __future__ import annotations
+
+import time
+
+import structlog
+from starlette.responses import RedirectResponse, Response
+
+from allpacs.console.visit import Visit
+from allpacs.deliver.c_store import echo
+from allpacs.domain.errors import DeliveryUnavailable
+from allpacs.domain.identity import is_uid
+from allpacs.settings import CStoreSettings, FhirSettings, FolderSettings, Settings
+from allpacs.store.again import ask_again
+from allpacs.store.records import DeliveryState, RevisionState
+from allpacs.tls import Tls, TlsFiles, client_tls
+
+_log = structlog.get_logger("allpacs.console")
+
+#: States of deliveries that are shown as columns, in order.
+STATES = (
+    DeliveryState.QUEUED,
+    DeliveryState.SENDING,
+    DeliveryState.RETRYING,
+    DeliveryState.UNCOMMITTED,
+    DeliveryState.SENT,
+    DeliveryState.COMMITTED,
+    DeliveryState.DEAD,
+)
+_MOST_LISTED = 100
+_ECHO_S = 2.0
+
+
+def show(visit: Visit) -> Response:
+    """Show the page."""
+    store, settings = visit.store, visit.console.settings
+    dead = store.deliveries.in_state(DeliveryState.DEAD)
+    retrying = store.deliveries.in_state(DeliveryState.RETRYING)
+    return visit.page(
+        "operations.html",
+        answer=_receiver_answer(settings),
+        receive=settings.receive,
+        free_bytes=store.receiving.free_bytes(),
+        by_state=store.worklist.by_state(),
+        destinations={name: _address(one) for name, one in settings.destinations.items()},
+        counts=store.deliveries.counts(),
+        states=STATES,
+        attention=store.studies.latest(state=RevisionState.ATTENTION, limit=_MOST_LISTED),
+        reasons={row.study_uid: row.reason for row in store.revisions.in_state(RevisionState.ATTENTION)},
+        dead=dead[:_MOST_LISTED],
+        dead_count=len(dead),
+        retrying=retrying[:_MOST_LISTED],
+        bundle=visit.console.bundle,
+        folder=settings.store.folder,
+        events=store.audit.latest(60),
+        asked=visit.query("asked"),
+        now=time.time(),
+    )
+
+
+def retry(visit: Visit) -> Response:
+    """Ask again for a study's reading and deliveries; without a study, for everything that was given up."""
+    given = visit.posted("study")
+    if given and not is_uid(given):
+        return RedirectResponse("/operations", 303)
+    wanted = [given] if given else _given_up(visit)
+    now = time.time()
+    for study_uid in wanted:
+        asked = ask_again(visit.store, study_uid, now=now)
+        if not asked.nothing:
+            visit.store.audit.record(
+                "asked_again", at=now, study_uid=study_uid, reason=f"by {visit.someone.identifier}"
+            )
+    _log.info("asked_again", count=len(wanted))
+    return RedirectResponse(f"/operations?asked={len(wanted)}", 303)
+
+
+def _given_up(visit: Visit) -> list[str]:
+    dead = {one.study_uid for one in visit.store.deliveries.in_state(DeliveryState.DEAD)}
+    return sorted(dead | {row.study_uid for row in visit.store.revisions.in_state(RevisionState.ATTENTION)})
+
+
+def _receiver_answer(settings: Settings) -> str | None:
+    """Return why our own receiver does not answer C-ECHO, or None where it does."""
+    receive = settings.receive
+    try:
+        echo(
+            own_address(receive.host), receive.port, receive.ae_title, settings.console.ae_title,
+            timeout_s=_ECHO_S, tls=own_tls(settings),
+        )  # fmt: skip
+    except DeliveryUnavailable as unavailable:
+        return str(unavailable)
+    return None
+
+
+def own_address(host: str) -> str:
+    """Return where this machine reaches a server of its own that listens there."""
+    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - read, not listened on
+
+
+def own_tls(settings: Settings) -> Tls | None:
+    """Return the TLS settings under which our own receiver takes us, or None where it uses none."""
+    tls = settings.receive.tls
+    if tls is None:
+        return None
+    password = None if tls.key_password is None else tls.key_password.get_secret_value()
+    # The receiver shows our own certificate, which is for the machine's name and not for this address.
+    return client_tls(TlsFiles(tls.certificate, tls.key, password, tls.trusted), check_hostname=False)
+
+
+def _address(one: object) -> str:
+    match one:
+        case CStoreSettings():
+            return f"{one.called_ae}@{one.host}:{one.port}"
+        case FhirSettings():
+            return one.base_url
+        case FolderSettings():
+            return str(one.folder)
+        case _:
+            return str(getattr(one, "kind", ""))

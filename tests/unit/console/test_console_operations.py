@@ -1,0 +1,158 @@
+"""Operations, drift and export, over HTTP."""
+
+from __future__ import annotations
+
+import io
+import json
+import time
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from pydicom import Dataset, dcmread
+
+from allpacs.console import trend
+from allpacs.console.access import Role
+from allpacs.domain.findings import CellLabel
+from allpacs.domain.review import Decision, Reviewer
+from allpacs.store.outcomes import SCORE_BINS
+from allpacs.store.records import DeliveryState, RevisionState
+from allpacs.store.reviews import NewDecision
+from allpacs.store.store import Store
+from console_samples import keep_file, painted_study, report, reported_study
+from unit.console.conftest import Browser
+
+Browse = Callable[..., Browser]
+
+
+def test_what_was_given_up_is_asked_for_again(browse: Browse, store: Store, tmp_path: Path) -> None:
+    study = reported_study(store, tmp_path, cells=1, seeds=[301])
+    store.deliveries.queue(study, 1, ["ehr"], now=1.0)
+    store.deliveries.set_state(study, 1, "ehr", DeliveryState.DEAD, now=time.time(), attempts=3, reason="422 <b>no</b>")
+    store.revisions.settle(study, 1, now=time.time())
+    browser = browse(Role.ADMINISTRATOR, destinations={"ehr": {"kind": "fhir", "base_url": "http://ehr.example"}})
+    text = browser.see("/operations").text
+    assert "422 &lt;b&gt;no&lt;/b&gt;" in text
+    assert "does not answer" in text  # no receiver runs here
+    assert "TEST-1" not in text  # no patient data on this page
+    assert browser.change("/operations/retry", study=study).headers["location"] == "/operations?asked=1"
+    (delivery,) = [one for one in store.deliveries.of_study(study) if one.destination == "ehr"]
+    assert delivery.state == DeliveryState.QUEUED
+    assert store.revisions.get(study, 1).state == RevisionState.REPORTED
+    assert store.audit.of_study(study)[-1].event == "asked_again"
+    assert "Nothing was given up" in browser.see("/operations").text
+    assert browser.change("/operations/retry", study="' OR 1=1").headers["location"] == "/operations"
+
+
+def test_everything_that_needs_attention_is_asked_for_again(browse: Browse, store: Store, tmp_path: Path) -> None:
+    (file,) = painted_study(tmp_path, [302])
+    keep_file(store, file, at=100.0)
+    ((study, revision),) = store.revisions.close_due(200.0)
+    store.revisions.set_state(study, revision, RevisionState.ATTENTION, reason="ModelFault: bundle")
+    browser = browse(Role.ADMINISTRATOR)
+    assert "ModelFault: bundle" in browser.see("/operations").text
+    browser.change("/operations/retry")
+    assert store.revisions.get(study, revision).state == RevisionState.QUEUED
+
+
+def test_a_shift_of_the_scores_is_told() -> None:
+    low = [100, *[0] * (SCORE_BINS - 1)]
+    high = [*[0] * (SCORE_BINS - 1), 100]
+    assert trend.stability_index(low, low) == pytest.approx(0.0)
+    shift = trend.stability_index(low, high)
+    assert shift is not None
+    assert shift > trend.MUCH_SHIFTED
+    assert trend.stability_index(low, [10, *[0] * (SCORE_BINS - 1)]) is None
+
+
+def sign(store: Store, study: str, revision: int = 1) -> None:
+    cells = [cell.tracking_uid for one in store.findings.get(study, revision) for cell in one.cells]
+    decisions = [
+        NewDecision(cells[0], Decision.RELABELLED, CellLabel.HEM, 0),
+        NewDecision(cells[1], Decision.ACCEPTED, None, 0),
+        NewDecision(cells[2], Decision.EXCLUDED, None, 0),
+        NewDecision(cells[3], Decision.ACCEPTED, None, 0),  # the model gave it no class, and nobody did
+    ]
+    review, *_ = store.reviews.decide(study, revision, decisions, by="sam", now=time.time())
+    reviewer = Reviewer("Specialist^Sam", "Test Hospital", "sam")
+    store.reviews.sign(study, revision, seen_version=review.version, reviewer=reviewer, by="sam", now=time.time())
+    report(store, study, revision + 1)
+
+
+def test_drift_counts_what_people_changed(browse: Browse, store: Store, tmp_path: Path) -> None:
+    study = reported_study(store, tmp_path, at=time.time() - 3600, seeds=range(310, 316))
+    sign(store, study)
+    weeks = trend.by_week(store.outcomes.since(time.time() - 86400))
+    (week,) = weeks
+    assert (week.studies, week.cells, week.signed, week.source_ae) == (1, 6, 1, "MICROSCOPE")
+    assert week.disagreed == pytest.approx(2 / 6)
+    assert week.not_assessable == pytest.approx(2 / 6)
+    assert week.lymphoblasts == pytest.approx(1 / 2)
+    text = browse(Role.VIEWER).see("/drift?weeks=4").text
+    assert "33.3 %" in text
+    assert "MICROSCOPE" in text
+    assert browse(Role.VIEWER).see("/drift?weeks=x").status_code == 200
+
+
+def consent(flag: str | None, **changes: str) -> Callable[[Dataset], None]:
+    def change(header: Dataset) -> None:
+        for name, value in changes.items():
+            setattr(header, name, value)
+        if flag is not None:
+            stated = Dataset()
+            stated.ConsentForDistributionFlag = flag
+            header.ConsentForClinicalTrialUseSequence = [stated]
+
+    return change
+
+
+def changed_study(store: Store, folder: Path, change: Callable[[Dataset], None], seed: int) -> str:
+    for file in painted_study(folder, range(seed, seed + 6), patient_name="Secret^Person", patient_id="SECRET-7"):
+        header = dcmread(file)
+        change(header)
+        header.save_as(file)
+        keep_file(store, file, at=time.time())
+    ((study, revision),) = store.revisions.close_due(time.time() + 20)
+    report(store, study, revision)
+    sign(store, study)
+    return study
+
+
+def test_reviewed_cells_leave_without_what_tells_whose_they_are(browse: Browse, tmp_path: Path) -> None:
+    store = Store.open(tmp_path / "store")
+    yes = changed_study(store, tmp_path / "yes", consent("YES"), 400)
+    silent = changed_study(store, tmp_path / "silent", consent(None), 410)
+    changed_study(store, tmp_path / "no", consent("NO"), 420)
+    changed_study(store, tmp_path / "burned", consent("YES", BurnedInAnnotation="YES"), 430)
+    browser = browse(Role.ADMINISTRATOR, of=store)
+    assert browser.change("/export", consent="all").status_code == 422  # nobody takes responsibility
+
+    def exported(which: str) -> zipfile.ZipFile:
+        answer = browser.change("/export", consent=which, responsible="yes")
+        assert answer.headers["content-type"] == "application/zip"
+        return zipfile.ZipFile(io.BytesIO(answer.content))
+
+    archive = exported("stated")
+    labels = [json.loads(archive.read(name)) for name in archive.namelist() if name.endswith(".label.json")]
+    assert sorted(one["label"] for one in labels) == ["HEM", "HEM"]
+    assert {one["consent"] for one in labels} == {"yes"}
+    assert sorted(one["provenance"]["changed"] for one in labels) == [False, True]
+    assert len({one["subject"] for one in labels}) == 1
+    for name in archive.namelist():
+        content = archive.read(name)
+        for secret in ("Secret", "SECRET-7", yes, silent, "sam"):
+            assert secret not in name
+            if name.endswith(".json"):
+                assert secret.encode() not in content
+    more = exported("all")
+    assert len([name for name in more.namelist() if name.endswith(".label.json")]) == 4
+    assert {name.split("/")[0] for name in more.namelist()} == {labels[0]["subject"]}  # one subject, two studies
+
+    # … and training reads it.
+    more.extractall(tmp_path / "set")
+    reviewed = pytest.importorskip("training.datasets.reviewed")
+    samples = reviewed.SET.read(tmp_path / "set") if hasattr(reviewed.SET, "read") else reviewed._read(tmp_path / "set")
+    assert sorted(str(one.label) for one in samples) == ["HEM"] * 4
+    assert store.audit.latest(1)[0].event == "cells_exported"
+    store.close()
