@@ -297,7 +297,8 @@ def make_pipeline(settings: Settings) -> Pipeline:
     from allpacs.classify.bundle import load_bundle
     from allpacs.pipeline import Pipeline
 
-    return Pipeline(load_bundle(settings.model.bundle), max_pixels=settings.work.max_pixels)
+    work = settings.work
+    return Pipeline(load_bundle(settings.model.bundle), max_pixels=work.max_pixels, max_cells=work.max_cells)
 
 
 def start_model(settings: Settings, bundle: Bundle) -> Batcher:

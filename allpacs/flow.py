@@ -462,7 +462,7 @@ class Flow:
         deleted = self._store.retention.deleted(study_uid, revision)
         if deleted:
             raise StoreDamaged(f"{deleted} of its instances were deleted after retention: send the whole study again")
-        return self._reading.chunks(study_uid, revision), self._reading.terms
+        return self._reading.begin(study_uid, revision), self._reading.terms
 
     def _on(self, study_uid: str, revision: int, terms: str, function: Callable[..., T], *more: Any) -> T:
         """Run a step on the terms that the reading began on: no report mixes the answers of two models."""

@@ -21,12 +21,13 @@ from allpacs.classify.preprocess import prepare
 from allpacs.classify.quality import judge
 from allpacs.decode.anything import read_frames_of
 from allpacs.domain.errors import UndecodablePixels
-from allpacs.domain.findings import CellFinding, InstanceFindings, Remark, RemarkKind
-from allpacs.domain.image import Scale, ScaleOrigin, UnreadableFrame
+from allpacs.domain.findings import CellFinding, InstanceFindings, NotAssessable, Remark, RemarkKind
+from allpacs.domain.image import Cell, Scale, ScaleOrigin, UnreadableFrame
 
 #: Preprocessed cells, ``uint8`` of shape (n, input_px, input_px, 3), in the order of the findings' cells.
 Crops = NDArray[np.uint8]
 
+NO_CELLS = Remark(RemarkKind.NO_CELLS, "No white cell was found.")
 #: A remark names no more frames than these.
 _FRAMES_NAMED = 5
 
@@ -62,10 +63,13 @@ class Pipeline:
     ----------
     max_pixels:
         Frames of more pixels are not decoded; the instance is then recorded as unreadable.
+    max_cells:
+        Of a study with more cells a random sample of so many is judged (`allpacs.sampling`).
     """
 
     bundle: Bundle
     max_pixels: int = 100_000_000
+    max_cells: int = 10_000
 
     def decision_digest(self, cells_by: Iterable[str | None]) -> str:
         """Return the digest of everything besides the images and the model that decides the outcome.
@@ -76,7 +80,7 @@ class Pipeline:
             How cells are found in the images, as `ImageFile` has it.
         """
         ways = sorted({way or "by the picture" for way in cells_by})
-        decisions = {"max_pixels": self.max_pixels, "cells_by": ways}
+        decisions = {"max_pixels": self.max_pixels, "max_cells": self.max_cells, "cells_by": ways}
         return "sha256:" + hashlib.sha256(json.dumps(decisions, sort_keys=True).encode()).hexdigest()
 
     def find(self, image: ImageFile) -> tuple[InstanceFindings, Crops]:
@@ -105,25 +109,23 @@ class Pipeline:
                         cell_number=number,
                         box=cell.box,
                         outline=cell.outline,
-                        reason=judge(frame.rgb, cell, self.bundle.quality),
+                        reason=self.judged_unfit(frame.rgb, cell),
                     )
                     cells.append(finding)
-                    crops.append(prepare(frame.rgb, cell, self.bundle.preprocessing))
+                    crops.append(self.prepared(frame.rgb, cell))
         except UndecodablePixels as undecodable:
-            return self._findings(image, frames, (), str(undecodable)), self._stack([])
+            return self._findings(image, frames, (), str(undecodable)), self.stack([])
         if len(unreadable) == frames > 0:
-            return self._findings(image, frames, (), f"no frame can be decoded: {unreadable[0].reason}"), self._stack(
-                []
-            )
+            return self._findings(image, frames, (), f"no frame can be decoded: {unreadable[0].reason}"), self.stack([])
         remarks = [*unreadable_remarks(unreadable)]
         if not cells:
-            remarks.append(Remark(RemarkKind.NO_CELLS, "No white cell was found."))
+            remarks.append(NO_CELLS)
         findings = replace(
             self._findings(image, frames, tuple(cells), None),
             scale=usual_scale(scales, image.spacing_um),
             remarks=tuple(remarks),
         )
-        return findings, self._stack(crops)
+        return findings, self.stack(crops)
 
     def label(self, findings: InstanceFindings, crops: Crops, ask: AskModel) -> InstanceFindings:
         """Ask the model about every cell that has no reason yet, and return the findings with labels."""
@@ -147,7 +149,16 @@ class Pipeline:
             labelled.append(replace(instance, cells=cells))
         return labelled
 
-    def _stack(self, crops: list[Crops]) -> Crops:
+    def judged_unfit(self, rgb: NDArray[np.uint8], cell: Cell) -> NotAssessable | None:
+        """Return why a cell of a frame must not be judged, or None."""
+        return judge(rgb, cell, self.bundle.quality)
+
+    def prepared(self, rgb: NDArray[np.uint8], cell: Cell) -> Crops:
+        """Return the network's input of a cell of a frame, shape (input_px, input_px, 3)."""
+        return prepare(rgb, cell, self.bundle.preprocessing)
+
+    def stack(self, crops: list[Crops]) -> Crops:
+        """Return the inputs as one array, also where there are none."""
         side = self.bundle.preprocessing.input_px
         return np.stack(crops) if crops else np.zeros((0, side, side, 3), np.uint8)
 

@@ -1,37 +1,46 @@
 """The steps of a reading, over the store: each can be run twice with the effect of once.
 
-A study is read in chunks of instances. Between two steps a chunk's findings are in the index and its preprocessed
-cells in a work file, so that a step which was interrupted is run again from what is on disk. Decoded frames are not
-kept: they are many times larger than the cells in them and quick to make again.
+A study is read in chunks: some instances, or some regions of a whole slide. Between two steps a chunk's findings are in
+the index and its preprocessed cells in a work file, so that a step which was interrupted is run again from what is on
+disk. Decoded frames are not kept: they are many times larger than the cells in them and quick to make again.
 """
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 from pydicom import Dataset, dcmread
 
+from allpacs import sampling
 from allpacs.classify import aggregate
 from allpacs.decode.part10 import read_header
 from allpacs.domain.artefacts import Artefact, ArtefactKind
 from allpacs.domain.errors import InputFault, StoreFault
-from allpacs.domain.findings import InstanceFindings, StudyFindings
-from allpacs.pipeline import AskModel, Crops, ImageFile, Pipeline
+from allpacs.domain.findings import InstanceFindings, RemarkKind, StudyFindings
+from allpacs.domain.geometry import BoxPx
+from allpacs.pipeline import NO_CELLS, AskModel, Crops, ImageFile, Pipeline
 from allpacs.report.context import PriorReport, ReportContext
 from allpacs.results import results
 from allpacs.signing import findings_as_signed, signed_results
+from allpacs.slides import WHOLE_SLIDE_IMAGE, SlidePlan, search, survey
 from allpacs.store.records import InstanceRow
 from allpacs.store.store import Store
 
 _REVISIONS_REMEMBERED = 8
+#: Regions of a slide between two checkpoints.
+_REGIONS_IN_A_CHUNK = 16
+_SAMPLE_FILE = "sample.npy"
 #: Stages of an instance's findings in the index.
 FOUND, LABELLED = "cells", "classify"
 
@@ -58,6 +67,29 @@ class ReadingOptions:
     spacing_um: Mapping[str, float] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class _Chunk:
+    """What is read between two checkpoints: plain images, slide instances that are left out, or regions of a slide.
+
+    Attributes
+    ----------
+    part:
+        Which part of the instances' findings this makes.
+    """
+
+    images: tuple[ImageFile, ...] = ()
+    known: tuple[InstanceFindings, ...] = ()
+    slide: SlidePlan | None = None
+    regions: tuple[BoxPx, ...] = ()
+    part: int = 0
+
+    @property
+    def uids(self) -> list[str]:
+        """SOP Instance UIDs of its findings, in their order."""
+        read = self.images if self.slide is None else self.slide.images
+        return [*(image.sop_instance_uid for image in read), *(one.sop_instance_uid for one in self.known)]
+
+
 class Reading:
     """The steps of a reading. Holds no state of its own: everything is in the store and the work folder."""
 
@@ -68,6 +100,7 @@ class Reading:
         self._ask = ask
         # What is in a closed revision never changes; asking for it once keeps the cost of a chunk that of its cells.
         self._instances = lru_cache(maxsize=_REVISIONS_REMEMBERED)(store.revisions.instances)
+        self._chunks = lru_cache(maxsize=_REVISIONS_REMEMBERED)(self._planned)
         self._work_folder = work_folder
         self._options = options
         self.pipeline = pipeline
@@ -75,31 +108,44 @@ class Reading:
     @property
     def terms(self) -> str:
         """What a reading that was interrupted must go on with: the model, the decision settings, the size of chunks."""
-        ways = sorted(self._options.cells_by.items())
-        return f"{self.pipeline.bundle.digest} {self._options.chunk_instances} {self.pipeline.max_pixels} {ways}"
+        options, pipeline = self._options, self.pipeline
+        ways, scales = sorted(options.cells_by.items()), sorted(options.spacing_um.items())
+        sizes = f"{options.chunk_instances} {_REGIONS_IN_A_CHUNK} {pipeline.max_pixels} {pipeline.max_cells}"
+        return f"{pipeline.bundle.digest} {sizes} {ways} {scales}"
 
-    def chunks(self, study_uid: str, revision: int) -> int:
-        """Return how many chunks the revision has."""
-        instances = len(self._instances(study_uid, revision))
-        return -(-instances // self._options.chunk_instances)
+    def begin(self, study_uid: str, revision: int) -> int:
+        """Forget what an earlier attempt has found, and return how many chunks the revision has."""
+        chunks = len(self._chunks(study_uid, revision))
+        self._store.findings.clear(study_uid, revision)
+        self.discard_work(study_uid, revision)
+        self._store.revisions.progress(study_uid, revision, read=0, pieces=chunks)
+        return chunks
 
     def find_cells(self, study_uid: str, revision: int, chunk: int) -> int:
-        """Decode a chunk's instances, find their cells and keep both; return the number of cells."""
-        findings, crops = self._find(study_uid, revision, chunk)
-        self._keep_crops(study_uid, revision, chunk, crops)
-        self._store.findings.put(study_uid, revision, findings, stage=FOUND)
-        return sum(len(found.cells) for found in findings)
+        """Decode a chunk's instances, find their cells and keep both; return the number of cells.
+
+        Of more cells than are judged, those outside the random sample of all so far are counted and dropped.
+        """
+        planned = self._chunks(study_uid, revision)[chunk]
+        found, crops = self._find(planned)
+        size = self.pipeline.max_cells
+        priorities = (sampling.priority(cell) for one in found for cell in one.cells)
+        kept = sampling.smallest([*self._sample(study_uid, revision), *priorities], size)
+        findings, masks = sampling.sampled(found, kept, size)
+        self._keep(study_uid, revision, f"{chunk}.npy", _joined(crops, masks))
+        self._store.findings.put(study_uid, revision, findings, stage=FOUND, part=planned.part)
+        self._keep(study_uid, revision, _SAMPLE_FILE, kept)
+        return sum(len(one.cells) for one in findings)
 
     def classify(self, study_uid: str, revision: int, chunk: int) -> int:
         """Label the cells of a chunk; return how many have a label."""
-        uids = [row.sop_instance_uid for row in self._chunk(study_uid, revision, chunk)]
-        found = self._store.findings.get(study_uid, revision, of=uids)
-        by_uid = {findings.sop_instance_uid: findings for findings in found}
-        findings = [by_uid[uid] for uid in uids]
-        crops = self._crops(study_uid, revision, chunk)
+        chunks = self._chunks(study_uid, revision)
+        findings = self._found(study_uid, revision, chunk)
+        crops = self._crops(study_uid, revision, chunk, findings)
         ends = np.cumsum([len(instance.cells) for instance in findings])
         labelled = self.pipeline.label_all(findings, np.split(crops, ends[:-1]), self._ask)
-        self._store.findings.put(study_uid, revision, labelled, stage=LABELLED)
+        self._store.findings.put(study_uid, revision, labelled, stage=LABELLED, part=chunks[chunk].part)
+        self._store.revisions.progress(study_uid, revision, read=chunk + 1, pieces=len(chunks))
         return sum(cell.assessable for instance in labelled for cell in instance.cells)
 
     def report(self, study_uid: str, revision: int) -> dict[str, int]:
@@ -108,6 +154,8 @@ class Reading:
         A revision that a person made by signing has the findings of the one they reviewed, and no reading of its own.
         """
         review = self._store.reviews.signed(study_uid, revision)
+        if review is None:
+            self._settle_sample(study_uid, revision)
         findings = self._findings(study_uid, revision)
         if review is None:
             artefacts, after = results(findings, *self._sources(findings)), findings
@@ -166,22 +214,78 @@ class Reading:
 
     def _thumbnails(self, findings: StudyFindings) -> dict[str, bytes]:
         """Return a small JPEG of each cell, as the network saw it, by tracking UID."""
-        by_instance = {instance.sop_instance_uid: instance for instance in findings.instances}
+        study_uid, revision = findings.study_uid, findings.revision
+        reported = {cell.tracking_uid for cell in findings.cells}
         thumbnails = {}
-        for chunk in range(self.chunks(findings.study_uid, findings.revision)):
-            crops = iter(self._crops(findings.study_uid, findings.revision, chunk))
-            for row in self._chunk(findings.study_uid, findings.revision, chunk):
-                for cell in by_instance[row.sop_instance_uid].cells:
-                    thumbnails[cell.tracking_uid] = _jpeg(next(crops))
+        for chunk in range(len(self._chunks(study_uid, revision))):
+            found = self._found(study_uid, revision, chunk)
+            cells = (cell for instance in found for cell in instance.cells)
+            for cell, crop in zip(cells, self._crops(study_uid, revision, chunk, found), strict=True):
+                if cell.tracking_uid in reported:
+                    thumbnails[cell.tracking_uid] = _jpeg(crop)
         return thumbnails
 
-    def _chunk(self, study_uid: str, revision: int, chunk: int) -> list[InstanceRow]:
+    def _planned(self, study_uid: str, revision: int) -> tuple[_Chunk, ...]:
+        rows = self._instances(study_uid, revision)
+        plain = [self._image(row) for row in rows if row.sop_class_uid != WHOLE_SLIDE_IMAGE]
         size = self._options.chunk_instances
-        return self._instances(study_uid, revision)[chunk * size : (chunk + 1) * size]
+        chunks = [_Chunk(images=tuple(plain[start : start + size])) for start in range(0, len(plain), size)]
+        slides = [self._image(row) for row in rows if row.sop_class_uid == WHOLE_SLIDE_IMAGE]
+        if slides:
+            surveyed = survey(self.pipeline, slides)
+            if surveyed.others:
+                chunks.append(_Chunk(known=surveyed.others))
+            for plan in surveyed.slides:
+                starts = range(0, max(1, len(plan.regions)), _REGIONS_IN_A_CHUNK)
+                chunks += [
+                    _Chunk(slide=plan, regions=plan.regions[start : start + _REGIONS_IN_A_CHUNK], part=part)
+                    for part, start in enumerate(starts)
+                ]
+        return tuple(chunks)
 
-    def _find(self, study_uid: str, revision: int, chunk: int) -> tuple[list[InstanceFindings], Crops]:
-        found = [self.pipeline.find(self._image(row)) for row in self._chunk(study_uid, revision, chunk)]
-        return [findings for findings, _ in found], np.concatenate([crops for _, crops in found])
+    def _find(self, chunk: _Chunk) -> tuple[list[InstanceFindings], list[Crops]]:
+        if chunk.slide is not None:
+            return search(self.pipeline, chunk.slide, chunk.regions, with_remarks=chunk.part == 0)
+        found = [self.pipeline.find(image) for image in chunk.images]
+        nothing = self.pipeline.stack([])
+        return (
+            [*(findings for findings, _ in found), *chunk.known],
+            [*(crops for _, crops in found), *(nothing for _ in chunk.known)],
+        )
+
+    def _found(self, study_uid: str, revision: int, chunk: int) -> list[InstanceFindings]:
+        """Return what the index has of a chunk, in its order."""
+        planned = self._chunks(study_uid, revision)[chunk]
+        found = self._store.findings.get(study_uid, revision, of=planned.uids, part=planned.part)
+        by_uid = {one.sop_instance_uid: one for one in found}
+        return [by_uid[uid] for uid in planned.uids]
+
+    def _settle_sample(self, study_uid: str, revision: int) -> None:
+        """Drop the cells that others have pushed out of the sample, and remark what only the whole can tell.
+
+        What the index has afterwards is what reports and reviews are made of.
+        """
+        before = self._store.findings.get(study_uid, revision)
+        after = [_complete(one) for one in sampling.final_sample(before, self.pipeline.max_cells)]
+        if after == before:
+            return
+        remarks = {one.sop_instance_uid: one.remarks for one in after}
+        kept = {cell.tracking_uid for one in after for cell in one.cells}
+        for chunk, planned in enumerate(self._chunks(study_uid, revision)):
+            found = self._found(study_uid, revision, chunk)
+            masks = [np.array([cell.tracking_uid in kept for cell in one.cells], np.bool_) for one in found]
+            crops = self._crops(study_uid, revision, chunk, found)
+            self._keep(study_uid, revision, f"{chunk}.npy", crops[np.concatenate([np.zeros(0, np.bool_), *masks])])
+            settled = [
+                replace(
+                    one,
+                    cells=tuple(cell for cell in one.cells if cell.tracking_uid in kept),
+                    cells_found=one.cells_found if mask.all() else one.found,
+                    remarks=remarks[one.sop_instance_uid] if planned.part == 0 else one.remarks,
+                )
+                for one, mask in zip(found, masks, strict=True)
+            ]
+            self._store.findings.put(study_uid, revision, settled, stage=LABELLED, part=planned.part)
 
     def _image(self, row: InstanceRow) -> ImageFile:
         return ImageFile(
@@ -196,24 +300,47 @@ class Reading:
     def _work(self, study_uid: str, revision: int) -> Path:
         return self._work_folder / f"{study_uid}@{revision}"
 
-    def _keep_crops(self, study_uid: str, revision: int, chunk: int, crops: Crops) -> None:
+    def _keep(self, study_uid: str, revision: int, name: str, content: NDArray[Any]) -> None:
         folder = self._work(study_uid, revision)
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            partial = folder / f"{chunk}.partial"
+            partial = folder / f"{name}.partial"
             with partial.open("wb") as stream:
-                np.save(stream, crops)
-            partial.replace(folder / f"{chunk}.npy")
+                np.save(stream, content)
+            partial.replace(folder / name)
         except OSError as error:
             raise StoreFault(f"cannot write work files: {error.strerror}: free some disk space") from error
 
-    def _crops(self, study_uid: str, revision: int, chunk: int) -> Crops:
+    def _crops(self, study_uid: str, revision: int, chunk: int, findings: list[InstanceFindings]) -> Crops:
         file = self._work(study_uid, revision) / f"{chunk}.npy"
-        try:
+        with suppress(OSError, ValueError):
             crops: Crops = np.load(file, mmap_mode="r")
-        except (OSError, ValueError):  # an unsynced file after a power cut: what it held can be made again
-            crops = self._find(study_uid, revision, chunk)[1]
-        return crops
+            if len(crops) == sum(len(instance.cells) for instance in findings):
+                return crops
+        # An unsynced file after a power cut, or one that went ahead of the index: what it held can be made again.
+        found, again = self._find(self._chunks(study_uid, revision)[chunk])
+        kept = {cell.tracking_uid for instance in findings for cell in instance.cells}
+        masks = [np.array([cell.tracking_uid in kept for cell in instance.cells], np.bool_) for instance in found]
+        return _joined(again, masks)
+
+    def _sample(self, study_uid: str, revision: int) -> NDArray[np.int64]:
+        """Return the priorities of the sample so far; without them more cells are judged than need be, no others."""
+        with suppress(OSError, ValueError):
+            kept: NDArray[np.int64] = np.load(self._work(study_uid, revision) / _SAMPLE_FILE)
+            return kept
+        return np.zeros(0, np.int64)
+
+
+def _joined(crops: list[Crops], masks: list[NDArray[np.bool_]]) -> Crops:
+    return np.concatenate([own[mask] for own, mask in zip(crops, masks, strict=True)])
+
+
+def _complete(findings: InstanceFindings) -> InstanceFindings:
+    """Return the findings of a slide with the remark that there are no cells, which no part of them could tell."""
+    told = findings.fault is not None or findings.cells or (findings.remarks and findings.left_out)
+    if told or any(remark.kind is RemarkKind.NO_CELLS for remark in findings.remarks):
+        return findings
+    return replace(findings, remarks=(*findings.remarks, NO_CELLS))
 
 
 def prior_report(sr: Artefact) -> PriorReport:

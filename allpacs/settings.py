@@ -241,6 +241,7 @@ class WorkSettings(_Section):
         60.0, gt=0, description="what a worker was at is taken over by another when it has been silent for so long"
     )
     max_pixels: int = Field(100_000_000, ge=1, description="largest frame that is decoded, pixels")
+    max_cells: int = Field(10_000, ge=1, description="of a study with more cells, a random sample of so many is judged")
 
 
 class CStoreSettings(_Section):

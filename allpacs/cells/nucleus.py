@@ -10,6 +10,7 @@ All sizes below are in red cell radii, all optical densities are natural logarit
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,6 +30,9 @@ Labels = NDArray[np.int32]
 
 #: Width of a normal red cell: 7.2 µm on average in a dried smear (J. V. Dacie and S. M. Lewis, Practical Haematology).
 RED_CELL_UM = 7.2
+
+#: A red cell of a slide has a radius of so many pixels: from an objective of power 4 to more than any there is.
+SANE_RADIUS_PX = (1.5, 120.0)
 
 #: Frames with a shorter side hold no cell.
 SMALLEST_SIDE_PX = 8
@@ -71,15 +75,28 @@ class Nucleus:
         if min(rows, columns) < SMALLEST_SIDE_PX:
             return ()
         radius = _measured(frame.rgb)[0]
-        step = max(1, round(radius / WORKING_RADIUS_PX))
+        step = working_step(radius)
         labels = _cells_of(_stain_of(_shrink(frame.rgb, step)), radius / step)
+        return self._enlarged(labels, step, (rows, columns))
+
+    def find_by(self, rgb: NDArray[np.uint8], measures: Measures) -> tuple[Cell, ...]:
+        """Return the white cells of a part of a slide, by what was measured of the whole of it.
+
+        What is found of a cell then depends on its surroundings only and not on where the part was cut: two parts that
+        overlap find the same cells. Parts begin at multiples of `working_step` pixels.
+        """
+        step = working_step(measures.radius_px)
+        labels = _cells_of(_stain_of(_shrink(rgb, step), measures.white), measures.radius_px / step, measures)
+        return self._enlarged(labels, step, (rgb.shape[0], rgb.shape[1]))
+
+    def _enlarged(self, labels: Labels, step: int, shape: tuple[int, int]) -> tuple[Cell, ...]:
         cells = []
         for number, window in enumerate(ndimage.find_objects(labels), start=1):
             if window is None:
                 continue
-            mask, offset = _enlarge(labels, number, window, step, (rows, columns))
+            mask, offset = _enlarge(labels, number, window, step, shape)
             if mask.any():
-                cells.append(cell_of(mask, offset, (rows, columns)))
+                cells.append(cell_of(mask, offset, shape))
         return tuple(sorted(cells, key=lambda cell: (cell.box.y, cell.box.x)))
 
     def scale(self, frame: Frame) -> Scale | None:
@@ -88,6 +105,63 @@ class Nucleus:
             return None
         radius, of_red_cells = _measured(frame.rgb)
         return Scale(RED_CELL_UM / (2 * radius), ScaleOrigin.RED_CELLS) if of_red_cells else None
+
+
+@dataclass(frozen=True, slots=True)
+class Measures:
+    """What is measured of a slide as a whole, for `Nucleus.find_by`.
+
+    Attributes
+    ----------
+    radius_px:
+        Of a red cell.
+    white:
+        Red, green and blue of the background.
+    threshold, slope, palest:
+        Violet from which on there is a nucleus; what tells cytoplasm from red cells (`_paleness_of`).
+    """
+
+    radius_px: float
+    white: tuple[float, float, float]
+    threshold: float
+    slope: float
+    palest: float
+
+    @property
+    def scale_um(self) -> float:
+        """Distance of pixels that makes red cells as wide as they are."""
+        return RED_CELL_UM / (2 * self.radius_px)
+
+
+def working_step(radius_px: float) -> int:
+    """Return how many pixels along each side become one when cells are sought."""
+    return max(1, round(radius_px / WORKING_RADIUS_PX))
+
+
+def measure(rgb: NDArray[np.uint8], spacing_um: float | None) -> Measures:
+    """Return the measures of a slide from pieces of it, laid side by side.
+
+    Where no nucleus is in them, one is what is as violet as the middle of the range that thresholds have.
+
+    Parameters
+    ----------
+    spacing_um:
+        Distance of pixels, which says how large a red cell is; None, or an absurd one: measured.
+    """
+    radius = 0.0 if spacing_um is None else RED_CELL_UM / (2 * spacing_um)
+    if not SANE_RADIUS_PX[0] <= radius <= SANE_RADIUS_PX[1]:
+        radius = min(max(_measured(rgb)[0], SANE_RADIUS_PX[0]), SANE_RADIUS_PX[1])
+    step = working_step(radius)
+    small = _shrink(rgb, step)
+    white = _white_of(small)
+    stain = _stain_of(small, white)
+    nuclei, threshold = _nuclei_of(stain.violet)
+    nuclei = _without_specks(nuclei, _speck(radius / step))
+    if not nuclei.any():
+        threshold = (PALEST_NUCLEUS + SURE_NUCLEUS) / 2
+    slope, palest = _paleness_of(stain, ndimage.distance_transform_edt(~nuclei), radius / step, threshold)
+    red, green, blue = (float(channel) for channel in white)
+    return Measures(radius, (red, green, blue), threshold, slope, palest)
 
 
 def _measured(rgb: NDArray[np.uint8]) -> tuple[float, bool]:
@@ -137,10 +211,16 @@ def _enlarge(
     return largest_part(large[: shape[0] - offset[0], : shape[1] - offset[1]]), offset
 
 
-def _stain_of(rgb: NDArray[np.uint8]) -> _Stain:
-    """Return the optical densities of an image of shape (rows, columns, 3)."""
+def _white_of(rgb: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """Return the colour of the background of an image of shape (rows, columns, 3)."""
     green = rgb[..., 1]
-    white = np.median(rgb[green >= np.percentile(green, 85)], axis=0)
+    white: NDArray[np.float64] = np.median(rgb[green >= np.percentile(green, 85)], axis=0)
+    return white
+
+
+def _stain_of(rgb: NDArray[np.uint8], background: Sequence[float] | NDArray[np.float64] | None = None) -> _Stain:
+    """Return the optical densities of an image of shape (rows, columns, 3); its own background where none is given."""
+    white = _white_of(rgb) if background is None else np.asarray(background)
     # One table a channel: the logarithm of 256 values instead of one of every pixel.
     levels = np.log1p(np.arange(256, dtype=np.float32))
     return _Stain(
@@ -211,16 +291,21 @@ def _distance(mask: Mask) -> Floats:
     return distance
 
 
-def _cells_of(stain: _Stain, radius: float) -> Labels:
+def _cells_of(stain: _Stain, radius: float, measures: Measures | None = None) -> Labels:
     """Return the cells of a field as labels from 1, 0 elsewhere; `radius` is a red cell's in pixels."""
-    nuclei, threshold = _nuclei_of(stain.violet)
-    speck = 0.08 * np.pi * radius**2
+    if measures is None:
+        nuclei, threshold = _nuclei_of(stain.violet)
+    else:
+        nuclei, threshold = stain.violet > measures.threshold, measures.threshold
+    speck = _speck(radius)
     nuclei = _without_holes(_without_specks(nuclei, speck), speck)
     if not nuclei.any():
         return np.zeros(nuclei.shape, np.int32)
     distance = ndimage.gaussian_filter(_distance(nuclei), max(0.5, 0.08 * radius))
     parts = _split(nuclei, distance, radius)
-    cells = _grow(parts, stain, threshold, radius)
+    away = ndimage.distance_transform_edt(parts == 0)
+    paleness = _paleness_of(stain, away, radius, threshold) if measures is None else (measures.slope, measures.palest)
+    cells = _grow(parts, stain, away, radius, *paleness)
     roots = joined(parts, cells, distance, radius)
     return _tidy(roots[cells], roots[parts], radius)
 
@@ -250,17 +335,31 @@ def _split(nuclei: Mask, distance: Floats, radius: float) -> Labels:
     return parts
 
 
-def _grow(parts: Labels, stain: _Stain, threshold: float, radius: float) -> Labels:
-    """Return the parts grown into their cytoplasm, as far as it can be told apart and a cell can reach."""
-    away = ndimage.distance_transform_edt(parts == 0)
-    objects = stain.green > FAINTEST_OBJECT / 2
+def _speck(radius: float) -> float:
+    """Return how many pixels a stain's specks, and holes in nuclei, have at most."""
+    return 0.08 * np.pi * radius**2
+
+
+def _paleness_of(stain: _Stain, away: NDArray[np.float64], radius: float, threshold: float) -> tuple[float, float]:
+    """Return what tells cytoplasm: it is pale, and not on the line through background and this field's red cells.
+
+    Returns
+    -------
+    The line's slope, green over blue density, and how far off it cytoplasm is at least.
+    """
     others = (stain.green > FAINTEST_OBJECT) & (away > 1.5 * radius)
-    # Cytoplasm is pale: what tells it is that it is not on the line through background and this field's red cells.
-    slope, palest = 1.0, 0.06
-    if np.count_nonzero(others) > 100:
-        green, blue = stain.green[others], stain.blue[others]
-        slope = float(np.clip(np.median(green) / max(float(np.median(blue)), 0.02), 0.7, 2.0))
-        palest = float(np.clip(np.percentile(green - slope * blue, 90), 0.06, 0.5 * threshold))
+    if np.count_nonzero(others) <= 100:
+        return 1.0, 0.06
+    green, blue = stain.green[others], stain.blue[others]
+    slope = float(np.clip(np.median(green) / max(float(np.median(blue)), 0.02), 0.7, 2.0))
+    return slope, float(np.clip(np.percentile(green - slope * blue, 90), 0.06, 0.5 * threshold))
+
+
+def _grow(
+    parts: Labels, stain: _Stain, away: NDArray[np.float64], radius: float, slope: float, palest: float
+) -> Labels:
+    """Return the parts grown into their cytoplasm, as far as it can be told apart and a cell can reach."""
+    objects = stain.green > FAINTEST_OBJECT / 2
     pale = stain.green - slope * stain.blue
     cytoplasm = (ndimage.gaussian_filter(pale, 0.08 * radius) > palest) & objects & (away < WIDEST_CYTOPLASM * radius)
     field = _opened(cytoplasm | (parts > 0), 0.2 * radius) | (parts > 0)

@@ -20,6 +20,9 @@ from allpacs.domain.image import Cell
 #: What `prepare` does, by name: a bundle made for another way is refused rather than fed the wrong pictures.
 METHOD = "segmented-to-black-square"
 
+#: Width of a lymphoblast in a smear, about: 10 to 18 µm (J. M. Bennett et al. 1976, the FAB classification, L1 and L2).
+LYMPHOBLAST_UM = 14.0
+
 
 @dataclass(frozen=True, slots=True)
 class Preprocessing:
@@ -39,6 +42,14 @@ class Preprocessing:
     def __post_init__(self) -> None:
         if not 16 <= self.input_px <= 1024 or not 0.0 <= self.margin <= 1.0:
             raise ModelFault(f"preprocessing out of range: input_px {self.input_px}, margin {self.margin}")
+
+    @property
+    def spacing_um(self) -> float:
+        """Distance of pixels, micrometres, at which a lymphoblast is as large as it is in the picture.
+
+        Coarser pixels have to be enlarged for the network, finer ones hold more than it sees.
+        """
+        return LYMPHOBLAST_UM * (1 + 2 * self.margin) / self.input_px
 
     def to_dict(self) -> dict[str, Any]:
         """Return the contract as it stands in ``bundle.json``."""

@@ -19,6 +19,7 @@ from allpacs.domain.findings import CellFinding, InstanceFindings, ModelIdentity
 from allpacs.domain.identity import derive_uid
 from allpacs.pipeline import ImageFile
 from allpacs.settings import Settings
+from allpacs.slides import WHOLE_SLIDE_IMAGE, Survey, search, survey
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,10 +86,21 @@ def classify_files(paths: Sequence[Path], settings: Settings) -> Answer:
     files = image_files(paths)
     pipeline = make_pipeline(settings)
     images: list[tuple[Path, InstanceFindings]] = []
+    asked = {path: _image(path) for path in files}
+    slides = [image for image in asked.values() if image.sop_class_uid == WHOLE_SLIDE_IMAGE]
     with start_model(settings, pipeline.bundle) as batcher:
         ask = asking(batcher)
+        surveyed = survey(pipeline, slides) if slides else Survey((), ())
+        of_slides = {found.sop_instance_uid: found for found in surveyed.others}
+        for plan in surveyed.slides:
+            for found, crops in zip(*search(pipeline, plan, plan.regions, with_remarks=True), strict=True):
+                of_slides[found.sop_instance_uid] = pipeline.label(found, crops, ask)
         for path in tracked(files, "classifying"):
-            found, crops = pipeline.find(_image(path))
+            image = asked[path]
+            if image.sop_class_uid == WHOLE_SLIDE_IMAGE:
+                images.append((path, of_slides[image.sop_instance_uid]))
+                continue
+            found, crops = pipeline.find(image)
             images.append((path, pipeline.label(found, crops, ask)))
     return Answer(pipeline.bundle.identity, images)
 

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from allpacs.classify import aggregate
 from allpacs.domain.errors import InputFault
-from allpacs.store.records import StudyRow
+from allpacs.store.records import RevisionRow, StudyRow
 from allpacs.store.store import Store
 
 
@@ -69,12 +69,19 @@ def study_json(store: Store, row: StudyRow) -> dict[str, Any]:
             {
                 "revision": revision.revision,
                 "state": revision.state,
+                "progress": progress(revision),
                 "created_at": _time(revision.created_at),
                 "finished_at": None if revision.finished_at is None else _time(revision.finished_at),
                 "instances": len(findings),
                 "unreadable": [
                     {"sop_instance_uid": one.sop_instance_uid, "fault": one.fault} for one in findings if one.fault
                 ],
+                "left_out": [
+                    {"sop_instance_uid": one.sop_instance_uid, "remark": one.remarks[0].text}
+                    for one in findings
+                    if one.left_out
+                ],
+                "cells_found": sum(one.found for one in findings),
                 "cells": counts.total,
                 "all": counts.all,
                 "hem": counts.hem,
@@ -98,12 +105,19 @@ def study_json(store: Store, row: StudyRow) -> dict[str, Any]:
     return {**studies_json([row])[0], "revisions": revisions, "deliveries": deliveries}
 
 
+def progress(revision: RevisionRow) -> str | None:
+    """Return how far a reading has come, ``12 of 40 pieces``; None where it has not begun."""
+    return None if revision.pieces is None else f"{revision.pieces_read} of {revision.pieces} pieces"
+
+
 def study_tables(details: dict[str, Any]) -> None:
     """Print what `study_json` returned: a list of facts for the study and each revision, a table of deliveries."""
     _print_facts("study", {key: value for key, value in details.items() if key not in {"revisions", "deliveries"}})
     for revision in details["revisions"]:
-        facts = {key: value for key, value in revision.items() if key not in {"revision", "unreadable", "artefacts"}}
+        tables = {"revision", "unreadable", "left_out", "artefacts"}
+        facts = {key: value for key, value in revision.items() if key not in tables}
         facts |= {f"unreadable …{one['sop_instance_uid'][-12:]}": one["fault"] for one in revision["unreadable"]}
+        facts |= {f"left out …{one['sop_instance_uid'][-12:]}": one["remark"] for one in revision["left_out"]}
         _print_facts(f"revision {revision['revision']}", facts | revision["artefacts"])
     if details["deliveries"]:
         _print("deliveries", details["deliveries"])

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom import Dataset
 from pydicom.dataset import FileMetaDataset
-from pydicom.filereader import read_dataset
+from pydicom.filereader import read_dataset, read_sequence_item
 from pydicom.pixels.decoders.base import get_decoder
 from pydicom.tag import BaseTag, Tag
 from pydicom.uid import (
@@ -50,7 +50,7 @@ SUPPORTED_TRANSFER_SYNTAXES: tuple[str, ...] = tuple(str(uid) for uid in (*_NATI
 _UNDEFINED_LENGTH = 0xFFFFFFFF
 _PIXEL_DATA = 0x7FE00010
 _FLOAT_PIXEL_DATA = (0x7FE00008, 0x7FE00009)
-_PER_FRAME_GROUPS = 0x52009230
+PER_FRAME_GROUPS = 0x52009230
 
 _FRAME_TAGS: list[BaseTag | int] = [
     Tag(keyword)
@@ -77,7 +77,7 @@ def read_header(path: Path) -> Dataset:
     """Return everything before the pixels, with File Meta Information as ``file_meta``.
 
     Values are converted under the object's own Specific Character Set. An element whose value cannot be read is left
-    out, so that using the header later raises nothing; functional groups of single frames stay as they are.
+    out, so that using the header later raises nothing; so are the functional groups of single frames.
 
     Raises
     ------
@@ -87,7 +87,7 @@ def read_header(path: Path) -> Dataset:
         The file cannot be opened.
     """
     with opened(path) as file, blaming_sender("the header cannot be read"):
-        stream, meta, syntax = _data_set(file)
+        stream, meta, syntax = data_set(file)
         with stream:
             header = _read_until_pixels(stream, syntax)
         header.file_meta = meta
@@ -138,7 +138,7 @@ def open_frames(path: Path, *, max_pixels: int = 100_000_000, optical_path: int 
     """
     with opened(path) as file:
         with blaming_sender("the header cannot be read"):
-            stream, _, syntax = _data_set(file)
+            stream, _, syntax = data_set(file)
         with stream:
             yield OpenFrames(stream, syntax, max_pixels=max_pixels, optical_path=optical_path)
 
@@ -180,7 +180,7 @@ class OpenFrames:
             return self._to_srgb(rgb)
 
 
-def _data_set(file: BinaryIO) -> tuple[BinaryIO, FileMetaDataset, str]:
+def data_set(file: BinaryIO) -> tuple[BinaryIO, FileMetaDataset, str]:
     """Return the stream at the data set's first element, the File Meta Information and the transfer syntax UID."""
     head = file.read(132)
     if not looks_like_part10(head):
@@ -210,22 +210,66 @@ def _guessed_syntax(file: BinaryIO) -> str:
 
 
 def _read_until_pixels(stream: BinaryIO, syntax: str, tags: list[BaseTag | int] | None = None) -> Dataset:
+    """Return the header without the functional groups of single frames: a slide has those of 100,000."""
+    pixels = (_PIXEL_DATA, *_FLOAT_PIXEL_DATA)
+    header = read_until(stream, syntax, PER_FRAME_GROUPS, *pixels, tags=tags)
+    skipped = sum(1 for _ in per_frame_groups(stream, header, read=False))
+    if skipped:
+        rest = read_until(stream, syntax, *pixels, tags=tags)
+        header.update(rest)
+    return header
+
+
+def read_until(stream: BinaryIO, syntax: str, *stops: int, tags: list[BaseTag | int] | None = None) -> Dataset:
+    """Return the elements before the first of some tags, and leave the stream at it or at the end.
+
+    Parameters
+    ----------
+    tags:
+        Only these; all where not given.
+    """
     implicit, little = syntax == ImplicitVRLittleEndian, syntax != ExplicitVRBigEndian
     header = read_dataset(
-        stream,
-        implicit,
-        little,
-        stop_when=lambda tag, _vr, _length: tag in (_PIXEL_DATA, *_FLOAT_PIXEL_DATA),
-        specific_tags=tags,
+        stream, implicit, little, stop_when=lambda tag, _vr, _length: tag in stops, specific_tags=tags
     )
     header.set_original_encoding(implicit, little, header._character_set)
     return header
 
 
+def per_frame_groups(stream: BinaryIO, header: Dataset, *, read: bool = True) -> Iterator[Dataset]:
+    """Yield the items of the Per-Frame Functional Groups Sequence one by one; nothing where the stream is not at it.
+
+    Afterwards the stream is behind the sequence.
+
+    Parameters
+    ----------
+    header:
+        What was read of the stream until here.
+    read:
+        False skips items of a stated length: one empty item comes for all of them.
+    """
+    implicit, little = (bool(one) for one in header.original_encoding)
+    start = stream.tell()
+    head = stream.read(8 if implicit else 12)
+    group, element = struct.unpack("<HH" if little else ">HH", head[:4]) if len(head) > 4 else (0, 0)
+    if group << 16 | element != PER_FRAME_GROUPS:
+        stream.seek(start)
+        return
+    (length,) = struct.unpack("<L" if little else ">L", head[-4:])
+    end = None if length == _UNDEFINED_LENGTH else stream.tell() + length
+    if end is not None and not read:
+        stream.seek(end)
+        yield Dataset()
+        return
+    while end is None or stream.tell() < end:
+        item = read_sequence_item(stream, implicit, little, header._character_set)
+        if item is None:
+            return
+        yield item
+
+
 def _drop_unreadable(header: Dataset) -> None:
     for tag in list(header.keys()):
-        if tag == _PER_FRAME_GROUPS:
-            continue
         try:
             element = header[tag]
             if element.VR == "SQ":

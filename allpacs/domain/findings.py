@@ -39,6 +39,7 @@ class RemarkKind(StrEnum):
     LEFT_OUT = "left-out"  # on purpose: a label, an overview, another level of the pyramid, another focal plane
     UNREADABLE_FRAMES = "unreadable-frames"  # some frames do not decode; the others were judged
     INCOMPLETE = "incomplete"  # parts of a concatenation or levels of a pyramid are not there
+    SELECTED = "selected"  # of several levels, focal planes or optical paths one was judged
     NO_CELLS = "no-cells"  # everything was looked at, and no white cell is there
     SAMPLED = "sampled"  # more cells than are judged: a random sample was
 
@@ -142,6 +143,11 @@ class InstanceFindings:
     matrix: PixelMatrix | None = None
     cells_found: int | None = None
     remarks: tuple[Remark, ...] = ()
+
+    @property
+    def found(self) -> int:
+        """How many cells were found, also those outside the sample."""
+        return len(self.cells) if self.cells_found is None else self.cells_found
 
     @property
     def left_out(self) -> bool:

@@ -39,6 +39,7 @@ ACCEPTED_SOP_CLASSES: Final[Mapping[str, str]] = MappingProxyType(
         "1.2.840.10008.5.1.4.1.1.77.1.2": "VL Microscopic Image Storage",
         "1.2.840.10008.5.1.4.1.1.77.1.3": "VL Slide-Coordinates Microscopic Image Storage",
         "1.2.840.10008.5.1.4.1.1.77.1.4": "VL Photographic Image Storage",
+        "1.2.840.10008.5.1.4.1.1.77.1.6": "VL Whole Slide Microscopy Image Storage",
         "1.2.840.10008.5.1.4.1.1.7": "Secondary Capture Image Storage",
         "1.2.840.10008.5.1.4.1.1.7.4": "Multi-frame True Color Secondary Capture Image Storage",
     }

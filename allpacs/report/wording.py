@@ -88,7 +88,7 @@ def summary(findings: StudyFindings) -> str:
     if counts.total == 0:
         sentences.append("No white cells were found.")
     else:
-        found = sum(i.cells_found if i.cells_found is not None else len(i.cells) for i in findings.instances)
+        found = sum(instance.found for instance in findings.instances)
         sample = f", a random sample of {counts.total} looked at" if found > counts.total else ""
         sentences.append(
             f"{counted(found, 'white cell', 'white cells')} found{sample}: "
@@ -116,7 +116,7 @@ def summary(findings: StudyFindings) -> str:
 def remarks(instance: InstanceFindings) -> list[str]:
     """Return what a reader must know of an instance besides its cells, one line each, ASCII."""
     lines = [remark.text for remark in instance.remarks]
-    if instance.scale is not None:
+    if instance.scale is not None and not instance.left_out:
         micrometres = f"{instance.scale.spacing_um:.4g}"
         lines.append(f"Scale: {micrometres} micrometres per pixel, {_SCALE_ORIGINS[instance.scale.origin]}.")
     return lines

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -24,19 +25,23 @@ class Findings:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def put(self, study_uid: str, revision: int, findings: Sequence[InstanceFindings], *, stage: str) -> None:
+    def put(
+        self, study_uid: str, revision: int, findings: Sequence[InstanceFindings], *, stage: str, part: int = 0
+    ) -> None:
         """Keep the findings of some instances in one transaction, over those of an earlier stage.
 
         Parameters
         ----------
         stage:
             Name of the step that made them, for example ``cells`` or ``classify``.
+        part:
+            Which part of their findings this is, from 0: those of a slide come in several.
         """
         if not findings:
             return
         insert = self._database.insert(schema.findings)
         upsert = insert.on_conflict_do_update(
-            index_elements=[_T.study_uid, _T.revision, _T.sop_instance_uid],
+            index_elements=[_T.study_uid, _T.revision, _T.sop_instance_uid, _T.part],
             set_={"stage": insert.excluded.stage, "body": insert.excluded.body},
         )
         rows = [
@@ -44,6 +49,7 @@ class Findings:
                 "study_uid": study_uid,
                 "revision": revision,
                 "sop_instance_uid": found.sop_instance_uid,
+                "part": part,
                 "stage": stage,
                 "body": _adapter().dump_json(found).decode(),
             }
@@ -53,9 +59,15 @@ class Findings:
             connection.execute(upsert, rows)
 
     def get(
-        self, study_uid: str, revision: int, *, stage: str | None = None, of: Collection[str] | None = None
+        self,
+        study_uid: str,
+        revision: int,
+        *,
+        stage: str | None = None,
+        of: Collection[str] | None = None,
+        part: int | None = None,
     ) -> list[InstanceFindings]:
-        """Return findings of a revision, by series and SOP Instance UID.
+        """Return findings of a revision, by series and SOP Instance UID, the parts of each put together.
 
         Parameters
         ----------
@@ -63,22 +75,41 @@ class Findings:
             Only those last put by this step.
         of:
             Only those of these SOP Instance UIDs (at most a few thousand).
+        part:
+            Only this part of their findings.
         """
+        query = sa.select(_T.body).where(_T.study_uid == study_uid, _T.revision == revision)
+        for column, wanted in ((_T.stage, stage), (_T.part, part)):
+            if wanted is not None:
+                query = query.where(column == wanted)
+        if of is not None:
+            query = query.where(_T.sop_instance_uid.in_(of))
         with self._database.reading() as connection:
-            bodies = connection.scalars(_where(sa.select(_T.body), study_uid, revision, stage, of)).all()
-        found = [_adapter().validate_json(body) for body in bodies]
-        return sorted(found, key=lambda one: (one.series_uid, one.sop_instance_uid))
+            bodies = connection.scalars(query.order_by(_T.sop_instance_uid, _T.part)).all()
+        parts: dict[str, list[InstanceFindings]] = {}
+        for body in bodies:
+            found = _adapter().validate_json(body)
+            parts.setdefault(found.sop_instance_uid, []).append(found)
+        return sorted(map(_together, parts.values()), key=lambda one: (one.series_uid, one.sop_instance_uid))
+
+    def clear(self, study_uid: str, revision: int) -> None:
+        """Forget the findings of a revision: it is read from the beginning."""
+        with self._database.writing() as connection:
+            connection.execute(sa.delete(schema.findings).where(_T.study_uid == study_uid, _T.revision == revision))
 
 
-def _where(
-    query: sa.Select[str], study_uid: str, revision: int, stage: str | None, of: Collection[str] | None
-) -> sa.Select[str]:
-    query = query.where(_T.study_uid == study_uid, _T.revision == revision)
-    if stage is not None:
-        query = query.where(_T.stage == stage)
-    if of is not None:
-        query = query.where(_T.sop_instance_uid.in_(of))
-    return query
+def _together(parts: list[InstanceFindings]) -> InstanceFindings:
+    """Return the findings of one instance from its parts, in order; what one part says of the whole holds once."""
+    if len(parts) == 1:
+        return parts[0]
+    sampled = any(part.cells_found is not None for part in parts)
+    return replace(
+        parts[0],
+        cells=tuple(cell for part in parts for cell in part.cells),
+        fault=next((part.fault for part in parts if part.fault is not None), None),
+        cells_found=sum(part.found for part in parts) if sampled else None,
+        remarks=tuple(dict.fromkeys(remark for part in parts for remark in part.remarks)),
+    )
 
 
 @cache

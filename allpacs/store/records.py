@@ -107,6 +107,8 @@ class RevisionRow:
     ----------
     attempts:
         How often its reading was asked for: 1, and one more for each retry.
+    pieces, pieces_read:
+        How many pieces its reading has, and how many of them are done; None where it has not been planned.
     """
 
     study_uid: str
@@ -117,6 +119,8 @@ class RevisionRow:
     reason: str | None
     bundle_digest: str | None
     attempts: int
+    pieces: int | None = None
+    pieces_read: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

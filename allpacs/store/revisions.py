@@ -183,6 +183,15 @@ class Revisions:
                 .values(reason=reason)
             )
 
+    def progress(self, study_uid: str, revision: int, *, read: int, pieces: int) -> None:
+        """Say how many pieces of a reading are done."""
+        with self._database.writing() as connection:
+            connection.execute(
+                sa.update(schema.revisions)
+                .where(_REVISION.study_uid == study_uid, _REVISION.revision == revision)
+                .values(pieces=pieces, pieces_read=read)
+            )
+
     def instances(self, study_uid: str, revision: int) -> list[InstanceRow]:
         """Return the instances of a revision, those of earlier ones included, by series and SOP Instance UID."""
         with self._database.reading() as connection:
@@ -267,6 +276,8 @@ class Revisions:
                 reason=row.reason,
                 bundle_digest=row.bundle_digest,
                 attempts=row.attempts,
+                pieces=row.pieces,
+                pieces_read=row.pieces_read,
             )
             for row in rows
         ]

@@ -73,6 +73,8 @@ revisions = sa.Table(
     sa.Column("reason", sa.Text),
     sa.Column("bundle_digest", sa.String(80)),
     sa.Column("attempts", sa.Integer, nullable=False),  # readings asked for: 1, and one more for each retry
+    sa.Column("pieces", sa.Integer),  # checkpoints that its reading has
+    sa.Column("pieces_read", sa.Integer),
 )
 
 
@@ -89,6 +91,7 @@ findings = sa.Table(
     metadata,
     *_of_revision(),
     sa.Column("sop_instance_uid", _UID, primary_key=True),
+    sa.Column("part", sa.Integer, primary_key=True, autoincrement=False, server_default="0"),  # of a slide, several
     sa.Column("stage", sa.String(16), nullable=False),
     sa.Column("body", sa.Text, nullable=False),  # JSON of domain.findings.InstanceFindings
 )

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -292,6 +293,24 @@ def test_findings_of_a_later_stage_replace_the_earlier(closed: Store) -> None:
     assert closed.findings.get(STUDY, 1, stage="classified") == [_findings(1)]
     assert closed.findings.get(STUDY, 1, stage="cells") == [_findings(2)]
     assert len(closed.findings.get(STUDY, 1)) == 2
+
+
+def test_parts_of_findings_are_put_together(closed: Store) -> None:
+    whole = _findings(1)
+    first, second = replace(whole, cells=whole.cells[:1], cells_found=3), replace(whole, cells=whole.cells[1:])
+    closed.findings.put(STUDY, 1, [second], stage="cells", part=1)
+    closed.findings.put(STUDY, 1, [first], stage="cells")
+    assert closed.findings.get(STUDY, 1) == [replace(whole, cells_found=3 + len(second.cells))]
+    assert closed.findings.get(STUDY, 1, part=1) == [second]
+    closed.findings.clear(STUDY, 1)
+    assert closed.findings.get(STUDY, 1) == []
+
+
+def test_progress_of_a_reading(closed: Store) -> None:
+    assert closed.revisions.get(STUDY, 1).pieces is None
+    closed.revisions.progress(STUDY, 1, read=3, pieces=8)
+    row = closed.revisions.get(STUDY, 1)
+    assert (row.pieces_read, row.pieces) == (3, 8)
 
 
 def test_artefacts_come_back_with_their_bytes(closed: Store) -> None:

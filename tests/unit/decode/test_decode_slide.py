@@ -1,0 +1,190 @@
+"""Whole slides: what instances say of themselves, and regions from their tiles however these are kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pydicom import Dataset
+
+from allpacs.decode.slide import SlideLevel, read_slide_instance
+from allpacs.domain.errors import UndecodablePixels
+from allpacs.domain.slide import Level
+from slide_maker import SPACING_UM, SyntheticSlide, write_level
+
+SLIDE = SyntheticSlide((1, 2), filled=lambda _, column: column == 0)
+ROWS, COLUMNS = SLIDE.size
+#: JPEG changes pixels a little.
+CLOSE = 12
+
+
+def opened(*paths: Path) -> SlideLevel:
+    return SlideLevel(Level(tuple(read_slide_instance(path) for path in paths)), paths)
+
+
+def differs(level: SlideLevel, x: int, y: int, width: int, height: int) -> float:
+    """Return the mean difference of a region from what was drawn."""
+    found = level.region(x, y, width, height)
+    assert found.shape == (height, width, 3)
+    return float(np.abs(found.astype(int) - SLIDE.region(x, y, width, height)).mean())
+
+
+def test_what_an_instance_says(tmp_path: Path) -> None:
+    write_level(tmp_path / "a", SLIDE, uid="1.2.3")
+    facts = read_slide_instance(tmp_path / "a")
+    assert (facts.matrix.columns, facts.matrix.rows, facts.frames) == (COLUMNS, ROWS, 50)
+    assert (facts.flavour, facts.resampled, facts.sparse, facts.pyramid) == ("VOLUME", False, False, "1.2.826.1.6")
+    assert facts.scale is not None
+    assert facts.scale.spacing_um == pytest.approx(SPACING_UM)
+    # Half a pixel from the edge is the middle of the first pixel, which the header places at 20, 50 mm.
+    assert facts.matrix.on_slide_mm((0.5, 0.5)) == (20.0, 50.0, 0.0)
+    x, y, z = facts.matrix.on_slide_mm((1000.5, 0.5)) or (0, 0, 0)
+    assert (x, y, z) == (20.0, pytest.approx(50 - SPACING_UM), 0.0)
+
+
+def test_the_place_on_the_slide_is_as_highdicom_has_it(tmp_path: Path) -> None:
+    from highdicom.spatial import PixelToReferenceTransformer
+
+    write_level(tmp_path / "a", SLIDE)
+    matrix = read_slide_instance(tmp_path / "a").matrix
+    spacing = SPACING_UM / 1000
+    theirs = PixelToReferenceTransformer((20.0, 50.0, 0.0), (0, -1, 0, -1, 0, 0), (spacing, spacing))
+    for column, row in ((0, 0), (17, 300), (1279, 4)):
+        wanted = theirs(np.array([[column, row]]))[0]
+        assert matrix.on_slide_mm((column + 0.5, row + 0.5)) == pytest.approx(tuple(wanted))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda ds: delattr(ds, "TotalPixelMatrixOriginSequence"),
+        lambda ds: setattr(ds, "ImageOrientationSlide", ["0", "1"]),
+        lambda ds: setattr(ds.SharedFunctionalGroupsSequence[0], "PixelMeasuresSequence", []),
+    ],
+)
+def test_an_unstated_place_is_none(tmp_path: Path, change: Callable[[Dataset], None]) -> None:
+    write_level(tmp_path / "a", SLIDE, header=change)
+    assert read_slide_instance(tmp_path / "a").matrix.on_slide_mm((1.0, 1.0)) is None
+
+
+def test_regions_across_tiles_and_beyond_them(tmp_path: Path) -> None:
+    write_level(tmp_path / "a", SLIDE)
+    with opened(tmp_path / "a") as level:
+        assert differs(level, 0, 0, 256, 256) < CLOSE
+        assert differs(level, 200, 130, 700, 300) < CLOSE
+        assert differs(level, 1200, 900, 200, 380) < CLOSE
+        assert (level.region(COLUMNS - 10, 0, 50, 20)[:, 10:] == 255).all()
+        assert level.tile_at(300.0, 20.0) == (0, 2, 256, 0)
+        assert level.tile_at(float(COLUMNS), 0.0) is None
+
+
+def test_a_sparse_level_is_white_where_it_has_no_tile(tmp_path: Path) -> None:
+    write_level(tmp_path / "a", SLIDE, sparse=True, tiles=[1, 0, 12, 11])
+    assert read_slide_instance(tmp_path / "a").sparse
+    with opened(tmp_path / "a") as level:
+        assert differs(level, 0, 0, 512, 256) < CLOSE
+        assert differs(level, 256, 256, 512, 256) < CLOSE
+        assert (level.region(0, 256, 256, 256) == 255).all()
+        assert level.tile_at(10.0, 10.0) == (0, 2, 0, 0)
+        assert level.tile_at(10.0, 300.0) is None
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+def test_the_middle_focal_plane_is_read(tmp_path: Path, sparse: bool) -> None:
+    write_level(tmp_path / "a", SLIDE, copies=3, sparse=sparse, TotalPixelMatrixFocalPlanes=3)
+    with opened(tmp_path / "a") as level:
+        assert differs(level, 100, 100, 400, 400) < CLOSE
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+def test_a_concatenation_is_one_level(tmp_path: Path, sparse: bool) -> None:
+    parts = [range(20), range(20, 33), range(33, 50)]
+    for number, tiles in enumerate(parts, start=1):
+        write_level(
+            tmp_path / f"{number}", SLIDE, tiles=tiles, sparse=sparse, ConcatenationUID="1.2.9",
+            InConcatenationNumber=number, InConcatenationTotalNumber=3, ConcatenationFrameOffsetNumber=tiles[0],
+        )  # fmt: skip
+    with opened(*(tmp_path / str(number) for number in (1, 2, 3))) as level:
+        assert differs(level, 0, 0, COLUMNS, ROWS) < CLOSE
+        assert level.tile_at(0.0, float(ROWS - 1)) == (2, 8, 0, 1024)
+    with opened(tmp_path / "1", tmp_path / "3") as level:
+        assert differs(level, 0, 0, COLUMNS, 512) < CLOSE
+        assert (level.region(0, 512, 256, 256) == 255).all()
+        assert differs(level, 256 * 3, 768, 256, 256) < CLOSE
+
+
+def test_a_tile_that_does_not_decode_is_white_and_named(tmp_path: Path) -> None:
+    write_level(tmp_path / "a", SLIDE)
+    content = bytearray((tmp_path / "a").read_bytes())
+    start = content.index(b"\xff\xd8\xff", content.index(b"\xff\xd8\xff") + 3)  # the second tile's
+    content[start + 2 : start + 60] = bytes(58)
+    (tmp_path / "a").write_bytes(content)
+    with opened(tmp_path / "a") as level:
+        assert (level.region(256, 0, 256, 256) == 255).all()
+        assert differs(level, 0, 0, 256, 256) < CLOSE
+        ((part, frame),) = level.unreadable
+        assert (part, frame) == (0, 2)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda ds: delattr(ds, "TotalPixelMatrixRows"),
+        lambda ds: setattr(ds, "TotalPixelMatrixRows", 0),
+        lambda ds: setattr(ds, "TotalPixelMatrixColumns", 4_000_000_000),
+        lambda ds: setattr(ds, "NumberOfFrames", 2_000_000_000),
+    ],
+)
+def test_no_slide(tmp_path: Path, change: Callable[[Dataset], None]) -> None:
+    write_level(tmp_path / "a", SLIDE, tiles=[0], header=change)
+    with pytest.raises(UndecodablePixels):
+        read_slide_instance(tmp_path / "a")
+
+
+def test_frames_that_do_not_say_where_they_lie(tmp_path: Path) -> None:
+    write_level(tmp_path / "a", SLIDE, tiles=[0, 1], DimensionOrganizationType="TILED_SPARSE")
+    with pytest.raises(UndecodablePixels, match="do not say where"), opened(tmp_path / "a"):
+        pass
+    write_level(tmp_path / "b", SLIDE, DimensionOrganizationType="3D")  # all tiles: they can only be in order
+    with opened(tmp_path / "b") as level:
+        assert differs(level, 100, 100, 400, 400) < CLOSE
+
+
+def test_frames_outside_the_matrix(tmp_path: Path) -> None:
+    def outside(ds: Dataset) -> None:
+        place = ds.PerFrameFunctionalGroupsSequence[1].PlanePositionSlideSequence[0]
+        place.ColumnPositionInTotalImagePixelMatrix = -70_000
+
+    write_level(tmp_path / "a", SLIDE, tiles=[0, 1], sparse=True, header=outside)
+    with pytest.raises(UndecodablePixels, match="outside"), opened(tmp_path / "a"):
+        pass
+
+
+def test_an_algorithms_image_is_told(tmp_path: Path) -> None:
+    def algorithm(ds: Dataset) -> None:
+        family, equipment = Dataset(), Dataset()
+        family.CodeValue, family.CodingSchemeDesignator, family.CodeMeaning = "123110", "DCM", "Artificial Intelligence"
+        equipment.PurposeOfReferenceCodeSequence = [family]
+        ds.ContributingEquipmentSequence = [equipment]
+
+    write_level(tmp_path / "a", SLIDE, tiles=[0], header=algorithm)
+    assert read_slide_instance(tmp_path / "a").artificial
+    write_level(tmp_path / "b", SLIDE, tiles=[0])
+    assert not read_slide_instance(tmp_path / "b").artificial
+
+
+def test_real_slides_of_other_makers(data_dir: Path) -> None:
+    folder = data_dir / "dicom"
+    label = read_slide_instance(folder / "ez_wsi_dicomweb__testdata__test.dcm")
+    assert label.flavour == "LABEL"
+    name = folder / "ez_wsi_dicomweb__testdata__multiframe_camelyon_challenge_image.dcm"
+    facts = read_slide_instance(name)
+    assert (facts.matrix.columns, facts.matrix.rows, facts.frames, facts.resampled) == (1152, 700, 15, True)
+    with opened(name) as level:
+        whole = level.region(0, 0, 1152, 700)
+    assert whole[:, 1000:].std() > 5  # the last column of tiles is only half on the matrix, and filled
+    for kind in ("", "_jpegls", "_grayscale"):
+        with opened(folder / f"data__test_files__sm_image{kind}.dcm") as level:
+            assert level.region(0, 0, 50, 50).shape == (50, 50, 3)
