@@ -29,6 +29,10 @@ CELL_SOLIDITY = 0.84
 CELL_NUCLEAR_SHARE = 0.62
 
 
+#: Of round cells that touch, little of the smaller one's box lies within the other's; of a cell's lobes, most does.
+NESTED = 0.5
+
+
 def joined(
     parts: NDArray[np.int32], cells: NDArray[np.int32], distance: NDArray[np.float32], radius: float
 ) -> NDArray[np.int32]:
@@ -77,7 +81,8 @@ def joined(
             area < LOBES_AREA * disc or _convex(np.isin(roots[parts[window]], (first, second)))
         )
         lobes = apart < LOBES_REACH * radius and area < LOBES_AREA * disc
-        if no_neck or lobes or one_cell([first, second], window):
+        within = area < CELL_NUCLEUS_AREA * disc and _nested(windows[first - 1], windows[second - 1]) > NESTED
+        if no_neck or lobes or within or one_cell([first, second], window):
             roots[roots == second] = first
             areas[first] = area
             windows[first - 1] = window
@@ -108,6 +113,13 @@ def _necks(labels: NDArray[np.int32], distance: NDArray[np.float32]) -> dict[tup
             pair = (min(a, b), max(a, b))
             necks[pair] = max(necks.get(pair, 0.0), value)
     return necks
+
+
+def _nested(first: Window, second: Window) -> float:
+    """Return which share of the smaller of two windows lies within the other."""
+    common = [max(0, min(a.stop, b.stop) - max(a.start, b.start)) for a, b in zip(first, second, strict=True)]
+    sizes = [(rows.stop - rows.start) * (columns.stop - columns.start) for rows, columns in (first, second)]
+    return float(common[0] * common[1] / min(sizes))
 
 
 def _around(first: Window, second: Window) -> Window:

@@ -1,0 +1,231 @@
+"""``python -m training.cells``: how well white cells are found in fields, measured on experts' annotations.
+
+Three sets, none of them part of the repository (see ``docs/cells.md`` for what they are and for the figures):
+
+* BCCD: boxes around white cells. Fields of odd number are for tuning, those of even number are reported.
+* ALL-IDB1: the middles of lymphoblasts, in fields of patients; fields of healthy people.
+* Taleghani: white cells counted by eye in 50 fields (``taleghani_counts.csv`` beside this file).
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import re
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree as ET
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from scipy.optimize import linear_sum_assignment
+from scipy.stats import binomtest
+from skimage.measure import points_in_poly
+
+from allpacs.cells.nucleus import Nucleus
+from allpacs.domain.geometry import BoxPx
+from allpacs.domain.image import Cell, Frame
+
+COUNTS = Path(__file__).parent / "taleghani_counts.csv"
+#: Overlaps (intersection over union) at which a box counts as found.
+OVERLAPS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
+#: Least areas of a cell, in those of the field's middle one, that the curve of recall and precision runs over.
+LEAST_AREAS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0)
+
+Corners = tuple[float, float, float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """One annotated field.
+
+    Attributes
+    ----------
+    boxes:
+        Left, top, right, bottom of each white cell; empty where only middles are known.
+    middles:
+        Column and row of each cell that an expert marked.
+    """
+
+    path: Path
+    boxes: tuple[Corners, ...] = ()
+    middles: tuple[tuple[float, float], ...] = ()
+
+    def rgb(self) -> NDArray[np.uint8]:
+        """Return the picture, shape (rows, columns, 3)."""
+        return np.asarray(Image.open(self.path).convert("RGB"))
+
+
+def bccd(folder: Path, *, reported: bool) -> list[Field]:
+    """Return the fields of BCCD that are reported (of even number), or those that may be tuned on (odd)."""
+    fields = []
+    for file in sorted((folder / "annotations").glob("*.xml")):
+        number = int(re.sub(r"\D", "", file.stem))
+        if (number % 2 == 0) == reported:
+            root = ET.parse(file).getroot()  # noqa: S314 - a file of the data set, read by a researcher
+            boxes = tuple(
+                tuple(float(one.findtext(f"bndbox/{edge}") or 0) for edge in ("xmin", "ymin", "xmax", "ymax"))
+                for one in root.iter("object")
+                if one.findtext("name") == "WBC"
+            )
+            fields.append(Field(folder / "images" / f"{file.stem}.jpg", boxes))  # type: ignore[arg-type]
+    return [field for field in fields if field.path.exists()]
+
+
+def allidb1(folder: Path, *, healthy: bool) -> list[Field]:
+    """Return the fields of ALL-IDB1 of patients with the experts' middles, or those of healthy people without."""
+    fields = []
+    for path in sorted(folder.glob(f"*_{0 if healthy else 1}.jpg")):
+        with path.with_suffix(".csv").open(newline="") as file:
+            middles = tuple((float(row["x_px"]), float(row["y_px"])) for row in csv.DictReader(file))
+        fields.append(Field(path, middles=() if healthy else middles))
+    return fields
+
+
+def overlap(one: Corners, other: Corners) -> float:
+    """Return intersection over union of two boxes."""
+    width = min(one[2], other[2]) - max(one[0], other[0])
+    height = min(one[3], other[3]) - max(one[1], other[1])
+    if width <= 0 or height <= 0:
+        return 0.0
+    areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in (one, other)]
+    return width * height / (sum(areas) - width * height)
+
+
+def matched(expected: Sequence[Corners], found: Sequence[Corners], least: float) -> int:
+    """Return how many expected boxes can each have a found box of its own that overlaps by `least` or more."""
+    if not expected or not found:
+        return 0
+    table = np.array([[overlap(one, other) >= least for other in found] for one in expected], float)
+    rows, columns = linear_sum_assignment(-table)
+    return int(table[rows, columns].sum())
+
+
+def covered(middles: Sequence[tuple[float, float]], cells: Sequence[Cell]) -> int:
+    """Return how many middles can each have a cell of its own whose outline holds it."""
+    if not middles or not cells:
+        return 0
+    points = np.array(middles)
+    table = np.stack([points_in_poly(points, np.array(cell.outline)) for cell in cells], axis=1).astype(float)
+    rows, columns = linear_sum_assignment(-table)
+    return int(table[rows, columns].sum())
+
+
+def _corners(box: BoxPx) -> Corners:
+    return (float(box.x), float(box.y), float(box.right), float(box.bottom))
+
+
+def _found(fields: Iterable[Field]) -> Iterator[tuple[Field, tuple[Cell, ...]]]:
+    finder = Nucleus()
+    for field in fields:
+        yield field, finder.find(Frame(1, field.rgb()))
+
+
+def _share(part: int, whole: int) -> dict[str, Any]:
+    """Return a share with its 95 % Wilson interval; it treats cells as independent, which those of a field are not."""
+    if not whole:
+        return {"of": 0, "found": 0, "share": None, "low": None, "high": None}
+    interval = binomtest(part, whole).proportion_ci(0.95, method="wilson")
+    return {"of": whole, "found": part, "share": part / whole, "low": float(interval.low), "high": float(interval.high)}
+
+
+def measure_boxes(fields: Sequence[Field]) -> dict[str, Any]:
+    """Return recall and precision at several overlaps, and at 0.5 for several least sizes of a cell."""
+    pairs = [(field.boxes, [(_corners(c.box), int(c.mask.sum())) for c in cells]) for field, cells in _found(fields)]
+    middle = float(np.median([area for _, found in pairs for _, area in found] or [1.0]))
+    expected = sum(len(boxes) for boxes, _ in pairs)
+
+    def at(least_overlap: float, least_area: float) -> dict[str, Any]:
+        kept = [(boxes, [box for box, area in found if area >= least_area * middle]) for boxes, found in pairs]
+        right = sum(matched(boxes, found, least_overlap) for boxes, found in kept)
+        return {
+            "overlap": least_overlap,
+            "least_area": least_area,
+            "recall": _share(right, expected),
+            "precision": _share(right, sum(len(found) for _, found in kept)),
+        }
+
+    return {
+        "fields": len(pairs),
+        "by_overlap": [at(least, 0.0) for least in OVERLAPS],
+        "by_size": [at(0.5, least) for least in LEAST_AREAS],
+    }
+
+
+def measure_middles(fields: Sequence[Field]) -> dict[str, Any]:
+    """Return the share of the experts' lymphoblasts that are found, touching ones each on its own."""
+    right = whole = found = 0
+    worst: list[tuple[int, str]] = []
+    for field, cells in _found(fields):
+        hits = covered(field.middles, cells)
+        right, whole, found = right + hits, whole + len(field.middles), found + len(cells)
+        worst.append((len(field.middles) - hits, field.path.name))
+    return {
+        "fields": len(fields),
+        "lymphoblasts": _share(right, whole),
+        "cells_found": found,
+        "most_missed": [{"field": name, "missed": missed} for missed, name in sorted(worst, reverse=True)[:5]],
+    }
+
+
+def measure_healthy(fields: Sequence[Field]) -> dict[str, Any]:
+    """Return how many cells are found in fields of healthy people: white cells of theirs, or false ones."""
+    counts = {field.path.name: len(cells) for field, cells in _found(fields)}
+    return {"fields": len(fields), "cells_found": sum(counts.values()), "by_field": counts}
+
+
+def measure_counts(folder: Path, counts: Path = COUNTS) -> dict[str, Any]:
+    """Return how far the number of cells found is from the number counted by eye.
+
+    A cell that the frame's edge cuts counts on both sides.
+    """
+    with counts.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    by_eye = np.array([int(row["white_cells"]) for row in rows])
+    found = np.array([len(cells) for _, cells in _found(Field(folder / row["file"]) for row in rows)])
+    errors = found - by_eye
+    return {
+        "fields": len(rows),
+        "by_eye": int(by_eye.sum()),
+        "found": int(found.sum()),
+        "mean_error": float(errors.mean()),
+        "mean_absolute_error": float(np.abs(errors).mean()),
+        "absolute_error_share": float(np.abs(errors).sum() / by_eye.sum()),
+        "correlation": float(np.corrcoef(by_eye, found)[0, 1]),
+        "by_field": [
+            {"file": row["file"], "by_eye": int(eye), "found": int(own)}
+            for row, eye, own in zip(rows, by_eye, found, strict=True)
+        ],
+    }
+
+
+def measure(data: Path, *, tuning: bool = False) -> dict[str, Any]:
+    """Return all figures; with `tuning` only those that may be looked at while the finder is changed."""
+    if tuning:
+        return {"bccd_tuning": measure_boxes(bccd(data / "bccd", reported=False))}
+    return {
+        "bccd": measure_boxes(bccd(data / "bccd", reported=True)),
+        "allidb1": measure_middles(allidb1(data / "allidb1", healthy=False)),
+        "allidb1_healthy": measure_healthy(allidb1(data / "allidb1", healthy=True)),
+        "taleghani": measure_counts(data / "taleghani"),
+    }
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Measure, and print the figures as JSON."""
+    parser = argparse.ArgumentParser(prog="python -m training.cells", description=__doc__.split("\n")[0])
+    parser.add_argument("--data", type=Path, required=True, help="folder that holds bccd/, allidb1/ and taleghani/")
+    parser.add_argument("--tuning", action="store_true", help="only the half of BCCD that may be tuned on")
+    options = parser.parse_args(arguments)
+    json.dump(measure(options.data, tuning=options.tuning), sys.stdout, indent=1)
+    print()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
