@@ -4,7 +4,7 @@ OUT ?= demo-out
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
-.PHONY: install install-dev demo test check conformance lock clean
+.PHONY: install install-dev demo test check conformance bench bench-quick lock clean
 
 install: .venv/installed
 install-dev: .venv/installed-dev
@@ -34,6 +34,13 @@ check: install-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# How fast it is, each figure beside a peer's in the same run: docs/performance.md. On an otherwise idle machine.
+bench: install-dev
+	$(BIN)/python -m benchmarks --page docs/performance.md
+
+bench-quick: install-dev
+	$(BIN)/python -m benchmarks --quick --out build/bench-quick.json
 
 # Renew the pinned versions: what a fresh environment resolves to today.
 lock:

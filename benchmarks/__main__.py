@@ -1,0 +1,80 @@
+"""Run the benchmarks: ``python -m benchmarks [--quick] [--only NAME …] [--folder DIR]``."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from benchmarks import machine, page, scale
+from benchmarks.measure import Row
+
+_ROOT = Path(__file__).resolve().parents[1]
+_SUBJECTS = ("receive", "classify", "plugin", "reports", "ready", "growth")
+_INSIDE = "ALLPACS_BENCHMARK_NAMESPACE"
+
+
+def main() -> int:
+    """Run what was asked for; return the exit status."""
+    arguments = _arguments()
+    if os.environ.get(_INSIDE) != "1":
+        return _in_a_namespace()
+    console = Console()
+    folder = arguments.folder.resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    size = scale.quick(folder) if arguments.quick else scale.full(folder)
+    about = machine.describe()
+    if about["load_before"] > 0.5:
+        console.print(f"[yellow]the machine is busy (load {about['load_before']}): do not believe the figures[/yellow]")
+    rows: list[Row] = []
+    try:
+        for subject in arguments.only or _SUBJECTS:
+            for row in importlib.import_module(f"benchmarks.rows.{subject}").rows(size):
+                rows.append(row)
+                ratio = "" if row.ratio is None else f" ratio {row.ratio:.3f} [{row.low:.3f}, {row.high:.3f}]"
+                peer = "" if row.peer is None else f" against {row.peer:.4g}"
+                console.print(f"{row.name:20} {row.ours:.4g}{peer} {row.unit}{ratio}  aim {row.aim}", highlight=False)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    _write(rows, about, arguments)
+    return 0
+
+
+def _write(rows: list[Row], about: dict[str, Any], arguments: argparse.Namespace) -> None:
+    latest = {"rows": [row.to_dict() for row in rows], "machine": about}
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    arguments.out.write_text(json.dumps(latest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    if arguments.page is not None:
+        page.write(latest, arguments.page)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="small runs that show that everything works")
+    parser.add_argument("--only", nargs="+", choices=_SUBJECTS, help="subjects to measure; all of them otherwise")
+    parser.add_argument("--folder", type=Path, default=_ROOT / "build" / "bench", help="where studies and stores lie")
+    parser.add_argument("--out", type=Path, default=_ROOT / "benchmarks" / "latest.json", help="file of the figures")
+    parser.add_argument("--page", type=Path, help="page whose table and plot are written anew")
+    return parser.parse_args()
+
+
+def _in_a_namespace() -> int:
+    """Run in a network namespace with nothing but loopback: storescp and Orthanc listen on every address."""
+    unshare = ["unshare", "-n"] if os.geteuid() == 0 else ["unshare", "-rn"]
+    program = [sys.executable, "-m", "benchmarks", *sys.argv[1:]]
+    shell = ["sh", "-c", 'ip link set lo up && exec "$@"', "sh"]
+    path = os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH")]))
+    environment = {**os.environ, _INSIDE: "1", "PYTHONPATH": path}
+    return subprocess.run([*unshare, *shell, *program], env=environment, check=False).returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main())

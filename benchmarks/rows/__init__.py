@@ -1,0 +1,1 @@
+"""One file a subject; each has `rows(scale)`, which yields its rows as they are measured."""

@@ -1,0 +1,48 @@
+"""How much is measured."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """Sizes of the rows.
+
+    Attributes
+    ----------
+    folder:
+        For studies, stores and logs; on the disk that is to be measured.
+    receive:
+        Instances a receiver is sent in one run.
+    plugin:
+        Instances of the study that the whole plugin reads.
+    engine_cells:
+        Cells that an engine classifies in one run.
+    report_cells:
+        Cells of the reports.
+    large:
+        Instances of the large study (growth, memory).
+    small:
+        Instances of the study that it is compared with.
+    """
+
+    folder: Path
+    runs: int
+    receive: int
+    plugin: int
+    engine_cells: int
+    report_cells: int
+    large: int
+    small: int
+
+
+def full(folder: Path) -> Scale:
+    """Return the sizes of the published table."""
+    return Scale(folder, runs=5, receive=600, plugin=1000, engine_cells=256, report_cells=1000, large=50_000, small=500)
+
+
+def quick(folder: Path) -> Scale:
+    """Return sizes that show that everything runs."""
+    return Scale(folder, runs=2, receive=60, plugin=24, engine_cells=32, report_cells=100, large=400, small=100)
