@@ -4,7 +4,7 @@ OUT ?= demo-out
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
-.PHONY: install install-dev demo test check conformance bench bench-quick lock clean
+.PHONY: install install-dev demo test check conformance bench bench-quick docs image release lock clean
 
 install: .venv/installed
 install-dev: .venv/installed-dev
@@ -41,6 +41,23 @@ bench: install-dev
 
 bench-quick: install-dev
 	$(BIN)/python -m benchmarks --quick --out build/bench-quick.json
+
+# The documentation site, in build/site; a warning is an error.
+docs: install-dev
+	$(BIN)/python -m docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet --site-dir build/site
+
+# Build the container image's file in a chroot and run it; no container engine is needed. As root, some minutes.
+image:
+	tests/deploy/build_image.sh build/image
+
+# sdist and wheel; beside them what the wheel brings along: components (CycloneDX) and licences.
+release: install-dev
+	rm -rf dist build/release build/lib && $(BIN)/python -m build --outdir dist .
+	$(PYTHON) -m venv build/release
+	build/release/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt dist/*.whl
+	$(BIN)/cyclonedx-py environment --output-reproducible --output-file dist/allpacs.cdx.json build/release
+	$(BIN)/pip-licenses --python build/release/bin/python --from=mixed --with-urls --format=markdown --output-file dist/licences.md
 
 # Renew the pinned versions: what a fresh environment resolves to today.
 lock:

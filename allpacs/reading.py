@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydicom import Dataset, dcmread
 
-from allpacs import sampling
+from allpacs import metrics, sampling
 from allpacs.classify import aggregate
 from allpacs.decode.part10 import read_header
 from allpacs.domain.artefacts import Artefact, ArtefactKind
@@ -159,6 +159,8 @@ class Reading:
         findings = self._findings(study_uid, revision)
         if review is None:
             artefacts, after = results(findings, *self._sources(findings)), findings
+            for outcome in ("all", "hem", "not_assessable"):
+                metrics.CELLS.labels(outcome).inc(getattr(findings.counts, outcome))
         else:
             review = review.of(findings.cells)
             artefacts = signed_results(findings, *self._sources(findings), review)

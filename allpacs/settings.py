@@ -315,7 +315,7 @@ class MllpSettings(_Section):
 
     kind: Literal["mllp"]
     host: str = Field(min_length=1, description="host name or address of the receiver")
-    port: int = Field(ge=1, le=65535, description="its port")
+    port: int = Field(ge=1, le=65535, description="its port", examples=[2575])
     application: str = Field("", max_length=180, description="receiving application (MSH-5)")
     facility: str = Field("", max_length=180, description="receiving facility (MSH-6)")
     tls: TlsSettings | None = Field(None, description="unset: none, and nothing is encrypted")
@@ -434,7 +434,11 @@ class MonitorSettings(_Section):
 class AuditSettings(_Section):
     """The audit trail (PS3.15 A.5), to a syslog server."""
 
-    host: str | None = Field(None, description="host name or address of the syslog server; unset: no audit trail")
+    host: str | None = Field(
+        None,
+        description="host name or address of the syslog server; unset: no audit trail",
+        examples=["audit.hospital.example"],
+    )
     port: int = Field(6514, ge=1, le=65535, description="its port, 6514 for TLS")
     tls: TlsSettings | None = Field(None, description="TLS; unset: none, and nothing is encrypted")
     source_id: str = Field("allpacs", description="this installation, as the audit's reader knows it")

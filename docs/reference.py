@@ -74,9 +74,7 @@ def example(field: FieldInfo) -> Any:
     if field.examples:
         return field.examples[0]
     value = field.get_default(call_default_factory=True)
-    if value is PydanticUndefined:
-        return get_args(field.annotation)[0]  # a Literal
-    return value
+    return next(_literals(field.annotation), None) if value is PydanticUndefined else value
 
 
 def configuration() -> str:

@@ -1,0 +1,45 @@
+"""The image's file: linted, and all that it copies is there. `build_image.sh` builds it for real (`make image`)."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+FILE = REPOSITORY / "deploy" / "container" / "Containerfile"
+LINES = FILE.read_text(encoding="utf-8")
+
+
+def test_hadolint_finds_nothing() -> None:
+    told = _hadolint(LINES)
+    assert told.returncode == 0, told.stdout
+
+
+def test_hadolint_notices_what_is_wrong() -> None:
+    assert "DL3002" in _hadolint(LINES.replace("USER 10001:10001", "USER root")).stdout
+
+
+def _hadolint(text: str) -> subprocess.CompletedProcess[str]:
+    program = Path(sys.executable).with_name("hadolint")
+    return subprocess.run([program, "-"], input=text, capture_output=True, text=True)
+
+
+def test_what_is_copied_is_there_and_not_ignored() -> None:
+    let_in = {
+        line[1:] for line in (REPOSITORY / ".dockerignore").read_text(encoding="utf-8").splitlines() if line[:1] == "!"
+    }
+    copied = [name for line in re.findall(r"^COPY (?!--from)(.+) \S+$", LINES, re.MULTILINE) for name in line.split()]
+    assert set(copied) == let_in
+    assert all((REPOSITORY / name).exists() for name in copied)
+
+
+def test_the_build_script_is_sound() -> None:
+    shellcheck = shutil.which("shellcheck")
+    script = Path(__file__).with_name("build_image.sh")
+    subprocess.run(["bash", "-n", script], check=True)
+    if shellcheck is not None:
+        told = subprocess.run([shellcheck, "-e", "SC2016", script], capture_output=True, text=True)
+        assert told.returncode == 0, told.stdout
