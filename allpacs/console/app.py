@@ -27,7 +27,7 @@ from allpacs.console import access, live
 from allpacs.console.access import Permission, SecurityHeaders
 from allpacs.console.activation import Activation
 from allpacs.console.cells import CellsOfStudies
-from allpacs.console.pages import drift, export, operations, review, sign_in, study, upload, worklist
+from allpacs.console.pages import dicomweb, drift, export, operations, review, sign_in, study, upload, worklist
 from allpacs.console.pages import pictures as picture_pages
 from allpacs.console.patients import Patients
 from allpacs.console.pictures import Pictures
@@ -71,6 +71,7 @@ class Page:
     reads_form: bool = True
 
 
+_SERIES = "/dicom-web/studies/{study_uid}/series/{series_uid}"
 _STUDY = "/studies/{study_uid}/revisions/{revision:int}"
 
 PAGES: tuple[Page, ...] = (
@@ -97,6 +98,16 @@ PAGES: tuple[Page, ...] = (
     Page(_STUDY + "/sign-off", review.sign_off, Permission.REVIEW, ("POST",)),
     Page("/upload", upload.show, Permission.UPLOAD),
     Page("/upload", upload.take, Permission.UPLOAD, ("POST",), reads_form=False),
+    Page("/dicom-web/studies", dicomweb.search_studies, Permission.VIEW),
+    Page("/dicom-web/studies/{study_uid}", dicomweb.retrieve, Permission.VIEW),
+    Page("/dicom-web/studies/{study_uid}/metadata", dicomweb.metadata, Permission.VIEW),
+    Page("/dicom-web/studies/{study_uid}/series", dicomweb.search_series, Permission.VIEW),
+    Page("/dicom-web/studies/{study_uid}/instances", dicomweb.search_instances, Permission.VIEW),
+    Page(_SERIES, dicomweb.retrieve, Permission.VIEW),
+    Page(_SERIES + "/metadata", dicomweb.metadata, Permission.VIEW),
+    Page(_SERIES + "/instances", dicomweb.search_instances, Permission.VIEW),
+    Page(_SERIES + "/instances/{sop_instance_uid}", dicomweb.retrieve, Permission.VIEW),
+    Page(_SERIES + "/instances/{sop_instance_uid}/metadata", dicomweb.metadata, Permission.VIEW),
     Page("/drift", drift.show, Permission.VIEW),
     Page("/operations", operations.show, Permission.OPERATE),
     Page("/operations/retry", operations.retry, Permission.OPERATE, ("POST",)),

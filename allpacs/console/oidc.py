@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 from authlib.integrations.base_client import OAuthError
 from authlib.integrations.starlette_client import OAuth
 from httpx import HTTPError
+from joserfc.errors import JoseError
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -56,7 +57,7 @@ class Oidc:
         """
         try:
             token = await self._client.authorize_access_token(request)
-        except (HTTPError, OAuthError, KeyError, ValueError) as error:
+        except (HTTPError, OAuthError, JoseError, KeyError, ValueError) as error:
             reason = error.error if isinstance(error, OAuthError) else type(error).__name__
             raise SignInRefused(f"the sign-in provider did not let you in ({reason})") from error
         claims = token.get("userinfo") or {}

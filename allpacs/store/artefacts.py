@@ -81,6 +81,12 @@ class Artefacts:
             for row in rows
         ]
 
+    def dicom_of_study(self, study_uid: str) -> list[Path]:
+        """Return where the DICOM objects made of a study lie, of all revisions, first to last."""
+        query = sa.select(_T.path).where(_T.study_uid == study_uid, _T.media_type == "application/dicom")
+        with self._database.reading() as connection:
+            return [self._spool.folder / path for path in connection.scalars(query.order_by(_T.revision, _T.kind))]
+
     def paths(self, study_uid: str, revision: int) -> dict[ArtefactKind, Path]:
         """Return where the results of a revision lie."""
         query = sa.select(_T.kind, _T.path).where(_T.study_uid == study_uid, _T.revision == revision)

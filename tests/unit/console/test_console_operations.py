@@ -90,7 +90,7 @@ def test_drift_counts_what_people_changed(browse: Browse, store: Store, tmp_path
     assert week.not_assessable == pytest.approx(2 / 6)
     assert week.lymphoblasts == pytest.approx(1 / 2)
     text = browse(Role.VIEWER).see("/drift?weeks=4").text
-    assert "33.3 %" in text
+    assert "33.3\u00a0%" in text
     assert "MICROSCOPE" in text
     assert browse(Role.VIEWER).see("/drift?weeks=x").status_code == 200
 

@@ -61,11 +61,18 @@ def test_an_address_that_means_nothing_is_harmless(browse: Browse, query: str) -
 def test_the_study_page_shows_every_cell_by_probability(browse: Browse, store: Store, study: str) -> None:
     browser = browse(Role.VIEWER)
     text = browser.see(f"/studies/{study}/revisions/1").text
-    assert re.findall(r'data-percent="([^"]*)"', text) == ["97.0 %", "74.0 %", "50.0 %", "22.0 %", "8.0 %", ""]
+    assert re.findall(r'data-percent="([^"]*)"', text) == [
+        "97.0\u00a0%",
+        "74.0\u00a0%",
+        "50.0\u00a0%",
+        "22.0\u00a0%",
+        "8.0\u00a0%",
+        "",
+    ]
     assert "Sign off" not in text  # a viewer does not
     assert browser.see(f"/studies/{study}").headers["location"] == f"/studies/{study}/revisions/1"
     only = browser.see(f"/studies/{study}/revisions/1?show=not-assessable&sort=place").text
-    assert re.findall(r'data-percent="([^"]*)"', only) == ["50.0 %", ""]
+    assert re.findall(r'data-percent="([^"]*)"', only) == ["50.0\u00a0%", ""]
     assert "out of focus" in only
     assert browser.see("/studies/1.2.3/revisions/1").status_code == 404
     assert browser.see(f"/studies/{study}/revisions/9").status_code == 404
@@ -121,7 +128,7 @@ def test_review_to_signature(browse: Browse, store: Store, tmp_path: Path) -> No
         {"cell": two},
     ):
         assert decide(sam, study, wrong).status_code == 422
-    assert "25.0 %" in sam.see(f"{path}/status").text  # one of four; the model said two of four
+    assert "25.0\u00a0%" in sam.see(f"{path}/status").text  # one of four; the model said two of four
 
     form = sam.see(f"{path}/sign-off").text
     (version,) = re.findall(r'name="version" value="(\d+)"', form)
