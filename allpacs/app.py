@@ -360,20 +360,24 @@ class Worker:
 
         pipeline = make_pipeline(settings)
         self._batcher: Batcher | None = None
+        explain: Explain | None = None
         if ask is None:
             self._batcher = start_model(settings, pipeline.bundle)
             ask = asking(self._batcher)
+            explain = explaining(self._batcher)
         sources = settings.receive.sources.items()
         reading = Reading(
             store=store,
             pipeline=pipeline,
             ask=ask,
+            explain=explain,
             work_folder=settings.store.folder / "work",
             options=ReadingOptions(
                 chunk_instances=settings.work.chunk_instances,
                 cells_by={ae_title: source.cells for ae_title, source in sources if source.cells is not None},
                 spacing_um={ae_title: one.spacing_um for ae_title, one in sources if one.spacing_um is not None},
                 host_name=socket.gethostname(),
+                key_images=settings.report.key_images,
             ),
         )
         self._flow = (flow_type or Flow)(

@@ -8,7 +8,7 @@ disk. Decoded frames are not kept: they are many times larger than the cells in 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -24,13 +24,15 @@ from pydicom import Dataset, dcmread
 
 from allpacs import metrics, sampling
 from allpacs.classify import aggregate
+from allpacs.classify.saliency import Explain
 from allpacs.decode.part10 import read_header
 from allpacs.domain.artefacts import Artefact, ArtefactKind
 from allpacs.domain.errors import InputFault, StoreFault
-from allpacs.domain.findings import InstanceFindings, RemarkKind, StudyFindings
+from allpacs.domain.findings import CellFinding, CellLabel, InstanceFindings, RemarkKind, StudyFindings
 from allpacs.domain.geometry import BoxPx
 from allpacs.pipeline import NO_CELLS, AskModel, Crops, ImageFile, Pipeline
-from allpacs.report.context import PriorReport, ReportContext
+from allpacs.report.context import CellPicture, PriorReport, ReportContext
+from allpacs.report.key_images import key_cells
 from allpacs.results import results
 from allpacs.signing import findings_as_signed, signed_results
 from allpacs.slides import WHOLE_SLIDE_IMAGE, SlidePlan, search, survey
@@ -41,6 +43,7 @@ _REVISIONS_REMEMBERED = 8
 #: Regions of a slide between two checkpoints.
 _REGIONS_IN_A_CHUNK = 16
 _SAMPLE_FILE = "sample.npy"
+_LYMPHOBLAST = aggregate.LABELS.index(CellLabel.ALL)
 #: Stages of an instance's findings in the index.
 FOUND, LABELLED = "cells", "classify"
 
@@ -59,12 +62,15 @@ class ReadingOptions:
         Name of this station, for the report's device.
     spacing_um:
         Distance of pixels by calling AE title, for images that do not tell it.
+    key_images:
+        Cells that key images show, at most; 0: there are none.
     """
 
     chunk_instances: int
     cells_by: Mapping[str, str]
     host_name: str
     spacing_um: Mapping[str, float] = field(default_factory=dict)
+    key_images: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,10 +100,18 @@ class Reading:
     """The steps of a reading. Holds no state of its own: everything is in the store and the work folder."""
 
     def __init__(
-        self, *, store: Store, pipeline: Pipeline, ask: AskModel, work_folder: Path, options: ReadingOptions
+        self,
+        *,
+        store: Store,
+        pipeline: Pipeline,
+        ask: AskModel,
+        work_folder: Path,
+        options: ReadingOptions,
+        explain: Explain | None = None,
     ) -> None:
         self._store = store
         self._ask = ask
+        self._explain = explain
         # What is in a closed revision never changes; asking for it once keeps the cost of a chunk that of its cells.
         self._instances = lru_cache(maxsize=_REVISIONS_REMEMBERED)(store.revisions.instances)
         self._chunks = lru_cache(maxsize=_REVISIONS_REMEMBERED)(self._planned)
@@ -203,6 +217,7 @@ class Reading:
             model_card=self.pipeline.bundle.contract.intended_use,
             host_name=self._options.host_name,
             thumbnails=self._thumbnails(findings),
+            pictures=self._key_pictures(findings),
         )
         return headers, context
 
@@ -216,16 +231,31 @@ class Reading:
 
     def _thumbnails(self, findings: StudyFindings) -> dict[str, bytes]:
         """Return a small JPEG of each cell, as the network saw it, by tracking UID."""
+        return {cell.tracking_uid: _jpeg(crop) for cell, crop in self._cells_with_crops(findings)}
+
+    def _key_pictures(self, findings: StudyFindings) -> dict[str, CellPicture]:
+        """Return the cells of the key images, each with what in it spoke for a lymphoblast where the model tells."""
+        chosen = {cell.tracking_uid for cell in key_cells(findings, self._options.key_images)}
+        if not chosen:
+            return {}
+        crops = {
+            c.tracking_uid: np.array(crop) for c, crop in self._cells_with_crops(findings) if c.tracking_uid in chosen
+        }
+        if self._explain is None:
+            return {uid: CellPicture(crop) for uid, crop in crops.items()}
+        maps = self._explain(np.stack(list(crops.values())), [_LYMPHOBLAST] * len(crops))
+        return {uid: CellPicture(crop, evidence) for (uid, crop), evidence in zip(crops.items(), maps, strict=True)}
+
+    def _cells_with_crops(self, findings: StudyFindings) -> Iterator[tuple[CellFinding, Crops]]:
+        """Yield each reported cell with what the network saw of it."""
         study_uid, revision = findings.study_uid, findings.revision
         reported = {cell.tracking_uid for cell in findings.cells}
-        thumbnails = {}
         for chunk in range(len(self._chunks(study_uid, revision))):
             found = self._found(study_uid, revision, chunk)
             cells = (cell for instance in found for cell in instance.cells)
             for cell, crop in zip(cells, self._crops(study_uid, revision, chunk, found), strict=True):
                 if cell.tracking_uid in reported:
-                    thumbnails[cell.tracking_uid] = _jpeg(crop)
-        return thumbnails
+                    yield cell, crop
 
     def _planned(self, study_uid: str, revision: int) -> tuple[_Chunk, ...]:
         rows = self._instances(study_uid, revision)

@@ -6,22 +6,36 @@ A new format is one file in `allpacs.report` and one line here.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
+from io import BytesIO
+
+from pydicom import dcmread
 
 from allpacs.domain.artefacts import Artefact
 from allpacs.domain.findings import StudyFindings
-from allpacs.report.context import ReportContext
+from allpacs.report.context import Attached, ReportContext
 from allpacs.report.fhir import fhir_bundle
 from allpacs.report.hl7v2 import oru_message
 from allpacs.report.html import html_report
+from allpacs.report.key_images import key_images
 from allpacs.report.source import Headers
 from allpacs.report.sr import structured_report
 
 
 def results(findings: StudyFindings, headers: Headers, context: ReportContext) -> Iterator[Artefact]:
     """Yield the results of one revision of a study, in every format; all of them state the same."""
+    pages = key_images(findings, headers, context)
+    if pages is not None:
+        yield pages
+        context = replace(context, attached=(*context.attached, _attached(pages)))
     sr = structured_report(findings, headers, context)
     yield sr
     html = html_report(findings, headers, context)
     yield html
     yield fhir_bundle(findings, headers, context, sr.uid, html)
     yield oru_message(findings, headers, context, sr.uid)
+
+
+def _attached(result: Artefact) -> Attached:
+    header = dcmread(BytesIO(result.content), specific_tags=["SOPClassUID", "SeriesInstanceUID"])
+    return Attached(result.kind, result.uid, str(header.SOPClassUID), str(header.SeriesInstanceUID))

@@ -244,6 +244,14 @@ class WorkSettings(_Section):
     max_cells: int = Field(10_000, ge=1, description="of a study with more cells, a random sample of so many is judged")
 
 
+class ReportSettings(_Section):
+    """What the results hold."""
+
+    key_images: int = Field(
+        12, ge=0, le=120, description="cells on the key images, each with its class activation map; 0: no key images"
+    )
+
+
 class CStoreSettings(_Section):
     """A PACS that takes DICOM results by C-STORE."""
 
@@ -466,6 +474,7 @@ class Settings(BaseSettings):
     store: StoreSettings = Field(default_factory=StoreSettings)
     model: ModelSettings = Field(default_factory=ModelSettings)
     work: WorkSettings = WorkSettings()
+    report: ReportSettings = ReportSettings()
     retry: RetrySettings = RetrySettings()
     console: ConsoleSettings = ConsoleSettings()
     monitor: MonitorSettings = MonitorSettings()

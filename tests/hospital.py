@@ -69,6 +69,8 @@ enabled = {json.dumps(self._console)}
 port = {self.console_port}
 reviewer_name = "Specialist^Sam"
 organisation = "Test Hospital"
+[report]
+key_images = 0
 [log]
 format = "json"
 [retry]

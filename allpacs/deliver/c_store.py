@@ -34,7 +34,7 @@ from allpacs.deliver.association import (
     store,
 )
 from allpacs.deliver.commitment import request_commitment
-from allpacs.domain.artefacts import Artefact, ArtefactKind, Asked, Commitment, Receipt
+from allpacs.domain.artefacts import DICOM_KINDS, Artefact, ArtefactKind, Asked, Commitment, Receipt
 from allpacs.domain.errors import DeliveryRejected, DeliveryUnavailable
 from allpacs.domain.identity import is_uid
 from allpacs.tls import Tls
@@ -92,7 +92,7 @@ class CStoreDestination:
     @property
     def takes(self) -> frozenset[ArtefactKind]:
         """DICOM objects."""
-        return frozenset({ArtefactKind.SR})
+        return DICOM_KINDS
 
     def deliver(self, artefacts: Sequence[Artefact]) -> Receipt:
         """Send each artefact and check its status; artefacts of kinds that it does not take are left out.

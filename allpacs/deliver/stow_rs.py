@@ -27,7 +27,7 @@ import httpx
 
 from allpacs.deliver.association import Verdict, judge, status_text
 from allpacs.deliver.retry_after import retry_after_s
-from allpacs.domain.artefacts import Artefact, ArtefactKind, Receipt
+from allpacs.domain.artefacts import DICOM_KINDS, Artefact, ArtefactKind, Receipt
 from allpacs.domain.errors import ConfigFault, DeliveryRejected, DeliveryUnavailable
 from allpacs.tls import Tls
 
@@ -85,7 +85,7 @@ class StowRsDestination:
     @property
     def takes(self) -> frozenset[ArtefactKind]:
         """DICOM objects."""
-        return frozenset({ArtefactKind.SR})
+        return DICOM_KINDS
 
     def deliver(self, artefacts: Sequence[Artefact]) -> Receipt:
         """Post the artefacts in one request; those of kinds that it does not take are left out.

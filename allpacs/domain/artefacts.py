@@ -11,8 +11,14 @@ class ArtefactKind(StrEnum):
 
     SR = "sr"
     FHIR = "fhir"
+    KEY_IMAGES = "key-images"
+    ANNOTATIONS = "annotations"
     HTML = "html"
     HL7V2 = "hl7v2"
+
+
+#: Results that are DICOM objects.
+DICOM_KINDS = frozenset({ArtefactKind.SR, ArtefactKind.KEY_IMAGES, ArtefactKind.ANNOTATIONS})
 
 
 @dataclass(frozen=True, slots=True)

@@ -103,6 +103,12 @@ def measured(relationship: str, name: Code, value: str, unit: Code, children: Se
     return item(*parts)
 
 
+def attached(name: Code, value_type: str, sop_class_uid: str, sop_instance_uid: str) -> bytes:
+    """Return a contained IMAGE, or a COMPOSITE where the object is no image."""
+    reference = element("ReferencedSOPSequence", "SQ", _referenced(sop_class_uid, sop_instance_uid, None))
+    return item(reference, _head(CONTAINS, value_type, name))
+
+
 def region(
     name: Code, outline: Sequence[PointPx], sop_class_uid: str, sop_instance_uid: str, frame_number: int | None
 ) -> bytes:

@@ -6,7 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
+import numpy as np
+from numpy.typing import NDArray
+
 import allpacs
+from allpacs.domain.artefacts import ArtefactKind
 from allpacs.domain.findings import StudyFindings
 from allpacs.domain.identity import derive_uid
 from allpacs.domain.review import Signed
@@ -26,6 +30,32 @@ class PriorReport:
     sop_class_uid: str
     series_uid: str
     verified: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Attached:
+    """Another result that the structured report points to."""
+
+    kind: ArtefactKind
+    sop_instance_uid: str
+    sop_class_uid: str
+    series_uid: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CellPicture:
+    """One cell for the key images.
+
+    Attributes
+    ----------
+    rgb:
+        As the network saw it: ``uint8`` of shape (n, n, 3).
+    evidence:
+        What spoke for a lymphoblast, ``float32`` of shape (n, n), 0 to 1; None where nobody was asked.
+    """
+
+    rgb: NDArray[np.uint8]
+    evidence: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +80,10 @@ class ReportContext:
         PNG or JPEG bytes by the cell's tracking UID, for the HTML report.
     signed:
         The review that a person signed, where the findings are those after it; None before any sign-off.
+    pictures:
+        Of the cells that key images show, by the cell's tracking UID.
+    attached:
+        Key images and annotations that go with the structured report.
     """
 
     made_at: datetime
@@ -59,6 +93,8 @@ class ReportContext:
     host_name: str = ""
     thumbnails: Mapping[str, bytes] = field(default_factory=dict)
     signed: Signed | None = None
+    pictures: Mapping[str, CellPicture] = field(default_factory=dict)
+    attached: tuple[Attached, ...] = ()
 
     def __post_init__(self) -> None:
         if self.made_at.utcoffset() is None:

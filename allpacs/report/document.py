@@ -76,20 +76,27 @@ def document(
     prior: PriorReport | None,
 ) -> Dataset:
     """Return all modules of the report but its content."""
-    lead = lead_header(findings, headers)
-    character_set = _character_set(findings, headers, _own_text(findings, source, context))
+    said = own_text(findings, source, context)
+    report = about_study(findings, headers, said)
+    add_equipment(report, findings, context)
+    _add_general(report, findings, source, context, uid)
+    if context.signed is not None:
+        _add_verification(report, context.signed, source)
+    character_set = _character_set(findings, headers, said)
+    _add_references(report, findings, lead_header(findings, headers), character_set, context, prior)
+    return report
+
+
+def about_study(findings: StudyFindings, headers: Headers, said: str) -> Dataset:
+    """Return the modules of patient, study and specimen as the source has them, in a character set for the text too."""
+    character_set = _character_set(findings, headers, said)
     copied = (*_COPIED, *_SPECIMEN) if _one_container(findings, headers) else _COPIED
-    report = _copied(lead, copied, character_set)
+    report = _copied(lead_header(findings, headers), copied, character_set)
     for keyword in _TYPE_2:
         if keyword not in report:
             setattr(report, keyword, None)
     if character_set != [""]:
         report.SpecificCharacterSet = character_set if len(character_set) > 1 else character_set[0]
-    _add_equipment(report, findings, context)
-    _add_general(report, findings, source, context, uid)
-    if context.signed is not None:
-        _add_verification(report, context.signed, source)
-    _add_references(report, findings, lead, character_set, prior)
     return report
 
 
@@ -150,7 +157,7 @@ def _one_container(findings: StudyFindings, headers: Headers) -> bool:
     return len(names) == 1 and "" not in names
 
 
-def _own_text(findings: StudyFindings, source: Source, context: ReportContext) -> str:
+def own_text(findings: StudyFindings, source: Source, context: ReportContext) -> str:
     """Return all text of the report that may be other than ASCII and is not copied from the header as it is.
 
     `allpacs.report.content` encodes text in UTF-8, which says the same in any character set as long as it is ASCII.
@@ -182,7 +189,7 @@ def _character_set(findings: StudyFindings, headers: Headers, own_text: str) -> 
     return terms if own_text.isascii() and known else ["ISO_IR 192"]
 
 
-def _add_equipment(report: Dataset, findings: StudyFindings, context: ReportContext) -> None:
+def add_equipment(report: Dataset, findings: StudyFindings, context: ReportContext) -> None:
     """General Equipment (C.7.5.1): this plugin, so that it knows its own results again. The algorithm contributed."""
     model = findings.model
     report.Manufacturer = MANUFACTURER
@@ -203,7 +210,7 @@ def _add_equipment(report: Dataset, findings: StudyFindings, context: ReportCont
 
 def _add_general(report: Dataset, findings: StudyFindings, source: Source, context: ReportContext, uid: str) -> None:
     """SR Document Series (C.17.1), SR Document General (C.17.2) and SOP Common (C.12.1)."""
-    issued_at = _local(context.issued_at, source.timezone_offset)
+    issued_at = local(context.issued_at, source.timezone_offset)
     report.SOPClassUID = Comprehensive3DSRStorage
     report.SOPInstanceUID = uid
     report.StudyInstanceUID = findings.study_uid
@@ -232,7 +239,7 @@ def _add_verification(report: Dataset, signed: Signed, source: Source) -> None:
     review = signed.review
     observer = Dataset()
     observer.VerifyingOrganization = clean(review.reviewer.organisation)
-    observer.VerificationDateTime = _local(review.signed_at, source.timezone_offset).strftime("%Y%m%d%H%M%S%z")
+    observer.VerificationDateTime = local(review.signed_at, source.timezone_offset).strftime("%Y%m%d%H%M%S%z")
     observer.VerifyingObserverName = clean(review.reviewer.name)
     observer.VerifyingObserverIdentificationCodeSequence = []
     report.VerifyingObserverSequence = [observer]
@@ -241,15 +248,21 @@ def _add_verification(report: Dataset, signed: Signed, source: Source) -> None:
 
 
 def _add_references(
-    report: Dataset, findings: StudyFindings, lead: Dataset, character_set: list[str], prior: PriorReport | None
+    report: Dataset,
+    findings: StudyFindings,
+    lead: Dataset,
+    character_set: list[str],
+    context: ReportContext,
+    prior: PriorReport | None,
 ) -> None:
-    """Evidence: every input, read or not; the request; the report that this one replaces."""
-    inputs = [(i.series_uid, i.sop_class_uid, i.sop_instance_uid) for i in findings.instances]
-    if inputs:
-        report.CurrentRequestedProcedureEvidenceSequence = [_evidence(findings.study_uid, inputs)]
+    """Evidence: every input, read or not, and what is attached; the request; the report that this one replaces."""
+    named = [(i.series_uid, i.sop_class_uid, i.sop_instance_uid) for i in findings.instances]
+    named += [(one.series_uid, one.sop_class_uid, one.sop_instance_uid) for one in context.attached]
+    if named:
+        report.CurrentRequestedProcedureEvidenceSequence = [evidence(findings.study_uid, named)]
     if prior is not None:
         replaced = [(prior.series_uid, prior.sop_class_uid, prior.sop_instance_uid)]
-        report.PredecessorDocumentsSequence = [_evidence(findings.study_uid, replaced)]
+        report.PredecessorDocumentsSequence = [evidence(findings.study_uid, replaced)]
     requested = next(items(lead, "RequestAttributesSequence"), Dataset())
     request = _copied(requested, (*_ORDER_NUMBERS, *_REQUESTED), character_set)
     accession = (*_ORDER_NUMBERS, "AccessionNumber", "IssuerOfAccessionNumberSequence")
@@ -265,7 +278,7 @@ def _add_references(
         report.ReferencedRequestSequence = [request]
 
 
-def _evidence(study_uid: str, references: list[tuple[str, str, str]]) -> Dataset:
+def evidence(study_uid: str, references: list[tuple[str, str, str]]) -> Dataset:
     """Hierarchical SOP Instance Reference Macro (C.17.2.1)."""
     by_series: dict[str, list[Dataset]] = {}
     for series_uid, sop_class_uid, sop_instance_uid in references:
@@ -293,7 +306,7 @@ def code_item(code: Code) -> Dataset:
     return found
 
 
-def _local(moment: datetime, offset: str) -> datetime:
+def local(moment: datetime, offset: str) -> datetime:
     """Return the moment in the source's time zone where it states one, otherwise unchanged."""
     if not offset:
         return moment

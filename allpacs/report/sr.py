@@ -28,6 +28,7 @@ from allpacs.report.content import (
     HAS_CONCEPT_MOD,
     HAS_OBS_CONTEXT,
     HAS_PROPERTIES,
+    attached,
     coded,
     container,
     element,
@@ -41,6 +42,12 @@ from allpacs.report.content import (
 from allpacs.report.context import ReportContext, result_uid
 from allpacs.report.document import code_item, document
 from allpacs.report.source import Headers, Source, clean, read_source
+
+#: How the report names what goes with it.
+_ATTACHED = {
+    ArtefactKind.KEY_IMAGES: (codes.BEST_ILLUSTRATION, "IMAGE"),
+    ArtefactKind.ANNOTATIONS: (codes.CELL_ANNOTATIONS, "COMPOSITE"),
+}
 
 
 def structured_report(findings: StudyFindings, headers: Headers, context: ReportContext) -> Artefact:
@@ -58,7 +65,7 @@ def structured_report(findings: StudyFindings, headers: Headers, context: Report
     source = read_source(findings, headers)
     uid = result_uid("sr", findings, context)
     prior = context.predecessor if context.predecessor and context.predecessor.sop_instance_uid != uid else None
-    content = items(_root_content(findings, source, context.signed))
+    content = items(_root_content(findings, source, context))
     report = document(findings, headers, source, context, uid, prior)
     report.ValueType = "CONTAINER"
     report.ConceptNameCodeSequence = [code_item(codes.IMAGING_MEASUREMENT_REPORT)]
@@ -77,7 +84,8 @@ def structured_report(findings: StudyFindings, headers: Headers, context: Report
     )
 
 
-def _root_content(findings: StudyFindings, source: Source, signed: Signed | None) -> Iterator[bytes]:
+def _root_content(findings: StudyFindings, source: Source, context: ReportContext) -> Iterator[bytes]:
+    signed = context.signed
     model = findings.model
     algorithm = _algorithm(findings)
     yield coded(HAS_CONCEPT_MOD, codes.LANGUAGE, codes.ENGLISH)
@@ -97,6 +105,9 @@ def _root_content(findings: StudyFindings, source: Source, signed: Signed | None
     yield container(CONTAINS, codes.IMAGING_MEASUREMENTS, groups or algorithm)
     yield container(CONTAINS, codes.DERIVED_IMAGING_MEASUREMENTS, [*algorithm, *_derived(findings)])
     yield container(CONTAINS, codes.QUALITATIVE_EVALUATIONS, list(_evaluations(findings, signed)))
+    for one in context.attached:
+        name, value_type = _ATTACHED[one.kind]
+        yield attached(name, value_type, one.sop_class_uid, one.sop_instance_uid)
 
 
 def _person(signed: Signed) -> Iterator[bytes]:

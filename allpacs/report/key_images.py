@@ -1,0 +1,217 @@
+"""Key images: the cells most like lymphoblasts, each beside what in it spoke for that, on pages any viewer shows.
+
+A Multi-frame True Color Secondary Capture: a frame is a page of up to six cells. Each cell is shown as the network saw
+it and, beside it, under its class activation map (DCM 130402) in false colours; under both stand class, probability and
+where the cell is. No patient data is burned in.
+
+Source: PS3.3 A.8.5 (IOD), C.8.6.1 (SC Equipment), C.8.6.3 (SC Multi-frame Image), C.8.6.4 (SC Multi-frame Vector),
+C.12.2 (Common Instance Reference).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from io import BytesIO
+
+import numpy as np
+import pydicom
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.tag import Tag
+from pydicom.uid import UID, ExplicitVRLittleEndian, MultiFrameTrueColorSecondaryCaptureImageStorage
+
+from allpacs.domain.artefacts import Artefact, ArtefactKind
+from allpacs.domain.findings import CellFinding, CellLabel, StudyFindings
+from allpacs.domain.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, derive_uid
+from allpacs.report import wording
+from allpacs.report.context import CellPicture, ReportContext, result_uid
+from allpacs.report.document import about_study, add_equipment, local, own_text
+from allpacs.report.source import Headers, read_source
+
+SERIES_NUMBER = 9902
+SERIES_DESCRIPTION = "AI key images of white cells (research use only)"
+
+COLUMNS, ROWS = 2, 3  # cells on a page
+_SIDE = 256  # pixels of a cell's picture
+_GAP, _MARGIN, _CAPTION, _HEAD, _FOOT = 10, 24, 62, 76, 40
+_TILE_WIDTH, _TILE_HEIGHT = 2 * _SIDE + _GAP, _SIDE + _CAPTION
+PAGE_WIDTH = 2 * _MARGIN + COLUMNS * _TILE_WIDTH + (COLUMNS - 1) * _MARGIN
+
+_PAPER, _INK, _SOFT = (250, 249, 246), (29, 33, 41), (93, 100, 112)
+_TINTS = {CellLabel.ALL: (180, 71, 15), CellLabel.HEM: (31, 106, 165), None: (110, 115, 124)}
+
+
+def page_height(cells: int) -> int:
+    """Return the height of the pages: all rows where there are several, of a single page those that it needs."""
+    rows = -(-cells // COLUMNS)
+    return _HEAD + rows * (_TILE_HEIGHT + _GAP) + _FOOT
+
+
+def key_cells(findings: StudyFindings, number: int) -> list[CellFinding]:
+    """Return the cells that key images show: the most like lymphoblasts first, at most so many."""
+    judged = [cell for cell in findings.cells if cell.probability_all is not None]
+    return sorted(judged, key=lambda cell: (-(cell.probability_all or 0.0), cell.tracking_uid))[:number]
+
+
+def series_uid(findings: StudyFindings) -> str:
+    """Return the Series Instance UID of a study's key images."""
+    return derive_uid("series", "key images", findings.study_uid, findings.model.digest)
+
+
+def key_images(findings: StudyFindings, headers: Headers, context: ReportContext) -> Artefact | None:
+    """Return the pages as a Part 10 file; None where the context has no picture of any cell.
+
+    Which cells are shown is what `context.pictures` holds; the order is that of `key_cells`.
+    """
+    cells = [cell for cell in key_cells(findings, len(findings.cells)) if cell.tracking_uid in context.pictures]
+    if not cells:
+        return None
+    uid = result_uid("key images", findings, context)
+    image = _modules(findings, headers, context, uid)
+    _add_sources(image, findings, {cell.sop_instance_uid for cell in cells})
+    pages = [cells[start : start + COLUMNS * ROWS] for start in range(0, len(cells), COLUMNS * ROWS)]
+    _add_pixels(image, [_page(findings, page, number, len(pages), context) for number, page in enumerate(pages, 1)])
+    buffer = BytesIO()
+    pydicom.dcmwrite(buffer, image, implicit_vr=False, little_endian=True, enforce_file_format=True)
+    content = buffer.getvalue()
+    return Artefact(ArtefactKind.KEY_IMAGES, uid, "application/dicom", f"{uid}.dcm", content)
+
+
+def _modules(findings: StudyFindings, headers: Headers, context: ReportContext, uid: str) -> Dataset:
+    source = read_source(findings, headers)
+    image = about_study(findings, headers, own_text(findings, source, context))
+    add_equipment(image, findings, context)
+    issued_at = local(context.issued_at, source.timezone_offset)
+    image.SOPClassUID = MultiFrameTrueColorSecondaryCaptureImageStorage
+    image.SOPInstanceUID = uid
+    image.StudyInstanceUID = findings.study_uid
+    image.SeriesInstanceUID = series_uid(findings)
+    image.SeriesNumber = SERIES_NUMBER
+    image.SeriesDescription = SERIES_DESCRIPTION
+    image.Modality = "OT"
+    image.ConversionType = "WSD"
+    image.InstanceNumber = findings.revision
+    image.InstanceCreationDate = image.ContentDate = issued_at.strftime("%Y%m%d")
+    image.InstanceCreationTime = image.ContentTime = issued_at.strftime("%H%M%S")
+    image.PatientOrientation = None  # cells on a slide have none
+    image.ImageType = ["DERIVED", "SECONDARY"]
+    image.BurnedInAnnotation = "NO"  # no patient data
+    image.LossyImageCompression = "00"
+    image.ImageComments = wording.notice(context.signed)
+    image.DerivationDescription = "Cells found by the algorithm, and class activation maps toward lymphoblast over them"
+    image.file_meta = FileMetaDataset()
+    image.file_meta.MediaStorageSOPClassUID = image.SOPClassUID
+    image.file_meta.MediaStorageSOPInstanceUID = UID(uid)
+    image.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    image.file_meta.ImplementationClassUID = UID(IMPLEMENTATION_CLASS_UID)
+    image.file_meta.ImplementationVersionName = IMPLEMENTATION_VERSION_NAME
+    return image
+
+
+def _add_sources(image: Dataset, findings: StudyFindings, shown: set[str]) -> None:
+    """General Reference (C.12.4) and Common Instance Reference (C.12.2): the images whose cells are shown."""
+    image.SourceImageSequence = []
+    by_series: dict[str, list[Dataset]] = {}
+    for instance in findings.instances:
+        if instance.sop_instance_uid in shown:
+            reference = Dataset()
+            reference.ReferencedSOPClassUID = instance.sop_class_uid
+            reference.ReferencedSOPInstanceUID = instance.sop_instance_uid
+            image.SourceImageSequence.append(reference)
+            by_series.setdefault(instance.series_uid, []).append(reference)
+    image.ReferencedSeriesSequence = []
+    for series, references in by_series.items():
+        of_series = Dataset()
+        of_series.SeriesInstanceUID = series
+        of_series.ReferencedInstanceSequence = references
+        image.ReferencedSeriesSequence.append(of_series)
+
+
+def _add_pixels(image: Dataset, pages: Sequence[NDArray[np.uint8]]) -> None:
+    frames = np.stack(pages)
+    image.SamplesPerPixel = 3
+    image.PhotometricInterpretation = "RGB"
+    image.PlanarConfiguration = 0
+    image.NumberOfFrames, image.Rows, image.Columns = frames.shape[:3]
+    image.BitsAllocated = image.BitsStored = 8
+    image.HighBit = 7
+    image.PixelRepresentation = 0
+    if len(frames) > 1:
+        image.FrameIncrementPointer = Tag("PageNumberVector")
+        image.PageNumberVector = list(range(1, len(frames) + 1))
+    image.PixelData = frames.tobytes()
+    image["PixelData"].VR = "OB"
+
+
+def _page(
+    findings: StudyFindings, cells: Sequence[CellFinding], number: int, pages: int, context: ReportContext
+) -> NDArray[np.uint8]:
+    """Return one page, ``uint8`` of shape (height, PAGE_WIDTH, 3)."""
+    height = page_height(len(cells) if pages == 1 else COLUMNS * ROWS)
+    page = Image.new("RGB", (PAGE_WIDTH, height), _PAPER)
+    draw = ImageDraw.Draw(page)
+    draw.text((_MARGIN, 14), "White cells most like lymphoblasts", _INK, _font(24))
+    draw.text((_MARGIN, 42), "left: the cell    right: what spoke for a lymphoblast, weak to strong", _SOFT, _font(14))
+    _add_scale(page, (_MARGIN + 424, 46))
+    draw.text((PAGE_WIDTH - _MARGIN, 16), f"page {number} of {pages}", _SOFT, _font(16), anchor="ra")
+    numbers = {one.sop_instance_uid: place for place, one in enumerate(findings.instances, start=1)}
+    for place, cell in enumerate(cells):
+        row, column = divmod(place, COLUMNS)
+        corner = (_MARGIN + column * (_TILE_WIDTH + _MARGIN), _HEAD + row * (_TILE_HEIGHT + _GAP))
+        _add_cell(page, corner, cell, numbers[cell.sop_instance_uid], context.pictures[cell.tracking_uid])
+    model = f"{findings.model.name} {findings.model.version}"
+    draw.text((_MARGIN, height - 28), wording.notice(context.signed), _INK, _font(13))
+    draw.text((PAGE_WIDTH - _MARGIN, height - 28), model, _SOFT, _font(13), anchor="ra")
+    return np.asarray(page)
+
+
+def _add_cell(
+    page: Image.Image, corner: tuple[int, int], cell: CellFinding, image_number: int, picture: CellPicture
+) -> None:
+    draw = ImageDraw.Draw(page)
+    left, top = corner
+    plain = Image.fromarray(picture.rgb).resize((_SIDE, _SIDE), Image.Resampling.LANCZOS)
+    page.paste(plain, (left, top))
+    beside = (left + _SIDE + _GAP, top)
+    if picture.evidence is None:
+        draw.rectangle((*beside, beside[0] + _SIDE - 1, top + _SIDE - 1), outline=_SOFT)
+        draw.text((beside[0] + _SIDE / 2, top + _SIDE / 2), "no map", _SOFT, _font(16), anchor="mm")
+    else:
+        page.paste(_overlaid(plain, picture.evidence), beside)
+    tint = _TINTS[cell.label]
+    draw.rectangle((left, top + _SIDE + 6, left + 5, top + _SIDE + 52), fill=tint)
+    draw.text((left + 14, top + _SIDE + 5), wording.outcome(cell), tint, _font(19))
+    probability = wording.percent(wording.stated(cell.probability_all or 0.0))
+    draw.text((left + 14, top + _SIDE + 31), f"probability of a lymphoblast {probability}", _INK, _font(16))
+    where = f"image {image_number}, {cell.tracking_id}"
+    draw.text((left + _TILE_WIDTH, top + _SIDE + 33), where, _SOFT, _font(14), anchor="ra")
+
+
+def _overlaid(plain: Image.Image, evidence: NDArray[np.float32]) -> Image.Image:
+    """Return the cell in grey under its map: the stronger the evidence, the more of the colour."""
+    shades = np.asarray(
+        Image.fromarray(np.clip(evidence, 0.0, 1.0).astype(np.float32)).resize(plain.size, Image.Resampling.BILINEAR)
+    )
+    grey = np.repeat(np.asarray(plain.convert("L"), np.float32)[..., np.newaxis], 3, axis=2)
+    weight = np.clip(1.2 * shades, 0.0, 0.75)[..., np.newaxis]
+    return Image.fromarray(((1.0 - weight) * grey + weight * _colours(shades)).astype(np.uint8))
+
+
+def _colours(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return false colours for 0 to 1, blue over yellow to red: shape (..., 3), 0 to 255."""
+    stops = np.array([[40, 60, 160], [80, 170, 220], [250, 235, 120], [245, 140, 40], [190, 20, 30]], np.float32)
+    places = np.linspace(0.0, 1.0, len(stops))
+    return np.stack([np.interp(values, places, stops[:, band]) for band in range(3)], axis=-1).astype(np.float32)
+
+
+def _add_scale(page: Image.Image, corner: tuple[int, int], width: int = 160, height: int = 12) -> None:
+    ramp = np.broadcast_to(np.linspace(0.0, 1.0, width, dtype=np.float32), (height, width))
+    page.paste(Image.fromarray(_colours(ramp).astype(np.uint8)), corner)
+
+
+@lru_cache(maxsize=8)
+def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """Return Pillow's own font: nothing has to be installed, and the pages are the same on every machine."""
+    return ImageFont.load_default(size)
