@@ -17,7 +17,7 @@ import structlog
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
-from pydicom.uid import MediaStorageDirectoryStorage
+from pydicom.uid import Comprehensive3DSRStorage, ComprehensiveSRStorage, MediaStorageDirectoryStorage
 from pynetdicom.association import Association
 
 from allpacs.commitment import Reference
@@ -34,6 +34,7 @@ from allpacs.deliver.association import (
     store,
 )
 from allpacs.deliver.commitment import request_commitment
+from allpacs.deliver.comprehensive import as_comprehensive
 from allpacs.domain.artefacts import DICOM_KINDS, Artefact, ArtefactKind, Asked, Commitment, Receipt
 from allpacs.domain.errors import DeliveryRejected, DeliveryUnavailable
 from allpacs.domain.identity import is_uid
@@ -88,6 +89,7 @@ class CStoreDestination:
         self._commitment = commitment
         self.commitment_within_s = commitment_within_s
         self._commitment_wait_s = commitment_wait_s
+        self._takes_3d: bool | None = None  # negotiated with each delivery
 
     @property
     def takes(self) -> frozenset[ArtefactKind]:
@@ -112,8 +114,9 @@ class CStoreDestination:
         statuses: list[int] = []
         later = ""
         never: list[str] = []
-        with associated(self._peer, sorted(set().union(*map(contexts_of, objects)))) as association:
-            for message_id, dataset in enumerate(objects, start=1):
+        with associated(self._peer, _offered(objects)) as association:
+            self._takes_3d = _takes_3d(association)
+            for message_id, dataset in enumerate(_as_taken(objects, self._takes_3d), start=1):
                 try:
                     status = store(association, dataset, message_id % 0x10000)
                 except DeliveryRejected as rejected:
@@ -153,6 +156,10 @@ class CStoreDestination:
         objects = [_read(artefact) for artefact in artefacts if artefact.kind in self.takes]
         if self._commitment == "never" or not objects:
             return Commitment(Asked.NOT_OFFERED, "")
+        if self._takes_3d is None:  # sent by a process that has ended since
+            with associated(self._peer, _offered(objects)) as association:
+                self._takes_3d = _takes_3d(association)
+        objects = _as_taken(objects, self._takes_3d)
         references = [Reference(str(one.SOPClassUID), str(one.SOPInstanceUID)) for one in objects]
         said = request_commitment(self._peer, transaction_uid, references, wait_s=self._commitment_wait_s)
         if said.asked is Asked.NOT_OFFERED and self._commitment == "always":
@@ -169,6 +176,26 @@ class CStoreDestination:
         """
         peer = self._peer
         return echo(peer.host, peer.port, peer.called_ae, peer.calling_ae, timeout_s=peer.timeout_s, tls=peer.tls)
+
+
+def _offered(objects: Sequence[Dataset]) -> list[Context]:
+    """Return the contexts for some objects: for a Comprehensive 3D SR also those of a Comprehensive SR."""
+    contexts: set[Context] = set().union(*map(contexts_of, objects))
+    contexts |= {(ComprehensiveSRStorage, syntax) for cls, syntax in contexts if cls == Comprehensive3DSRStorage}
+    return sorted(contexts)
+
+
+def _takes_3d(association: Association) -> bool:
+    """Whether the peer takes Comprehensive 3D SR as it is; False where it has accepted Comprehensive SR only."""
+    accepted = {context.abstract_syntax for context in association.accepted_contexts}
+    return Comprehensive3DSRStorage in accepted or ComprehensiveSRStorage not in accepted
+
+
+def _as_taken(objects: Sequence[Dataset], takes_3d: bool) -> list[Dataset]:
+    def as_taken(one: Dataset) -> Dataset:
+        return as_comprehensive(one) if one.SOPClassUID == Comprehensive3DSRStorage and not takes_3d else one
+
+    return [as_taken(one) for one in objects]
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,6 +28,11 @@ def derive_uid(*parts: str) -> str:
     return f"2.25.{uuid.uuid5(NAMESPACE, chr(31).join(parts)).int}"
 
 
+def comprehensive_uid(sop_instance_uid: str) -> str:
+    """Return the UID that a Comprehensive 3D SR has where it is sent as a Comprehensive SR."""
+    return derive_uid("comprehensive", sop_instance_uid)
+
+
 def derive_uuid(*parts: str) -> str:
     """Return the UUIDv5 derived from the parts, in its usual 8-4-4-4-12 form."""
     return str(uuid.uuid5(NAMESPACE, chr(31).join(parts)))

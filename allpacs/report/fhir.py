@@ -31,7 +31,7 @@ from pydicom.uid import Comprehensive3DSRStorage
 import allpacs
 from allpacs.domain.artefacts import Artefact, ArtefactKind
 from allpacs.domain.findings import CellFinding, InstanceFindings, StudyFindings
-from allpacs.domain.identity import derive_uuid
+from allpacs.domain.identity import comprehensive_uid, derive_uuid
 from allpacs.report import codes, wording
 from allpacs.report.context import ReportContext, result_uid, sr_series_uid
 from allpacs.report.fhir_elements import (
@@ -310,7 +310,8 @@ class _Maker:
             "meta": asserted(self.signed),
             "text": narrative(f"DICOM structured report of a white cell classification. {self.notice}"),
             "masterIdentifier": {"system": URI, "value": f"urn:oid:{self.sr_uid}"},
-            "identifier": [dicom_identifier(self.sr_uid)],
+            # The second is the UID that it has at a PACS which takes Comprehensive SR only.
+            "identifier": [dicom_identifier(self.sr_uid), dicom_identifier(comprehensive_uid(self.sr_uid))],
             "status": "current",
             "docStatus": "preliminary" if self.signed is None else "final",
             "type": concept(codes.DIAGNOSTIC_IMAGING_REPORT),
