@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from allpacs.classify.saliency import Explain
     from allpacs.commitment import Answer
     from allpacs.deliver.port import Destination
+    from allpacs.deliver.smart import BackendServices
     from allpacs.flow import Flow
     from allpacs.monitor import Check, Monitor
     from allpacs.pipeline import AskModel, Pipeline
@@ -247,7 +248,10 @@ def make_destination(settings: Settings, one: DestinationSettings) -> Destinatio
 
             token = None if one.bearer_token is None else one.bearer_token.get_secret_value()
             tls = None if one.tls is None else make_tls(one.tls, "tls")
-            return FhirRestDestination(one.base_url, bearer_token=token, timeout_s=one.timeout_s, tls=tls)
+            tokens = _make_tokens(one, tls)
+            return FhirRestDestination(
+                one.base_url, bearer_token=token, tokens=tokens, timeout_s=one.timeout_s, tls=tls
+            )
         case MllpSettings():
             from allpacs.deliver.mllp import MllpDestination
 
@@ -264,6 +268,23 @@ def make_destination(settings: Settings, one: DestinationSettings) -> Destinatio
             from allpacs.deliver.folder import FolderDestination
 
             return FolderDestination(one.folder)
+
+
+def _make_tokens(one: FhirSettings, tls: Tls | None) -> BackendServices | None:
+    from allpacs.deliver.smart import BackendServices
+
+    oauth = one.oauth
+    if oauth is None:
+        return None
+    return BackendServices(
+        oauth.token_url,
+        oauth.client_id,
+        oauth.private_key,
+        key_id=oauth.key_id,
+        scope=oauth.scope,
+        timeout_s=one.timeout_s,
+        tls=tls if oauth.token_url.startswith("https://") else None,
+    )
 
 
 def make_tls(one: TlsSettings | ServerTlsSettings, section: str) -> Tls:

@@ -13,6 +13,7 @@ from pydicom import dcmread
 
 from allpacs.domain.artefacts import Artefact
 from allpacs.domain.findings import StudyFindings
+from allpacs.report.annotations import annotated_image, cell_annotations
 from allpacs.report.context import Attached, ReportContext
 from allpacs.report.fhir import fhir_bundle
 from allpacs.report.hl7v2 import oru_message
@@ -28,6 +29,12 @@ def results(findings: StudyFindings, headers: Headers, context: ReportContext) -
     if pages is not None:
         yield pages
         context = replace(context, attached=(*context.attached, _attached(pages)))
+    image = annotated_image(findings)
+    if image is not None:
+        bulk = cell_annotations(findings, headers, context, image)
+        yield bulk
+        attached = (*context.attached, _attached(bulk))
+        context = replace(context, attached=attached, annotated=image.sop_instance_uid)
     sr = structured_report(findings, headers, context)
     yield sr
     html = html_report(findings, headers, context)

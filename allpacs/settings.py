@@ -274,6 +274,23 @@ class CStoreSettings(_Section):
         return _ae_title(text)
 
 
+class OAuthSettings(_Section):
+    """Tokens by SMART Backend Services: OAuth 2.0 client credentials with a signed assertion."""
+
+    token_url: str = Field(
+        pattern=r"^https?://",
+        description="token endpoint of the authorization server",
+        examples=["https://auth.hospital.example/token"],
+    )
+    client_id: str = Field(min_length=1, description="our identifier there", examples=["allpacs"])
+    private_key: Path = Field(
+        description="PEM file of our private key, RSA or EC P-384; the public key is registered there",
+        examples=["/etc/allpacs/oauth.key"],
+    )
+    key_id: str = Field("", description="kid of the public key as registered there")
+    scope: str = Field("system/*.cu", description="scopes asked for: SMART v2, to create and update")
+
+
 class FhirSettings(_Section):
     """A FHIR R4 server that takes transaction Bundles."""
 
@@ -286,13 +303,16 @@ class FhirSettings(_Section):
     bearer_token: SecretStr | None = Field(
         None, description="sent as Authorization: Bearer; prefer the environment", examples=["…"]
     )
+    oauth: OAuthSettings | None = Field(None, description="fetch tokens (SMART Backend Services) instead")
     tls: TlsSettings | None = Field(None, description="for https; unset: the platform's authorities, no certificate")
     timeout_s: float = Field(30.0, gt=0, description="time-out of a request, seconds")
 
     @model_validator(mode="after")
-    def _tls_with_https(self) -> Self:
+    def _fitting_together(self) -> Self:
         if self.tls is not None and not self.base_url.startswith("https://"):
             raise ValueError("tls is set but base_url is not https://")
+        if self.oauth is not None and self.bearer_token is not None:
+            raise ValueError("bearer_token and oauth are both set: one of them")
         return self
 
 

@@ -52,8 +52,12 @@ def _all(hospital: Hospital, outcome: Outcome) -> Iterator[Iterator[Check]]:
     signed = _signed(hospital, files, sr)
     signed_report = hospital.folder / "signed.dcm"
     signed_report.write_bytes(signed[ArtefactKind.SR].content)
-    reports = {"structured report": report, "signed structured report": signed_report}
-    yield objects.checks(reports, files, hospital.folder)
+    made = {"structured report": report, "signed structured report": signed_report}
+    for artefact in artefacts:
+        if artefact.kind in (ArtefactKind.KEY_IMAGES, ArtefactKind.ANNOTATIONS):
+            made[str(artefact.kind).replace("-", " ")] = hospital.folder / artefact.file_name
+            made[str(artefact.kind).replace("-", " ")].write_bytes(artefact.content)
+    yield objects.checks(made, files, hospital.folder)
     yield fhir.valid(bundle, sr.uid, "Bundle", hospital.folder)
     yield fhir.valid(signed[ArtefactKind.FHIR], signed[ArtefactKind.SR].uid, "signed Bundle", hospital.folder)
     yield fhir.stored(hospital, bundle, study_uid, sr.uid)
@@ -63,6 +67,7 @@ def _all(hospital: Hospital, outcome: Outcome) -> Iterator[Iterator[Check]]:
     yield seeded.checks(outcome, report, bundle.content, files, hospital.folder / "seeded")
     yield dcmtk.transfer_syntaxes(hospital, files[0])
     yield dcmtk.tls(hospital, files[0], sr)
+    yield dcmtk.comprehensive(hospital, sr)
 
 
 def _signed(hospital: Hospital, files: Sequence[Path], sr: Artefact) -> dict[ArtefactKind, Artefact]:

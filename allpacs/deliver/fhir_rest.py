@@ -32,6 +32,7 @@ from urllib.parse import urlsplit
 import httpx
 
 from allpacs.deliver.retry_after import retry_after_s
+from allpacs.deliver.smart import BackendServices
 from allpacs.domain.artefacts import Artefact, ArtefactKind, Receipt
 from allpacs.domain.errors import ConfigFault, DeliveryRejected, DeliveryUnavailable
 from allpacs.tls import Tls
@@ -42,7 +43,7 @@ _FHIR_JSON = "application/fhir+json"
 _LATER = frozenset({408, 425, 429})
 
 _WHAT_TO_DO = {
-    401: "the server wants other credentials: check the bearer token of this destination",
+    401: "the server wants other credentials: check the bearer token or oauth of this destination",
     403: "the server forbids it: give this account the right to create and update",
     404: "nothing answers there: check the base address of this destination",
     409: "it conflicts with what the server holds",
@@ -65,6 +66,8 @@ class FhirRestDestination:
         Further request headers.
     bearer_token:
         Sent as ``Authorization: Bearer``.
+    tokens:
+        Where tokens come from that are fetched (SMART Backend Services), instead of `bearer_token`.
     timeout_s:
         Longest time to connect, and longest silence while sending or receiving, seconds.
     tls:
@@ -81,6 +84,7 @@ class FhirRestDestination:
         *,
         headers: Mapping[str, str] | None = None,
         bearer_token: str | None = None,
+        tokens: BackendServices | None = None,
         timeout_s: float = 30.0,
         tls: Tls | None = None,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
@@ -97,6 +101,7 @@ class FhirRestDestination:
         self._headers = {"Accept": _FHIR_JSON, **(headers or {})}
         if bearer_token is not None:
             self._headers["Authorization"] = f"Bearer {bearer_token}"
+        self._tokens = tokens
         self._timeout_s = timeout_s
         self._tls = tls
         self._now = now
@@ -145,25 +150,10 @@ class FhirRestDestination:
 
     def _request(self, method: str, path: str = "", content: bytes | None = None) -> dict[str, Any]:
         """Return the JSON object of a successful answer; raise for every other."""
-        try:
-            with httpx.Client(
-                timeout=self._timeout_s,
-                verify=self._tls() if self._tls is not None else True,
-                trust_env=False,
-                headers=self._headers,
-            ) as client:
-                answer = client.request(
-                    method,
-                    self._base_url + path,
-                    content=content,
-                    headers={"Content-Type": f"{_FHIR_JSON}; charset=utf-8"} if content is not None else {},
-                )
-        except httpx.TimeoutException as late:
-            raise DeliveryUnavailable(f"{self._name}: no answer within {self._timeout_s:g} s") from late
-        except httpx.ConnectError as failure:
-            raise DeliveryUnavailable(f"{self._name}: no connection ({_cause(failure)})") from failure
-        except httpx.RequestError as failure:
-            raise DeliveryUnavailable(f"{self._name}: connection lost ({type(failure).__name__})") from failure
+        answer = self._answer(method, path, content)
+        if answer.status_code == HTTPStatus.UNAUTHORIZED and self._tokens is not None:
+            self._tokens.forget()  # it may have been withdrawn before its time
+            answer = self._answer(method, path, content)
         if not answer.is_success:
             raise self._failure(answer)
         try:
@@ -177,6 +167,26 @@ class FhirRestDestination:
         if not isinstance(resource, dict):
             raise DeliveryRejected(f"{self._name}: {answer.status_code}, but no FHIR resource; check the base address")
         return resource
+
+    def _answer(self, method: str, path: str, content: bytes | None) -> httpx.Response:
+        """Return the answer, whatever its status; raise where there is none."""
+        headers = {"Content-Type": f"{_FHIR_JSON}; charset=utf-8"} if content is not None else {}
+        if self._tokens is not None:
+            headers["Authorization"] = f"Bearer {self._tokens.token()}"
+        try:
+            with httpx.Client(
+                timeout=self._timeout_s,
+                verify=self._tls() if self._tls is not None else True,
+                trust_env=False,
+                headers=self._headers,
+            ) as client:
+                return client.request(method, self._base_url + path, content=content, headers=headers)
+        except httpx.TimeoutException as late:
+            raise DeliveryUnavailable(f"{self._name}: no answer within {self._timeout_s:g} s") from late
+        except httpx.ConnectError as failure:
+            raise DeliveryUnavailable(f"{self._name}: no connection ({_cause(failure)})") from failure
+        except httpx.RequestError as failure:
+            raise DeliveryUnavailable(f"{self._name}: connection lost ({type(failure).__name__})") from failure
 
     def _failure(self, answer: httpx.Response) -> DeliveryUnavailable | DeliveryRejected:
         status = answer.status_code

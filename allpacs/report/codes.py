@@ -132,6 +132,9 @@ UNREADABLE_INSTANCE: Final = _private("UNREADABLE", "Instance that could not be 
 CLASSIFICATION: Final = _private("CLASSIFICATION", "White cell classification by artificial intelligence")
 CELL_CLASS: Final = _private("CELL_CLASS", "White cell class")
 
+CELL: Final = Code("4421005", "SCT", "Cell")
+OUTLINE_ON_SLIDE: Final = _private("ON_SLIDE", "Outline on the slide")
+
 # --- Where it is in the archive (HL7 v2) ---
 STUDY_INSTANCE_UID: Final = Code("110180", "DCM", "Study Instance UID")
 REPORT_INSTANCE_UID: Final = _private("SR_UID", "SOP Instance UID of the structured report")

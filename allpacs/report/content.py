@@ -131,6 +131,19 @@ def region(
     )
 
 
+def region_in_space(name: Code, outline: Sequence[tuple[float, float, float]], frame_of_reference_uid: str) -> bytes:
+    """Return an SCOORD3D: the outline as a closed POLYGON in millimetres (PS3.3 section C.18.9.1.2)."""
+    step = -(-len(outline) // (MAXIMUM_POINTS // 2))
+    points = [*outline[::step], outline[0]]
+    graphic = struct.pack(f"<{3 * len(points)}f", *(coordinate for point in points for coordinate in point))
+    return item(
+        _head(CONTAINS, "SCOORD3D", name),
+        element("GraphicData", "FL", graphic),
+        element("GraphicType", "CS", b"POLYGON"),
+        element("ReferencedFrameOfReferenceUID", "UI", frame_of_reference_uid.encode()),
+    )
+
+
 def _referenced(sop_class_uid: str, sop_instance_uid: str, frame_number: int | None) -> bytes:
     parts = [
         element("ReferencedSOPClassUID", "UI", sop_class_uid.encode()),

@@ -84,6 +84,8 @@ class ReportContext:
         Of the cells that key images show, by the cell's tracking UID.
     attached:
         Key images and annotations that go with the structured report.
+    annotated:
+        SOP Instance UID of the image whose cells are annotations and no groups of the report; None: no image's.
     """
 
     made_at: datetime
@@ -95,6 +97,7 @@ class ReportContext:
     signed: Signed | None = None
     pictures: Mapping[str, CellPicture] = field(default_factory=dict)
     attached: tuple[Attached, ...] = ()
+    annotated: str | None = None
 
     def __post_init__(self) -> None:
         if self.made_at.utcoffset() is None:

@@ -11,18 +11,18 @@ from pydicom.charset import convert_encodings, python_encoding
 from pydicom.config import RAISE
 from pydicom.datadict import dictionary_VM, dictionary_VR
 from pydicom.dataelem import DataElement
-from pydicom.dataset import Dataset
+from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_dataset
 from pydicom.multival import MultiValue
 from pydicom.sequence import Sequence
 from pydicom.sr.coding import Code
-from pydicom.uid import Comprehensive3DSRStorage
+from pydicom.uid import UID, Comprehensive3DSRStorage, ExplicitVRLittleEndian
 from pydicom.valuerep import validate_value
 
 import allpacs
 from allpacs.domain.findings import StudyFindings
-from allpacs.domain.identity import MANUFACTURER
+from allpacs.domain.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, MANUFACTURER
 from allpacs.domain.review import Signed
 from allpacs.report import codes, wording
 from allpacs.report.context import PriorReport, ReportContext, sr_series_uid
@@ -295,6 +295,17 @@ def evidence(study_uid: str, references: list[tuple[str, str, str]]) -> Dataset:
         study.ReferencedSeriesSequence.append(series)
     study.StudyInstanceUID = study_uid
     return study
+
+
+def file_meta(of: Dataset) -> FileMetaDataset:
+    """Return the File Meta Information of an object that is written in Explicit VR Little Endian."""
+    meta = FileMetaDataset()
+    meta.MediaStorageSOPClassUID = of.SOPClassUID
+    meta.MediaStorageSOPInstanceUID = of.SOPInstanceUID
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    meta.ImplementationClassUID = UID(IMPLEMENTATION_CLASS_UID)
+    meta.ImplementationVersionName = IMPLEMENTATION_VERSION_NAME
+    return meta
 
 
 def code_item(code: Code) -> Dataset:

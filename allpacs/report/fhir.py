@@ -20,6 +20,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from urllib.parse import quote
 
@@ -138,12 +139,18 @@ class _Maker:
         self.document_url = _full_url("DocumentReference", sr_uid)
         self.about = self._about()
 
+    def _cells(self) -> Iterator[tuple[InstanceFindings, CellFinding]]:
+        """Yield the cells that have an Observation each: not the thousands of an image with annotations."""
+        for instance in self.findings.instances:
+            if instance.sop_instance_uid != self.context.annotated:
+                for cell in instance.cells:
+                    yield instance, cell
+
     def cells(self) -> list[Resource]:
         """Return one entry a cell."""
         return [
             _updated(_full_url("Observation", cell.tracking_uid), self._cell(instance, cell))
-            for instance in self.findings.instances
-            for cell in instance.cells
+            for instance, cell in self._cells()
         ]
 
     def rest(self, presented_form: Resource) -> list[Resource]:
@@ -264,7 +271,7 @@ class _Maker:
         specimens = self.source.all_specimens
         if len(specimens) == 1:
             panel["specimen"] = specimen_reference(specimens[0])
-        members = [{"reference": _full_url("Observation", cell.tracking_uid)} for cell in findings.cells]
+        members = [{"reference": _full_url("Observation", cell.tracking_uid)} for _, cell in self._cells()]
         if members:
             panel["hasMember"] = members
         panel["component"] = [

@@ -18,16 +18,16 @@ import numpy as np
 import pydicom
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
-from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.dataset import Dataset
 from pydicom.tag import Tag
-from pydicom.uid import UID, ExplicitVRLittleEndian, MultiFrameTrueColorSecondaryCaptureImageStorage
+from pydicom.uid import MultiFrameTrueColorSecondaryCaptureImageStorage
 
 from allpacs.domain.artefacts import Artefact, ArtefactKind
 from allpacs.domain.findings import CellFinding, CellLabel, StudyFindings
-from allpacs.domain.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, derive_uid
+from allpacs.domain.identity import derive_uid
 from allpacs.report import wording
 from allpacs.report.context import CellPicture, ReportContext, result_uid
-from allpacs.report.document import about_study, add_equipment, local, own_text
+from allpacs.report.document import about_study, add_equipment, file_meta, local, own_text
 from allpacs.report.source import Headers, read_source
 
 SERIES_NUMBER = 9902
@@ -101,12 +101,7 @@ def _modules(findings: StudyFindings, headers: Headers, context: ReportContext, 
     image.LossyImageCompression = "00"
     image.ImageComments = wording.notice(context.signed)
     image.DerivationDescription = "Cells found by the algorithm, and class activation maps toward lymphoblast over them"
-    image.file_meta = FileMetaDataset()
-    image.file_meta.MediaStorageSOPClassUID = image.SOPClassUID
-    image.file_meta.MediaStorageSOPInstanceUID = UID(uid)
-    image.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    image.file_meta.ImplementationClassUID = UID(IMPLEMENTATION_CLASS_UID)
-    image.file_meta.ImplementationVersionName = IMPLEMENTATION_VERSION_NAME
+    image.file_meta = file_meta(image)
     return image
 
 

@@ -13,14 +13,12 @@ from collections.abc import Iterable, Iterator
 from io import BytesIO
 
 import pydicom
-from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.dataset import Dataset
 from pydicom.sr.coding import Code
 from pydicom.tag import Tag
-from pydicom.uid import UID, ExplicitVRLittleEndian
 
 from allpacs.domain.artefacts import Artefact, ArtefactKind
 from allpacs.domain.findings import CellFinding, InstanceFindings, StudyFindings
-from allpacs.domain.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from allpacs.domain.review import Signed
 from allpacs.report import codes, wording
 from allpacs.report.content import (
@@ -37,10 +35,11 @@ from allpacs.report.content import (
     measured,
     named,
     region,
+    region_in_space,
     written,
 )
 from allpacs.report.context import ReportContext, result_uid
-from allpacs.report.document import code_item, document
+from allpacs.report.document import code_item, document, file_meta
 from allpacs.report.source import Headers, Source, clean, read_source
 
 #: How the report names what goes with it.
@@ -100,11 +99,12 @@ def _root_content(findings: StudyFindings, source: Source, context: ReportContex
     groups = [
         _cell_group(instance, cell, source, algorithm, () if signed is None else _review(signed, cell))
         for instance in findings.instances
+        if instance.sop_instance_uid != context.annotated
         for cell in instance.cells
     ]
     yield container(CONTAINS, codes.IMAGING_MEASUREMENTS, groups or algorithm)
     yield container(CONTAINS, codes.DERIVED_IMAGING_MEASUREMENTS, [*algorithm, *_derived(findings)])
-    yield container(CONTAINS, codes.QUALITATIVE_EVALUATIONS, list(_evaluations(findings, signed)))
+    yield container(CONTAINS, codes.QUALITATIVE_EVALUATIONS, list(_evaluations(findings, context)))
     for one in context.attached:
         name, value_type = _ATTACHED[one.kind]
         yield attached(name, value_type, one.sop_class_uid, one.sop_instance_uid)
@@ -152,6 +152,9 @@ def _cell_group(
     group.append(
         region(codes.IMAGE_REGION, outline, instance.sop_class_uid, instance.sop_instance_uid, frame_number),
     )
+    on_slide = _on_slide(instance, cell)
+    if on_slide and instance.matrix is not None:
+        group.append(region_in_space(codes.OUTLINE_ON_SLIDE, on_slide, instance.matrix.frame_of_reference_uid))
     if cell.probability_all is not None:
         number = wording.decimal_string(cell.probability_all)
         group.append(measured(CONTAINS, codes.PROBABILITY, number, codes.NO_UNITS))
@@ -159,6 +162,15 @@ def _cell_group(
         group.append(coded(CONTAINS, codes.REASON_NOT_ASSESSABLE, codes.REASONS[cell.reason]))
     group += review
     return container(CONTAINS, codes.MEASUREMENT_GROUP, group, template="1410")
+
+
+def _on_slide(instance: InstanceFindings, cell: CellFinding) -> list[tuple[float, float, float]]:
+    """Return a cell's outline on the slide in millimetres; empty where the image does not say where it lies."""
+    matrix, place = instance.matrix, cell.on_matrix
+    if matrix is None or place is None or not matrix.frame_of_reference_uid:
+        return []
+    outline = place.outline if len(place.outline) >= 3 else place.box.corners()
+    return [point for point in map(matrix.on_slide_mm, outline) if point is not None]
 
 
 def _finding(cell: CellFinding) -> Code:
@@ -200,7 +212,8 @@ def _derived(findings: StudyFindings) -> Iterator[bytes]:
         yield measured(CONTAINS, codes.LYMPHOBLAST_FRACTION, value, codes.NO_UNITS, limits)
 
 
-def _evaluations(findings: StudyFindings, signed: Signed | None) -> Iterator[bytes]:
+def _evaluations(findings: StudyFindings, context: ReportContext) -> Iterator[bytes]:
+    signed = context.signed
     yield written(CONTAINS, codes.COMMENT, wording.notice(signed))
     yield written(CONTAINS, codes.SUMMARY, wording.summary(findings))
     if signed is not None:
@@ -208,6 +221,9 @@ def _evaluations(findings: StudyFindings, signed: Signed | None) -> Iterator[byt
         if clean(signed.review.comment):
             yield written(CONTAINS, codes.COMMENT, clean(signed.review.comment))
     for instance in findings.instances:
+        if instance.sop_instance_uid == context.annotated:
+            cells = wording.counted(len(instance.cells), "cell is", "cells are")
+            yield written(CONTAINS, codes.COMMENT, f"{instance.sop_instance_uid}: its {cells} in the annotations.")
         if instance.fault is not None:
             fault = clean(f"{instance.sop_instance_uid}: {instance.fault}")
             yield written(CONTAINS, codes.UNREADABLE_INSTANCE, fault)
@@ -222,12 +238,7 @@ def _part_10(report: Dataset, content: bytes) -> bytes:
     """
     if max(report.keys()) >= Tag("ContentSequence"):
         raise ValueError("an element would follow the Content Sequence")
-    report.file_meta = FileMetaDataset()
-    report.file_meta.MediaStorageSOPClassUID = report.SOPClassUID
-    report.file_meta.MediaStorageSOPInstanceUID = report.SOPInstanceUID
-    report.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    report.file_meta.ImplementationClassUID = UID(IMPLEMENTATION_CLASS_UID)
-    report.file_meta.ImplementationVersionName = IMPLEMENTATION_VERSION_NAME
+    report.file_meta = file_meta(report)
     buffer = BytesIO()
     pydicom.dcmwrite(buffer, report, implicit_vr=False, little_endian=True, enforce_file_format=True)
     return buffer.getvalue() + element("ContentSequence", "SQ", content)

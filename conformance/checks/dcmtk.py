@@ -31,6 +31,7 @@ from allpacs.domain.errors import DeliveryUnavailable
 from allpacs.tls import client_tls
 from certificates import Authority
 from conformance.hospital import Hospital, running
+from conformance.judges.dicom_programs import dciodvfy, dsrdump
 from conformance.outcome import Check
 from conformance.peers.programs import dcmtk, debian_version, run
 from hospital import free_port, wait_until
@@ -221,6 +222,48 @@ folder = {json.dumps(str(folder / "store"))}
     finally:
         server.terminate()
         server.wait(10)
+
+
+#: A storescp that takes Comprehensive SR, and no Comprehensive 3D SR.
+_COMPREHENSIVE_ONLY = """
+[[TransferSyntaxes]]
+[Plain]
+TransferSyntax1 = LittleEndianExplicit
+TransferSyntax2 = LittleEndianImplicit
+[[PresentationContexts]]
+[Reports]
+PresentationContext1 = ComprehensiveSRStorage\\Plain
+PresentationContext2 = VerificationSOPClass\\Plain
+[[Profiles]]
+[Old]
+PresentationContexts = Reports
+"""
+
+
+def comprehensive(hospital: Hospital, report: Artefact) -> Iterator[Check]:
+    """A PACS that refuses Comprehensive 3D SR in negotiation gets the report as Comprehensive SR."""
+    folder = hospital.folder / "comprehensive"
+    folder.mkdir()
+    (folder / "profile.cfg").write_text(_COMPREHENSIVE_ONLY)
+    port = free_port()
+    server = subprocess.Popen(
+        [dcmtk("storescp"), "-xf", str(folder / "profile.cfg"), "Old", "-od", str(folder), str(port)],
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        destination = CStoreDestination("127.0.0.1", port, "STORESCP", "ALLPACS", timeout_s=10.0, commitment="never")
+        wait_until(lambda: not _unavailable(destination), 30, "a storescp that answers")
+        destination.deliver([report])
+    finally:
+        server.terminate()
+        server.wait(10)
+    kept = [path for path in folder.iterdir() if path.suffix != ".cfg"]
+    what = "storescp that takes no Comprehensive 3D SR gets the report as Comprehensive SR, without fault"
+    if len(kept) != 1:
+        yield check(what, f"{len(kept)} objects arrived")
+        return
+    told = dcmread(kept[0]).SOPClassUID.name
+    yield check(what, "" if told == "Comprehensive SR Storage" else told, *dciodvfy(kept[0]), *dsrdump(kept[0]))
 
 
 def _unavailable(destination: CStoreDestination) -> str:

@@ -8,11 +8,20 @@ from pathlib import Path
 
 from dicomweb_client import DICOMwebClient
 from pydicom import Dataset, dcmread
+from pydicom.uid import Comprehensive3DSRStorage, MultiFrameTrueColorSecondaryCaptureImageStorage
 
 from conformance.hospital import Hospital
 from conformance.outcome import Check
 from conformance.peers.orthanc import AE_TITLE
 from conformance.peers.programs import dcmtk, debian_version, run
+
+KEY_IMAGE = Path(__file__).parents[2] / "docs" / "conformance-key-images.png"
+
+#: What comes back for a study of a few fields.
+_RESULTS = {
+    "structured report": Comprehensive3DSRStorage,
+    "key image": MultiFrameTrueColorSecondaryCaptureImageStorage,
+}
 
 
 def checks(hospital: Hospital, files: list[Path]) -> Iterator[Check]:
@@ -44,8 +53,14 @@ def checks(hospital: Hospital, files: list[Path]) -> Iterator[Check]:
     yield check(
         "routes a study by Lua, and the results come back into the same study",
         "" if len(studies) == 1 else f"the PACS holds {len(studies)} studies",
-        "" if results else "no result came back",
+        *(f"no {what} came back" for what, uid in _RESULTS.items() if uid not in {one.SOPClassUID for one in results}),
         "" if len(held) == len(uids) + len(results) else "an image is missing",
+    )
+    deliveries = {one["destination"]: one for one in hospital.shown(study_uid)["deliveries"]}
+    state = deliveries["pacs"]["state"]
+    yield check(
+        "commits to the results (Storage Commitment), and allpacs counts them as delivered only then",
+        "" if state == "committed" else f"the delivery is {state}: {deliveries['pacs']['detail']}",
     )
     yield check("what comes back is not routed again", *_routed_again(hospital, study_uid, len(files)))
     client = DICOMwebClient(f"{pacs.base_url}/dicom-web")
@@ -67,6 +82,12 @@ def checks(hospital: Hospital, files: list[Path]) -> Iterator[Check]:
         study_uid, image.SeriesInstanceUID, image.SOPInstanceUID, media_types=("image/png",)
     )
     yield check("WADO-RS renders the image", "" if rendered.startswith(b"\x89PNG") else "no PNG came back")
+    pages = next(one for one in results if one.SOPClassUID == MultiFrameTrueColorSecondaryCaptureImageStorage)
+    frame = client.retrieve_instance_frames_rendered(
+        study_uid, pages.SeriesInstanceUID, pages.SOPInstanceUID, [1], media_types=("image/png",)
+    )
+    yield check("WADO-RS renders the key images", "" if frame.startswith(b"\x89PNG") else "no PNG came back")
+    KEY_IMAGE.write_bytes(frame)
 
 
 def _routed_again(hospital: Hospital, study_uid: str, sent: int) -> list[str]:
