@@ -287,7 +287,7 @@ class OAuthSettings(_Section):
         description="PEM file of our private key, RSA or EC P-384; the public key is registered there",
         examples=["/etc/allpacs/oauth.key"],
     )
-    key_id: str = Field("", description="kid of the public key as registered there")
+    key_id: str = Field("", description="kid of the public key as registered there", examples=["1"])
     scope: str = Field("system/*.cu", description="scopes asked for: SMART v2, to create and update")
 
 
@@ -303,16 +303,14 @@ class FhirSettings(_Section):
     bearer_token: SecretStr | None = Field(
         None, description="sent as Authorization: Bearer; prefer the environment", examples=["…"]
     )
-    oauth: OAuthSettings | None = Field(None, description="fetch tokens (SMART Backend Services) instead")
+    oauth: OAuthSettings | None = Field(None, description="fetch tokens (SMART Backend Services); then no bearer_token")
     tls: TlsSettings | None = Field(None, description="for https; unset: the platform's authorities, no certificate")
     timeout_s: float = Field(30.0, gt=0, description="time-out of a request, seconds")
 
     @model_validator(mode="after")
-    def _fitting_together(self) -> Self:
+    def _tls_with_https(self) -> Self:
         if self.tls is not None and not self.base_url.startswith("https://"):
             raise ValueError("tls is set but base_url is not https://")
-        if self.oauth is not None and self.bearer_token is not None:
-            raise ValueError("bearer_token and oauth are both set: one of them")
         return self
 
 
@@ -346,6 +344,12 @@ class MllpSettings(_Section):
     port: int = Field(ge=1, le=65535, description="its port", examples=[2575])
     application: str = Field("", max_length=180, description="receiving application (MSH-5)")
     facility: str = Field("", max_length=180, description="receiving facility (MSH-6)")
+    host: str = Field(
+        min_length=1, description="host name or address of the receiver", examples=["interface-engine.hospital.example"]
+    )
+    port: int = Field(ge=1, le=65535, description="its port", examples=[2575])
+    application: str = Field("", max_length=180, description="receiving application (MSH-5)", examples=["RIS"])
+    facility: str = Field("", max_length=180, description="receiving facility (MSH-6)", examples=["HOSPITAL"])
     tls: TlsSettings | None = Field(None, description="unset: none, and nothing is encrypted")
     timeout_s: float = Field(30.0, gt=0, description="wait for the connection and the acknowledgement, seconds")
 

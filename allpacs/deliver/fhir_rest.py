@@ -99,7 +99,7 @@ class FhirRestDestination:
             raise ConfigFault("base_url: not an address; write https://host:port/path of the FHIR server") from invalid
         self._base_url = base_url.rstrip("/")
         self._headers = {"Accept": _FHIR_JSON, **(headers or {})}
-        if bearer_token is not None:
+        if bearer_token is not None and tokens is None:
             self._headers["Authorization"] = f"Bearer {bearer_token}"
         self._tokens = tokens
         self._timeout_s = timeout_s
