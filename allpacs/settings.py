@@ -340,10 +340,6 @@ class MllpSettings(_Section):
     """An EHR that takes HL7 v2 messages (ORU^R01) over MLLP."""
 
     kind: Literal["mllp"]
-    host: str = Field(min_length=1, description="host name or address of the receiver")
-    port: int = Field(ge=1, le=65535, description="its port", examples=[2575])
-    application: str = Field("", max_length=180, description="receiving application (MSH-5)")
-    facility: str = Field("", max_length=180, description="receiving facility (MSH-6)")
     host: str = Field(
         min_length=1, description="host name or address of the receiver", examples=["interface-engine.hospital.example"]
     )
