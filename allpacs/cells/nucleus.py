@@ -48,6 +48,12 @@ WORKING_RADIUS_PX = 11
 PALEST_NUCLEUS = 0.20
 SURE_NUCLEUS = 0.42
 
+#: Nuclei that cover more than this share of all objects may be red cells that took up violet; they are if a share of
+#: them at most `FEW_NUCLEI` is more violet than the rest, so many times as much.
+TOO_MUCH_NUCLEUS = 0.45
+FEW_NUCLEI = 0.2
+STANDS_OUT = 1.5
+
 #: Optical density in green of anything that is not background.
 FAINTEST_OBJECT = 0.10
 
@@ -155,7 +161,7 @@ def measure(rgb: NDArray[np.uint8], spacing_um: float | None) -> Measures:
     small = _shrink(rgb, step)
     white = _white_of(small)
     stain = _stain_of(small, white)
-    nuclei, threshold = _nuclei_of(stain.violet)
+    nuclei, threshold = _nuclei_of(stain)
     nuclei = _without_specks(nuclei, _speck(radius / step))
     if not nuclei.any():
         threshold = (PALEST_NUCLEUS + SURE_NUCLEUS) / 2
@@ -231,13 +237,31 @@ def _stain_of(rgb: NDArray[np.uint8], background: Sequence[float] | NDArray[np.f
     )
 
 
-def _nuclei_of(violet: Floats) -> tuple[Mask, float]:
+def _nuclei_of(stain: _Stain) -> tuple[Mask, float]:
     """Return where nuclei are, and the violet from which on they are."""
+    violet = stain.violet
     stained = violet[violet > PALEST_NUCLEUS / 2]
     if stained.size < 16 or float(np.ptp(stained)) < 1e-3:
         return np.zeros(violet.shape, np.bool_), PALEST_NUCLEUS
     threshold = min(max(float(threshold_otsu(stained)), PALEST_NUCLEUS), SURE_NUCLEUS)
-    return violet > threshold, threshold
+    nuclei = violet > threshold
+    if np.count_nonzero(nuclei) > TOO_MUCH_NUCLEUS * np.count_nonzero(stain.green > FAINTEST_OBJECT):
+        threshold = _above_violet_red_cells(violet[nuclei], threshold)
+        nuclei = violet > threshold
+    return nuclei, threshold
+
+
+def _above_violet_red_cells(violet: Floats, threshold: float) -> float:
+    """Return the threshold, or a higher one where most of what is above it are red cells that took up violet too.
+
+    Then the few nuclei stand out from them as they else do from red cells; nuclei of unlike stain do less.
+    """
+    if float(np.ptp(violet)) < 1e-3:
+        return threshold
+    higher = float(threshold_otsu(violet))
+    above = violet > higher
+    stands_out = violet[above].mean() > STANDS_OUT * violet[~above].mean()
+    return higher if stands_out and above.mean() < FEW_NUCLEI else threshold
 
 
 def _red_cell_radius(stain: _Stain) -> tuple[float, bool]:
@@ -245,7 +269,7 @@ def _red_cell_radius(stain: _Stain) -> tuple[float, bool]:
 
     A small lymphocyte's nucleus is as large as a red cell. Where no red cells are seen, the nuclei are the ruler.
     """
-    nuclei, _ = _nuclei_of(stain.violet)
+    nuclei, _ = _nuclei_of(stain)
     white = _half_widths(nuclei)
     largest = float(white.max(initial=0.0))
     near = ndimage.binary_dilation(nuclei, iterations=2)
@@ -294,7 +318,7 @@ def _distance(mask: Mask) -> Floats:
 def _cells_of(stain: _Stain, radius: float, measures: Measures | None = None) -> Labels:
     """Return the cells of a field as labels from 1, 0 elsewhere; `radius` is a red cell's in pixels."""
     if measures is None:
-        nuclei, threshold = _nuclei_of(stain.violet)
+        nuclei, threshold = _nuclei_of(stain)
     else:
         nuclei, threshold = stain.violet > measures.threshold, measures.threshold
     speck = _speck(radius)
