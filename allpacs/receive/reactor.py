@@ -24,6 +24,7 @@ from contextlib import suppress
 from copy import deepcopy
 from typing import Any
 
+import structlog
 from pynetdicom import AE, evt
 from pynetdicom._globals import MODE_ACCEPTOR
 from pynetdicom.association import Association
@@ -31,6 +32,8 @@ from pynetdicom.dul import DULServiceProvider
 from pynetdicom.transport import RequestHandler
 
 from allpacs.receive.guard import GuardedSocket
+
+_log = structlog.get_logger("allpacs.receive")
 
 #: Longest wait for something that is not announced, seconds.
 _LOOK_S = 0.05
@@ -71,7 +74,16 @@ class WaitingUpperLayer(DULServiceProvider):  # type: ignore[misc]
         """Do what the library's reactor does, until the association ends."""
         try:
             super().run_reactor()
+        # A message that is none makes the library's state machine raise, after its own place for that.
+        except Exception as error:  # noqa: BLE001
+            _log.warning(
+                "connection_closed",
+                address=self.assoc.requestor.address,
+                reason=f"a message that is none ({type(error).__name__})",
+            )
         finally:
+            if self.socket is not None:
+                self.socket.close()
             self._arrived.set()  # the association's thread looks whether this one is still alive
             self._bell.close()
 
@@ -132,6 +144,7 @@ class WaitingAssociation(Association):  # type: ignore[misc]
         The order of the looks is that of the library's own reactor.
         """
         self._is_paused = False
+        told = False
         while not self._kill:
             if not (self.dimse.msg_queue.qsize() or self.dul.to_user_queue.qsize()):
                 self._arrived.wait(_LOOK_S)
@@ -147,12 +160,14 @@ class WaitingAssociation(Association):  # type: ignore[misc]
                 self.acse.send_release(is_response=True)
                 self.is_released = True
                 self.is_established = False
+                told = True
                 evt.trigger(self, evt.EVT_RELEASED, {})
                 self.kill()
             elif self.acse.is_aborted():
                 self.dul.receive_pdu(wait=False)  # announces it to whoever follows the association messages
                 self.is_aborted = True
                 self.is_established = False
+                told = True
                 evt.trigger(self, evt.EVT_ABORTED, {})
                 self.kill()
             elif not self.dul.is_alive():
@@ -160,6 +175,10 @@ class WaitingAssociation(Association):  # type: ignore[misc]
             elif self.dul.idle_timer_expired():
                 self.abort()
                 self.kill()
+        if not told:  # its upper layer ended by itself: whoever counts associations has to know
+            self.is_aborted = True
+            self.is_established = False
+            evt.trigger(self, evt.EVT_ABORTED, {})
 
 
 class WaitingHandler(RequestHandler):  # type: ignore[misc]

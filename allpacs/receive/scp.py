@@ -349,6 +349,8 @@ class StorageScp:
             self._cut(event, "larger than half of receive.max_memory_mb, or no room in time")
         elif now - began > self._message_timeout_s:
             self._cut(event, "a message that took too long")
+        if event.assoc not in self._tallies:  # it ended meanwhile
+            self._memory.give_back(event.assoc)
 
     def _on_message(self, event: evt.Event) -> None:
         if not isinstance(event.message, C_STORE_RQ):  # whose bytes are held until they are kept
@@ -364,6 +366,7 @@ class StorageScp:
 
     def _summarise(self, event: evt.Event, ended: str) -> None:
         tally = self._tallies.pop(event.assoc, None)
+        self._memory.give_back(event.assoc)
         if tally is None:
             return
         metrics.ASSOCIATIONS_OPEN.dec()

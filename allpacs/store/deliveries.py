@@ -11,6 +11,9 @@ from allpacs.store.database import Database
 from allpacs.store.records import ARRIVED, DeliveryRow, DeliveryState
 
 _T = schema.deliveries.c
+#: A time that lies further in the future than machines' clocks differ was written before the clock was set back.
+CLOCK_STEP_S = 300.0
+
 #: States in which a delivery is due at its time.
 _TIMED = (DeliveryState.RETRYING, DeliveryState.UNCOMMITTED)
 _WAITING = (DeliveryState.QUEUED, *_TIMED)
@@ -93,7 +96,11 @@ class Deliveries:
         )
         due = sa.or_(
             _T.state == DeliveryState.QUEUED,
-            sa.and_(_T.state.in_(_TIMED), _T.next_attempt_at <= now),
+            sa.and_(
+                _T.state.in_(_TIMED),
+                # Put off in the future: the clock was set back, and would hold it up for as long.
+                sa.or_(_T.next_attempt_at <= now, _T.updated_at > now + CLOCK_STEP_S),
+            ),
         )
         return self._select(due, ~waiting)
 

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from allpacs.domain.errors import StoreDamaged
 from allpacs.store import schema
 from allpacs.store.database import Database
-from allpacs.store.deliveries import delivery_rows
+from allpacs.store.deliveries import CLOCK_STEP_S, delivery_rows
 from allpacs.store.records import (
     ARRIVED,
     READ,
@@ -36,20 +36,24 @@ class Revisions:
         self._spool = spool
 
     def close_due(self, now: float) -> list[tuple[str, int]]:
-        """Close every study that is due, and return the new revisions, each to exactly one caller."""
+        """Close every study that is due, and return the new revisions, each to exactly one caller.
+
+        A study that received its last instance in the future is due too: the clock was set back, and what it had said
+        when that study was due says nothing any more.
+        """
+        is_due = (
+            _STUDY.state == RECEIVING,
+            sa.or_(_STUDY.due_at <= now, _STUDY.last_received_at > now + CLOCK_STEP_S),
+        )
         with self._database.reading() as connection:
-            due = connection.scalars(
-                sa.select(_STUDY.study_uid)
-                .where(_STUDY.state == RECEIVING, _STUDY.due_at <= now)
-                .order_by(_STUDY.due_at)
-            ).all()
+            due = connection.scalars(sa.select(_STUDY.study_uid).where(*is_due).order_by(_STUDY.due_at)).all()
         closed = []
         for study_uid in due:
             with self._database.writing() as connection:
                 revision = connection.scalar(
                     sa.update(schema.studies)
                     # Asked again: another worker may have closed it, or an instance may have put it off.
-                    .where(_STUDY.study_uid == study_uid, _STUDY.state == RECEIVING, _STUDY.due_at <= now)
+                    .where(_STUDY.study_uid == study_uid, *is_due)
                     .values(revision=_STUDY.revision + 1, state=RevisionState.QUEUED, due_at=None)
                     .returning(_STUDY.revision)
                 )

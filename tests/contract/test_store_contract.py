@@ -695,3 +695,24 @@ def test_files_left_by_a_crash_between_index_and_spool_are_deleted_at_the_next_c
     assert file.exists()
     store.retention.purge(200.0, now=901.0)
     assert not file.exists()
+
+
+# --- clocks that are set
+
+
+def test_a_clock_set_back_or_forward_holds_up_no_study_and_no_delivery(store: Store) -> None:
+    keep(store, identity(1), at=100_000.0)
+    assert store.revisions.close_due(50_000.0) == [(STUDY, 1)]  # set back by half a day
+    keep(store, identity(1, study="1.2.9"), at=100.0)
+    assert store.revisions.close_due(1e9) == [("1.2.9", 1)]  # set forward by years
+    store.deliveries.queue(STUDY, 1, ["pacs"], now=100_000.0)
+    store.deliveries.set_state(
+        STUDY, 1, "pacs", DeliveryState.RETRYING, now=100_000.0, attempts=1, next_attempt_at=100_060.0
+    )
+    assert store.deliveries.due(100_000.0) == []
+    assert [row.destination for row in store.deliveries.due(50_000.0)] == ["pacs"]
+
+
+def test_clocks_of_two_machines_that_differ_a_little_change_nothing(store: Store) -> None:
+    keep(store, identity(1), at=1000.0)
+    assert store.revisions.close_due(900.0) == []
