@@ -4,7 +4,7 @@ OUT ?= demo-out
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
-.PHONY: install install-dev demo test check conformance bench bench-quick docs image release lock clean
+.PHONY: install install-dev demo test check conformance faults bench bench-quick docs image release lock clean
 
 install: .venv/installed
 install-dev: .venv/installed-dev
@@ -28,6 +28,10 @@ test: install-dev
 conformance: install-dev
 	conformance/peers/install.sh
 	$(BIN)/python -m conformance
+
+# Every promise and what showed that it holds: docs/reliability.md. ALLPACS_FAULTS_LONG=1 for the long half (an hour).
+faults: install-dev
+	PYTHONPATH=tests $(BIN)/python -m faults
 
 check: install-dev
 	$(BIN)/ruff check .

@@ -52,6 +52,7 @@ from allpacs.delivering import Delivering
 from allpacs.domain.errors import AllpacsError, StoreDamaged, StoreFault
 from allpacs.domain.identity import workflow_id
 from allpacs.reading import Reading
+from allpacs.store.database import private_file
 from allpacs.store.records import DeliveryState, RevisionState
 from allpacs.store.store import Store
 from allpacs.store.workers import STOPPED
@@ -539,4 +540,7 @@ def _delivery_id(study_uid: str, revision: int, destination: str, attempt: int) 
 
 def workflow_database(folder: Path, database_url: str | None) -> str:
     """Return the URL of the workflow engine's database: beside the index, or in the same PostgreSQL."""
-    return database_url if database_url is not None else f"sqlite:///{folder / 'workflow.sqlite'}"
+    if database_url is not None:
+        return database_url
+    private_file(folder / "workflow.sqlite")
+    return f"sqlite:///{folder / 'workflow.sqlite'}"

@@ -49,6 +49,9 @@ class Database:
         url:
             SQLAlchemy URL of another database, for example ``postgresql+psycopg://…``.
         """
+        with _faults():
+            for name in ("open.lock", *(() if url else ("index.sqlite",))):
+                private_file(folder / name)  # SQLite gives its other files the same mode
         engine = sa.create_engine(
             url or sa.URL.create("sqlite", database=str(folder / "index.sqlite")),
             hide_parameters=True,  # errors name no values
@@ -96,6 +99,13 @@ class Database:
                 connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_MIGRATION_LOCK)))
             if _version(connection) != HEAD:
                 upgrade(connection)
+
+
+def private_file(path: Path) -> None:
+    """Make an empty file where there is none, and see to it that its owner alone can read it."""
+    path.touch(mode=0o600)
+    if path.stat().st_mode & 0o077:
+        path.chmod(0o600)
 
 
 def upgrade(connection: sa.Connection) -> None:

@@ -74,11 +74,17 @@ _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(["faults.worker_process", "allpacs.flow", "allpacs.reading"])
 
 
+def start_worker(config: Path, die_at: int | None = None, ask: AskModel = brightness_logits) -> ForkServerProcess:
+    """Start a worker in a process of its own."""
+    process = _context.Process(target=run_worker, args=(config, die_at, ask))
+    process.start()
+    return process
+
+
 @contextmanager
 def worker(config: Path, die_at: int | None = None, ask: AskModel = brightness_logits) -> Iterator[ForkServerProcess]:
     """Run a worker in a process of its own while the block runs."""
-    process = _context.Process(target=run_worker, args=(config, die_at, ask))
-    process.start()
+    process = start_worker(config, die_at, ask)
     try:
         yield process
     finally:
