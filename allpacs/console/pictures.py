@@ -13,10 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from allpacs.decode.anything import read_frames_of
+from allpacs.decode.anything import read_frame_of
 from allpacs.domain.errors import UndecodablePixels
 from allpacs.domain.geometry import BoxPx
-from allpacs.domain.image import UnreadableFrame
 from allpacs.store.store import Store
 
 Rgb = NDArray[np.uint8]
@@ -91,13 +90,7 @@ class Pictures:
         path = self._store.worklist.path_of(sop_instance_uid)
         if path is None or not path.is_file():
             raise UndecodablePixels("the image is not in the spool any more")
-        for frame in read_frames_of(path, max_pixels=self._max_pixels):
-            if frame.number != frame_number:
-                continue
-            if isinstance(frame, UnreadableFrame):
-                raise UndecodablePixels(frame.reason)
-            return frame.rgb
-        raise UndecodablePixels(f"the image has no frame {frame_number}")
+        return read_frame_of(path, frame_number, max_pixels=self._max_pixels).rgb
 
 
 def square_around(box: BoxPx, shape: tuple[int, ...]) -> tuple[int, int, int]:

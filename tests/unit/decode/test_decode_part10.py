@@ -37,6 +37,7 @@ from pydicom.uid import (
 import decode_samples as samples
 from allpacs import inflate
 from allpacs.decode import part10
+from allpacs.decode.anything import read_frame_of
 from allpacs.decode.part10 import SUPPORTED_TRANSFER_SYNTAXES, read_frames, read_header
 from allpacs.domain.errors import InputFault, StoreFault, UndecodablePixels
 from allpacs.domain.image import Frame, UnreadableFrame
@@ -526,6 +527,25 @@ class TestMultiFrame:
         ds = header(photometric="YBR_FULL_422")
         content = samples.encapsulated(ds, JPEGBaseline8Bit, [samples.jpeg()(RGB)[:100]])
         assert "frame 1" in refusal(tmp_path, content)
+
+
+class TestOneFrame:
+    def test_of_a_file_or_a_picture(self, tmp_path: Path) -> None:
+        wanted = [samples.smooth_rgb(shift=shift) for shift in range(3)]
+        broken = samples.encapsulated(
+            header(frames=3), JPEGLSLossless, [samples.jpeg_ls()(wanted[0]), b"no", samples.jpeg_ls()(wanted[2])]
+        )
+        (tmp_path / "a.dcm").write_bytes(broken)
+        assert (read_frame_of(tmp_path / "a.dcm", 3).rgb == wanted[2]).all()  # the second is not decoded
+        with pytest.raises(UndecodablePixels, match="frame 2"):
+            read_frame_of(tmp_path / "a.dcm", 2)
+        for number in (0, 4):
+            with pytest.raises(UndecodablePixels, match="no frame"):
+                read_frame_of(tmp_path / "a.dcm", number)
+        Image.fromarray(RGB).save(tmp_path / "a.png")
+        assert (read_frame_of(tmp_path / "a.png", 1).rgb == RGB).all()
+        with pytest.raises(UndecodablePixels, match="no frame 2"):
+            read_frame_of(tmp_path / "a.png", 2)
 
 
 class TestSpacing:
