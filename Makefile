@@ -49,6 +49,7 @@ bench-quick: install-dev
 # The documentation site, in build/site; a warning is an error.
 docs: install-dev
 	$(BIN)/python -m docs
+	$(BIN)/python -m conformance documents
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet --site-dir build/site
 
 # Build the container image's file in a chroot and run it; no container engine is needed. As root, some minutes.

@@ -1,13 +1,16 @@
-"""``python -m conformance`` runs the suite; ``python -m conformance tables`` writes the documents' tables anew."""
+"""``python -m conformance`` runs the suite; ``python -m conformance documents`` writes the documents anew."""
 
 import sys
 
 from conformance import namespace
-from conformance.dicom import FILE, tables
 
 if __name__ == "__main__":
-    if sys.argv[1:] == ["tables"]:
-        FILE.write_text(tables(), encoding="utf-8")
+    if sys.argv[1:] == ["documents"]:
+        sys.path.append(str(namespace.TESTS))
+        from conformance.documents import DOCUMENTS
+
+        for file, made in DOCUMENTS.items():
+            file.write_text(made(), encoding="utf-8")
     elif not namespace.inside():
         sys.exit(namespace.enter())
     else:

@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 
 _ROOT = Path(__file__).parents[1]
+#: The tests' helpers, which the suite uses too.
+TESTS = _ROOT / "tests"
 _MARK = "ALLPACS_CONFORMANCE_NAMESPACE"
 
 
@@ -21,5 +23,5 @@ def enter() -> int:
     """Run the suite in a namespace of its own, with the tests' helpers on the path; return its exit status."""
     unshare = ["unshare", "-n"] if os.geteuid() == 0 else ["unshare", "-rn"]
     command = f'ip link set lo up && exec "{sys.executable}" -m conformance'
-    environment = {**os.environ, _MARK: "1", "PYTHONPATH": f"{_ROOT}:{_ROOT / 'tests'}"}
+    environment = {**os.environ, _MARK: "1", "PYTHONPATH": f"{_ROOT}:{TESTS}"}
     return subprocess.run([*unshare, "sh", "-c", command], env=environment, cwd=_ROOT, check=False).returncode

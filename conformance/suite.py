@@ -17,7 +17,7 @@ from allpacs.report.context import ReportContext
 from allpacs.settings import SHIPPED_BUNDLE
 from allpacs.signing import signed_results
 from conformance import seeded
-from conformance.checks import dcmtk, fhir, objects, round_trip, route, viewer
+from conformance.checks import dcmtk, fhir, hl7v2, objects, round_trip, route, viewer
 from conformance.hospital import MADE_AT, Hospital, drawn, headers, hospital, study
 from conformance.outcome import Check, Outcome
 from conformance.peers.programs import NODE_PACKAGES
@@ -60,6 +60,8 @@ def _all(hospital: Hospital, outcome: Outcome) -> Iterator[Iterator[Check]]:
     yield objects.checks(made, files, hospital.folder)
     yield fhir.valid(bundle, sr.uid, "Bundle", hospital.folder)
     yield fhir.valid(signed[ArtefactKind.FHIR], signed[ArtefactKind.SR].uid, "signed Bundle", hospital.folder)
+    yield fhir.capability_statement()
+    yield hl7v2.checks(next(one for one in artefacts if one.kind is ArtefactKind.HL7V2))
     yield fhir.stored(hospital, bundle, study_uid, sr.uid)
     yield round_trip.checks(hospital, report, study_uid)
     yield viewer.checks(hospital, report)

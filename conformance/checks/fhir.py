@@ -16,6 +16,8 @@ from conformance.judges import fhir_validators, own_bundle
 from conformance.outcome import Check
 from conformance.peers.fhir_server import medplum_version, validated
 
+CAPABILITY_STATEMENT = Path(__file__).parents[1] / "capability-statement.json"
+
 
 def valid(bundle: Artefact, sr_uid: str, what: str, folder: Path) -> Iterator[Check]:
     """Judge one Bundle."""
@@ -30,6 +32,21 @@ def valid(bundle: Artefact, sr_uid: str, what: str, folder: Path) -> Iterator[Ch
     for name, release, faults in judged:
         yield Check(name, release, f"finds the {what} valid R4 (4.0.1)", tuple(faults))
     yield Check("own", "", f"the {what} is complete to the check-list", tuple(own_bundle.faults(content, sr_uid)))
+
+
+def capability_statement() -> Iterator[Check]:
+    """Judge the statement of what a server needs to offer."""
+    content = json.loads(CAPABILITY_STATEMENT.read_text(encoding="utf-8"))
+    for name, release, faults in (
+        (
+            "pyrofile",
+            fhir_validators.pyrofile_version(),
+            fhir_validators.pyrofile(CAPABILITY_STATEMENT)[CAPABILITY_STATEMENT],
+        ),
+        ("medplum", medplum_version(), validated(CAPABILITY_STATEMENT)[CAPABILITY_STATEMENT]),
+        ("fhirkit", version("fhirkit-rs"), fhir_validators.fhirkit_rs(content)),
+    ):
+        yield Check(name, release, "finds the CapabilityStatement valid R4 (4.0.1)", tuple(faults))
 
 
 def stored(hospital: Hospital, bundle: Artefact, study_uid: str, sr_uid: str) -> Iterator[Check]:
