@@ -4,7 +4,7 @@ OUT ?= demo-out
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
-.PHONY: install install-dev demo test check conformance faults bench bench-quick docs image release lock clean
+.PHONY: install install-dev demo test check conformance faults audit bench bench-quick docs image release lock clean
 
 install: .venv/installed
 install-dev: .venv/installed-dev
@@ -32,6 +32,12 @@ conformance: install-dev
 # Every promise and what showed that it holds: docs/reliability.md. ALLPACS_FAULTS_LONG=1 for the long half (an hour).
 faults: install-dev
 	PYTHONPATH=tests $(BIN)/python -m faults
+
+# Known vulnerabilities of what constraints.txt pins; asks the package index, and fails where it cannot be asked.
+audit:
+	$(PYTHON) -m venv build/audit
+	build/audit/bin/pip install --quiet --disable-pip-version-check pip-audit
+	build/audit/bin/pip-audit --strict --disable-pip --no-deps --requirement constraints.txt
 
 check: install-dev
 	$(BIN)/ruff check .

@@ -313,12 +313,16 @@ def make_pipeline(settings: Settings) -> Pipeline:
     Raises
     ------
     ModelFault
-        The bundle is not what it says it is.
+        The bundle is not what it says it is, or not signed by whom `model.trusted_key` trusts.
     """
     from allpacs.classify.bundle import load_bundle
     from allpacs.pipeline import Pipeline
 
     work = settings.work
+    if settings.model.trusted_key is not None:
+        from allpacs.classify.signature import check_signature
+
+        check_signature(settings.model.bundle, settings.model.trusted_key)
     return Pipeline(load_bundle(settings.model.bundle), max_pixels=work.max_pixels, max_cells=work.max_cells)
 
 

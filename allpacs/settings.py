@@ -212,6 +212,11 @@ class ModelSettings(_Section):
     """The bundle and how it is run."""
 
     bundle: Path = Field(SHIPPED_BUNDLE, description="folder of the model bundle", examples=["/etc/allpacs/bundle"])
+    trusted_key: Path | None = Field(
+        None,
+        description="Ed25519 public key, PEM: bundles have to be signed with its private one; unset: unsigned, too",
+        examples=["/etc/allpacs/release.pub.pem"],
+    )
     max_batch: int = Field(32, ge=1, description="cells in one run of the network, at most")
     max_delay_s: float = Field(0.02, ge=0, description="how long a cell waits for others to fill a batch, seconds")
     threads: int | None = Field(None, ge=1, description="CPU threads of the engine; unset: all cores", examples=[4])

@@ -67,6 +67,11 @@ def test_a_token_is_not_printed(tmp_path: Path) -> None:
     assert "s3cret" not in repr(load_settings(_file(tmp_path, text)))
 
 
+def test_a_databases_password_is_not_printed(tmp_path: Path) -> None:
+    text = '[store]\ndatabase_url = "postgresql+psycopg://allpacs:s3cret@db/allpacs"\n'
+    assert "s3cret" not in repr(load_settings(_file(tmp_path, text)))
+
+
 def test_settings_cannot_be_changed() -> None:
     with pytest.raises(ValueError, match="frozen"):
         load_settings().receive.port = 1  # type: ignore[misc]
