@@ -403,6 +403,7 @@ class Worker:
                 spacing_um={ae_title: one.spacing_um for ae_title, one in sources if one.spacing_um is not None},
                 host_name=socket.gethostname(),
                 key_images=settings.report.key_images,
+                annotations_above=settings.report.annotations_above,
             ),
         )
         self._flow = (flow_type or Flow)(

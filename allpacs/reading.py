@@ -64,6 +64,8 @@ class ReadingOptions:
         Distance of pixels by calling AE title, for images that do not tell it.
     key_images:
         Cells that key images show, at most; 0: there are none.
+    annotations_above:
+        An image with more cells than these has annotations beside a summary report.
     """
 
     chunk_instances: int
@@ -71,6 +73,7 @@ class ReadingOptions:
     host_name: str
     spacing_um: Mapping[str, float] = field(default_factory=dict)
     key_images: int = 0
+    annotations_above: int = 2_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,6 +221,7 @@ class Reading:
             host_name=self._options.host_name,
             thumbnails=self._thumbnails(findings),
             pictures=self._key_pictures(findings),
+            annotations_above=self._options.annotations_above,
         )
         return headers, context
 

@@ -25,16 +25,16 @@ from allpacs.report.sr import structured_report
 
 def results(findings: StudyFindings, headers: Headers, context: ReportContext) -> Iterator[Artefact]:
     """Yield the results of one revision of a study, in every format; all of them state the same."""
-    pages = key_images(findings, headers, context)
-    if pages is not None:
-        yield pages
-        context = replace(context, attached=(*context.attached, _attached(pages)))
-    image = annotated_image(findings)
+    image = annotated_image(findings, context.annotations_above)
     if image is not None:
-        bulk = cell_annotations(findings, headers, context, image)
-        yield bulk
-        attached = (*context.attached, _attached(bulk))
-        context = replace(context, attached=attached, annotated=image.sop_instance_uid)
+        context = replace(context, annotated=image.sop_instance_uid)
+    beside = [key_images(findings, headers, context)]
+    if image is not None:
+        beside.append(cell_annotations(findings, headers, context, image))
+    for one in beside:
+        if one is not None:
+            yield one
+            context = replace(context, attached=(*context.attached, _attached(one)))
     sr = structured_report(findings, headers, context)
     yield sr
     html = html_report(findings, headers, context)

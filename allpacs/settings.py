@@ -255,6 +255,9 @@ class ReportSettings(_Section):
     key_images: int = Field(
         12, ge=0, le=120, description="cells on the key images, each with its class activation map; 0: no key images"
     )
+    annotations_above: int = Field(
+        2000, ge=1, description="an image with more cells has annotations (ANN) beside a summary report"
+    )
 
 
 class CStoreSettings(_Section):

@@ -26,7 +26,7 @@ from allpacs.domain.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VER
 from allpacs.receive import admit
 from allpacs.report import annotations, codes, document, key_images
 from allpacs.report.fhir import fhir_bundle
-from allpacs.settings import CStoreSettings, ReceiveSettings
+from allpacs.settings import CStoreSettings, ReceiveSettings, ReportSettings
 from unit.report.report_samples import CONTEXT, usual_headers, usual_study
 
 HERE = Path(__file__).parent
@@ -81,7 +81,7 @@ def dicom() -> str:
         sr_series=document.SERIES_NUMBER,
         key_series=key_images.SERIES_NUMBER,
         ann_series=annotations.SERIES_NUMBER,
-        many_cells=annotations.MANY_CELLS,
+        many_cells=ReportSettings().annotations_above,
         private_scheme=codes.PRIVATE_SCHEME,
         private_scheme_uid=codes.PRIVATE_SCHEME_UID,
         private_codes=_private_codes(),

@@ -108,6 +108,8 @@ quiet_s = 2.0
 min_free_mb = 10
 [store]
 folder = {json.dumps(str(folder / "store"))}
+[report]
+annotations_above = 8
 [log]
 format = "json"
 [retry]
@@ -163,6 +165,14 @@ def drawn(folder: Path) -> list[Path]:
         paths.append(folder / f"{number}.png")
         Image.fromarray(picture).save(paths[-1])
     return paths
+
+
+def crowded(folder: Path) -> list[Path]:
+    """Draw a field of more cells than a report lists one by one in this suite: its cells become annotations."""
+    folder.mkdir(parents=True)
+    path = folder / "crowded.png"
+    Image.fromarray(draw_field(9, cells=14, size=(1024, 768))).save(path)
+    return [path]
 
 
 def headers(files: Sequence[Path]) -> list[Dataset]:

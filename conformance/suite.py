@@ -9,7 +9,7 @@ from pathlib import Path
 
 from allpacs.classify import aggregate
 from allpacs.classify.bundle import load_bundle
-from allpacs.domain.artefacts import Artefact, ArtefactKind
+from allpacs.domain.artefacts import DICOM_KINDS, Artefact, ArtefactKind
 from allpacs.domain.findings import CellLabel
 from allpacs.domain.review import CellReview, Decision, Review, Reviewer
 from allpacs.reading import prior_report
@@ -18,7 +18,7 @@ from allpacs.settings import SHIPPED_BUNDLE
 from allpacs.signing import signed_results
 from conformance import seeded
 from conformance.checks import dcmtk, fhir, hl7v2, objects, round_trip, route, viewer
-from conformance.hospital import MADE_AT, Hospital, drawn, headers, hospital, study
+from conformance.hospital import MADE_AT, Hospital, crowded, drawn, headers, hospital, study
 from conformance.outcome import Check, Outcome
 from conformance.peers.programs import NODE_PACKAGES
 
@@ -52,11 +52,7 @@ def _all(hospital: Hospital, outcome: Outcome) -> Iterator[Iterator[Check]]:
     signed = _signed(hospital, files, sr)
     signed_report = hospital.folder / "signed.dcm"
     signed_report.write_bytes(signed[ArtefactKind.SR].content)
-    made = {"structured report": report, "signed structured report": signed_report}
-    for artefact in artefacts:
-        if artefact.kind in (ArtefactKind.KEY_IMAGES, ArtefactKind.ANNOTATIONS):
-            made[str(artefact.kind).replace("-", " ")] = hospital.folder / artefact.file_name
-            made[str(artefact.kind).replace("-", " ")].write_bytes(artefact.content)
+    made = {"signed structured report": signed_report, **_results(hospital, files)}
     yield objects.checks(made, files, hospital.folder)
     yield fhir.valid(bundle, sr.uid, "Bundle", hospital.folder)
     yield fhir.valid(signed[ArtefactKind.FHIR], signed[ArtefactKind.SR].uid, "signed Bundle", hospital.folder)
@@ -64,12 +60,29 @@ def _all(hospital: Hospital, outcome: Outcome) -> Iterator[Iterator[Check]]:
     yield hl7v2.checks(next(one for one in artefacts if one.kind is ArtefactKind.HL7V2))
     yield fhir.stored(hospital, bundle, study_uid, sr.uid)
     yield round_trip.checks(hospital, report, study_uid)
+    many = study(hospital.folder / "crowded", crowded(hospital.folder / "crowded-pictures"))
+    yield route.annotations(hospital, many)
+    yield objects.checks(_results(hospital, many), many, hospital.folder)
     yield viewer.checks(hospital, report)
-    yield fhir.signed(hospital, signed[ArtefactKind.FHIR])
+    yield fhir.signed(hospital, signed[ArtefactKind.FHIR], study_uid)
     yield seeded.checks(outcome, report, bundle.content, files, hospital.folder / "seeded")
     yield dcmtk.transfer_syntaxes(hospital, files[0])
     yield dcmtk.tls(hospital, files[0], sr)
     yield dcmtk.comprehensive(hospital, sr)
+
+
+def _results(hospital: Hospital, files: Sequence[Path]) -> dict[str, Path]:
+    """Return the DICOM results of a study as files, by names for the reader."""
+    study_uid = str(headers(files)[0].StudyInstanceUID)
+    with hospital.store() as store:
+        found = [one for one in store.artefacts.get(study_uid, 1) if one.kind in DICOM_KINDS]
+    summary = any(one.kind is ArtefactKind.ANNOTATIONS for one in found)
+    names = {ArtefactKind.SR: "summary report" if summary else "structured report"}
+    named = {names.get(one.kind, str(one.kind).replace("-", " ")): one for one in found}
+    for artefact in found:
+        (hospital.folder / artefact.file_name).write_bytes(artefact.content)
+    suffix = " of many cells" if summary else ""
+    return {f"{name}{suffix}": hospital.folder / one.file_name for name, one in named.items()}
 
 
 def _signed(hospital: Hospital, files: Sequence[Path], sr: Artefact) -> dict[ArtefactKind, Artefact]:

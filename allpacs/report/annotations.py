@@ -29,15 +29,12 @@ from allpacs.report.context import ReportContext, result_uid
 from allpacs.report.document import about_study, add_equipment, file_meta, local, own_text
 from allpacs.report.source import Headers, clean, read_source
 
-#: More cells than these on one image are annotations, not content items of the report.
-MANY_CELLS = 2_000
-
 SERIES_NUMBER = 9903
 SERIES_DESCRIPTION = "AI annotations of white cells (research use only)"
 
 
-def annotated_image(findings: StudyFindings, most: int = MANY_CELLS) -> InstanceFindings | None:
-    """Return the image whose cells are annotations; None where no image has that many.
+def annotated_image(findings: StudyFindings, most: int) -> InstanceFindings | None:
+    """Return the image whose cells are annotations; None where no image has more than `most`.
 
     It is the one with most cells, of those whose places can be told in one plane: a slide's total pixel matrix, or an
     image of one frame. Cells of other images stay in the report.

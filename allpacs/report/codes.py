@@ -44,6 +44,7 @@ PERSON_OBSERVER_ORGANIZATION: Final = Code("121009", "DCM", "Person Observer's O
 PERSON_OBSERVER_LOGIN: Final = Code("128774", "DCM", "Person Observer's Login Name")
 PROCEDURE_REPORTED: Final = Code("121058", "DCM", "Procedure reported")
 BEST_ILLUSTRATION: Final = Code("121080", "DCM", "Best illustration of finding")
+MODEL_CARD: Final = _private("MODEL_CARD", "What the model is for and how far it can be trusted")
 CELL_ANNOTATIONS: Final = _private("ANNOTATIONS", "Annotations of every cell")
 SUMMARY: Final = Code("121111", "DCM", "Summary")
 COMMENT: Final = Code("121106", "DCM", "Comment")

@@ -84,6 +84,8 @@ class ReportContext:
         Of the cells that key images show, by the cell's tracking UID.
     attached:
         Key images and annotations that go with the structured report.
+    annotations_above:
+        An image with more cells than these has annotations, and no group of the report for each cell.
     annotated:
         SOP Instance UID of the image whose cells are annotations and no groups of the report; None: no image's.
     """
@@ -97,6 +99,7 @@ class ReportContext:
     signed: Signed | None = None
     pictures: Mapping[str, CellPicture] = field(default_factory=dict)
     attached: tuple[Attached, ...] = ()
+    annotations_above: int = 2_000
     annotated: str | None = None
 
     def __post_init__(self) -> None:
@@ -113,12 +116,15 @@ def result_uid(kind: str, findings: StudyFindings, context: ReportContext) -> st
     """Return the UID of one result: the same for a retry, another one whenever anything it was made from changes.
 
     Derived from the kind of result, the revision, the model's digest, the decision digest and the sorted source SOP
-    Instance UIDs; of a signed report also from everything that was signed.
+    Instance UIDs; of a signed report also from everything that was signed; where there are key images or annotations
+    also from which cells they show, since the report points to them.
     """
     sources = sorted(instance.sop_instance_uid for instance in findings.instances)
     digests = (findings.model.digest, findings.decision_digest)
     signed = () if context.signed is None else ("signed", context.signed.review.digest)
-    return derive_uid("result", kind, findings.study_uid, str(findings.revision), *digests, *sources, *signed)
+    pictured = sorted(f"{uid} {one.evidence is not None}" for uid, one in context.pictures.items())
+    beside = (*pictured, context.annotated or "") if pictured or context.annotated else ()
+    return derive_uid("result", kind, findings.study_uid, str(findings.revision), *digests, *sources, *signed, *beside)
 
 
 def sr_series_uid(findings: StudyFindings) -> str:

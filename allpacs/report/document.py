@@ -169,7 +169,7 @@ def own_text(findings: StudyFindings, source: Source, context: ReportContext) ->
         review = context.signed.review
         named += [review.reviewer.name, review.reviewer.organisation, review.reviewer.identifier, review.comment]
         named += [one.comment for one in review.cells]
-    return "".join([*named, *faults, context.host_name, *source.procedure[:3]])
+    return "".join([*named, *faults, context.host_name, context.model_card, *source.procedure[:3]])
 
 
 def _character_set(findings: StudyFindings, headers: Headers, own_text: str) -> list[str]:

@@ -216,6 +216,8 @@ def _evaluations(findings: StudyFindings, context: ReportContext) -> Iterator[by
     signed = context.signed
     yield written(CONTAINS, codes.COMMENT, wording.notice(signed))
     yield written(CONTAINS, codes.SUMMARY, wording.summary(findings))
+    if clean(context.model_card):
+        yield written(CONTAINS, codes.MODEL_CARD, clean(context.model_card))
     if signed is not None:
         yield written(CONTAINS, codes.COMMENT, wording.review_summary(signed))
         if clean(signed.review.comment):

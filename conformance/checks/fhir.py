@@ -6,7 +6,6 @@ import json
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 from allpacs.deliver.fhir_rest import FhirRestDestination
 from allpacs.domain.artefacts import Artefact
@@ -78,10 +77,11 @@ def stored(hospital: Hospital, bundle: Artefact, study_uid: str, sr_uid: str) ->
     yield check("finds no report by another accession number", "" if not nothing else f"{len(nothing)} found")
 
 
-def signed(hospital: Hospital, bundle: Artefact) -> Iterator[Check]:
+def signed(hospital: Hospital, bundle: Artefact, study_uid: str) -> Iterator[Check]:
     """Send the report that a person signed: it takes the place of the preliminary one."""
     FhirRestDestination(hospital.ehr.base_url).deliver([bundle])
-    reports: list[dict[str, Any]] = hospital.ehr.search("DiagnosticReport")
+    identifier = f"urn:oid:{derive_uid('diagnostic-report', study_uid)}"
+    reports = hospital.ehr.search("DiagnosticReport", identifier=f"urn:ietf:rfc:3986|{identifier}")
     states = [one["status"] for one in reports]
     yield Check(
         "medplum", medplum_version(), "holds one report, final, after a person signed",

@@ -8,7 +8,11 @@ from pathlib import Path
 
 from dicomweb_client import DICOMwebClient
 from pydicom import Dataset, dcmread
-from pydicom.uid import Comprehensive3DSRStorage, MultiFrameTrueColorSecondaryCaptureImageStorage
+from pydicom.uid import (
+    Comprehensive3DSRStorage,
+    MicroscopyBulkSimpleAnnotationsStorage,
+    MultiFrameTrueColorSecondaryCaptureImageStorage,
+)
 
 from conformance.hospital import Hospital
 from conformance.outcome import Check
@@ -88,6 +92,29 @@ def checks(hospital: Hospital, files: list[Path]) -> Iterator[Check]:
     )
     yield check("WADO-RS renders the key images", "" if frame.startswith(b"\x89PNG") else "no PNG came back")
     KEY_IMAGE.write_bytes(frame)
+
+
+def annotations(hospital: Hospital, files: list[Path]) -> Iterator[Check]:
+    """Send an image of many cells: annotations come back beside a summary report."""
+    pacs = hospital.pacs
+    study_uid = dcmread(files[0], stop_before_pixels=True).StudyInstanceUID
+    run(dcmtk("storescu"), "-R", "-aet", "MODALITY", "-aec", AE_TITLE, "127.0.0.1", str(pacs.dicom_port), *files)
+    what = "annotations of an image of many cells come back into the same study"
+    try:
+        hospital.wait_until_delivered(study_uid)
+    except TimeoutError as late:
+        yield Check("Orthanc", pacs.version, what, (str(late),))
+        return
+    held = [dcmread(BytesIO(content)) for content in pacs.files(study_uid)]
+    made = [one for one in held if one.SOPClassUID == MicroscopyBulkSimpleAnnotationsStorage]
+    yield Check("Orthanc", pacs.version, what, () if len(made) == 1 else (f"{len(made)} came back",))
+    with hospital.store() as store:
+        cells = [cell for instance in store.findings.get(study_uid, 1) for cell in instance.cells]
+    found = sum(int(group.NumberOfAnnotations) for one in made for group in one.AnnotationGroupSequence)
+    yield Check(
+        "Orthanc", pacs.version, "the annotations are of every cell in the store",
+        () if found == len(cells) > 8 else (f"{found} annotations of {len(cells)} cells",),
+    )  # fmt: skip
 
 
 def _routed_again(hospital: Hospital, study_uid: str, sent: int) -> list[str]:

@@ -6,6 +6,8 @@ cd "$(dirname "$0")"
 target=../../build/conformance
 
 packages=(orthanc orthanc-dicomweb dcmtk libpixelmed-java chromium iproute2)
+command -v node >/dev/null && command -v npm >/dev/null || packages+=(nodejs npm)
+command -v java >/dev/null || packages+=(default-jre-headless)
 missing=()
 for package in "${packages[@]}"; do
     dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'ok installed' || missing+=("$package")

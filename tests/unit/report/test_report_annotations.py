@@ -18,11 +18,12 @@ from pydicom.dataset import Dataset
 from allpacs.domain.artefacts import Artefact, ArtefactKind
 from allpacs.domain.findings import CellFinding, CellLabel, MatrixPlace, NotAssessable, StudyFindings
 from allpacs.domain.geometry import BoxPx, PixelMatrix
-from allpacs.report.annotations import MANY_CELLS, annotated_image
+from allpacs.report.annotations import annotated_image
 from allpacs.results import results
 from unit.report.report_samples import CONTEXT, SERIES, WHOLE_SLIDE, cell, header, instance, study
 
 SLIDE = f"{SERIES}.1"
+MANY_CELLS = CONTEXT.annotations_above
 MATRIX = PixelMatrix(
     100_000, 80_000, (10.0, 20.0, 0.0), spacing_mm=(0.00025, 0.00025), frame_of_reference_uid=f"{SERIES}.9"
 )  # fmt: skip
@@ -57,9 +58,9 @@ def made() -> dict[ArtefactKind, Artefact]:
 
 def test_few_cells_and_cells_of_many_frames_stay_in_the_report() -> None:
     few, _ = slide_study(MANY_CELLS - 1)
-    assert annotated_image(few) is None
+    assert annotated_image(few, MANY_CELLS) is None
     stack = instance(1, [cell(SLIDE, k, frame=k, label=CellLabel.ALL) for k in range(1, MANY_CELLS + 9)], frames=9_000)
-    assert annotated_image(study([stack])) is None
+    assert annotated_image(study([stack]), MANY_CELLS) is None
 
 
 def test_every_cell_is_an_annotation_of_its_class_with_its_probability(made: dict[ArtefactKind, Artefact]) -> None:

@@ -84,6 +84,14 @@ def test_same_inputs_give_the_same_bytes() -> None:
     )
 
 
+def test_a_report_that_points_to_other_pictures_is_another_object() -> None:
+    uids = {
+        next(one.uid for one in results(usual_study(), usual_headers(), c) if one.kind is ArtefactKind.SR)
+        for c in (CONTEXT, context(), context(explained=False))
+    }
+    assert len(uids) == 3
+
+
 def test_no_pictures_no_key_images() -> None:
     assert key_images(usual_study(), usual_headers(), CONTEXT) is None
     assert ArtefactKind.KEY_IMAGES not in {one.kind for one in results(usual_study(), usual_headers(), CONTEXT)}
