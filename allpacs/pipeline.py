@@ -20,6 +20,7 @@ from allpacs.classify.bundle import Bundle
 from allpacs.classify.preprocess import prepare
 from allpacs.classify.quality import judge
 from allpacs.decode.anything import read_frames_of
+from allpacs.decode.artificial import file_made_by_artificial_intelligence
 from allpacs.domain.errors import UndecodablePixels
 from allpacs.domain.findings import CellFinding, InstanceFindings, NotAssessable, Remark, RemarkKind
 from allpacs.domain.image import Cell, Scale, ScaleOrigin, UnreadableFrame
@@ -27,6 +28,7 @@ from allpacs.domain.image import Cell, Scale, ScaleOrigin, UnreadableFrame
 #: Preprocessed cells, ``uint8`` of shape (n, input_px, input_px, 3), in the order of the findings' cells.
 Crops = NDArray[np.uint8]
 
+_ARTIFICIAL = Remark(RemarkKind.LEFT_OUT, "Left out on purpose: it was made by artificial intelligence.")
 NO_CELLS = Remark(RemarkKind.NO_CELLS, "No white cell was found.")
 #: A remark names no more frames than these.
 _FRAMES_NAMED = 5
@@ -94,6 +96,8 @@ class Pipeline:
         scales: list[Scale] = []
         frames = 0
         try:
+            if file_made_by_artificial_intelligence(image.path):
+                return replace(self._findings(image, 0, (), None), remarks=(_ARTIFICIAL,)), self.stack([])
             for frame in read_frames_of(image.path, max_pixels=self.max_pixels):
                 frames += 1
                 if isinstance(frame, UnreadableFrame):
@@ -180,7 +184,7 @@ def unreadable_remarks(frames: Sequence[UnreadableFrame]) -> Iterator[Remark]:
         return
     named = ", ".join(str(frame.number) for frame in frames[:_FRAMES_NAMED])
     more = f" and {len(frames) - _FRAMES_NAMED} more" if len(frames) > _FRAMES_NAMED else ""
-    text = f"{len(frames)} frames could not be decoded and were not judged: {named}{more}. {frames[0].reason}."
+    text = f"{len(frames)} of its frames could not be decoded and so not judged: {named}{more}. {frames[0].reason}."
     yield Remark(RemarkKind.UNREADABLE_FRAMES, text)
 
 

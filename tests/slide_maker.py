@@ -17,10 +17,11 @@ from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageCms
 from pydicom import Dataset
 from pydicom.dataset import FileMetaDataset
 from pydicom.filewriter import dcmwrite
+from pydicom.tag import Tag
 from pydicom.uid import UID, ExplicitVRLittleEndian, JPEGBaseline8Bit
 
 from allpacs.demo.synthetic import FIELD_LIGHT, RED_CELL_SHARE, draw_field, place_cells
@@ -175,7 +176,12 @@ def slide_header(
     path = Dataset()
     path.OpticalPathIdentifier = "1"
     path.IlluminationTypeCodeSequence = [_code("111744", "DCM", "Brightfield illumination")]
+    path.IlluminationColorCodeSequence = [_code("414298005", "SCT", "Full Spectrum")]
+    path.ICCProfile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     ds.OpticalPathSequence = [path]
+    organization = Dataset()
+    organization.DimensionOrganizationUID = derive_uid("dimensions", uid)
+    ds.DimensionOrganizationSequence = [organization]
     ds.DimensionOrganizationType = "TILED_SPARSE" if sparse else "TILED_FULL"
     shared, measures = Dataset(), Dataset()
     if spacing_um is not None:
@@ -184,7 +190,19 @@ def slide_header(
         ds.ImagedVolumeWidth, ds.ImagedVolumeHeight = columns * spacing_um / 1000, rows * spacing_um / 1000
         ds.ImagedVolumeDepth = 1.0
         shared.PixelMeasuresSequence = [measures]
+    if sparse:
+        ds.DimensionIndexSequence = [
+            _dimension(organization.DimensionOrganizationUID, axis)
+            for axis in ("RowPositionInTotalImagePixelMatrix", "ColumnPositionInTotalImagePixelMatrix")
+        ]
+    frame_type = Dataset()
+    frame_type.FrameType = ds.ImageType
+    shared.WholeSlideMicroscopyImageFrameTypeSequence = [frame_type]
     ds.SharedFunctionalGroupsSequence = [shared]
+    if flavour in ("LABEL", "OVERVIEW"):
+        ds.SpecimenLabelInImage = "YES"
+    if flavour == "LABEL":
+        ds.BarcodeValue = ds.LabelText = ""
     for keyword, value in more.items():
         setattr(ds, keyword, value)
     return ds
@@ -309,9 +327,20 @@ def _place(x: int, y: int, plane: int) -> Dataset:
     place.ColumnPositionInTotalImagePixelMatrix, place.RowPositionInTotalImagePixelMatrix = x + 1, y + 1
     path = Dataset()
     path.OpticalPathIdentifier = "1"
+    content = Dataset()
+    content.DimensionIndexValues = [y + 1, x + 1]
     groups = Dataset()
+    groups.FrameContentSequence = [content]
     groups.PlanePositionSlideSequence, groups.OpticalPathIdentificationSequence = [place], [path]
     return groups
+
+
+def _dimension(organization_uid: str, axis: str) -> Dataset:
+    dimension = Dataset()
+    dimension.DimensionOrganizationUID = organization_uid
+    dimension.DimensionIndexPointer = Tag(axis)
+    dimension.FunctionalGroupPointer = Tag("PlanePositionSlideSequence")
+    return dimension
 
 
 def _specimen() -> Dataset:

@@ -9,6 +9,8 @@
 `colour.py`         samples to RGB
 `icc.py`            RGB under an ICC profile to sRGB
 `scale.py`          what the object says of the distance between its pixels
+`slide.py`          whole slides: headers, tiles, regions of the matrix
+`artificial.py`     whether artificial intelligence made an image
 `picture.py`        BMP, PNG, JPEG, TIFF
 `guard.py`          what foreign decoders raise becomes the sender's fault
 =================== ====================================================================================

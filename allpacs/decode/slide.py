@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom import Dataset
 
+from allpacs.decode.artificial import made_by_artificial_intelligence
 from allpacs.decode.guard import blaming_sender, opened
 from allpacs.decode.part10 import PER_FRAME_GROUPS, OpenFrames, data_set, open_frames, per_frame_groups, read_until
 from allpacs.decode.scale import stated_scale
@@ -33,8 +34,6 @@ _MOST_FRAMES = 16_000_000
 _MOST_PIXELS = 10**12
 #: Decoded tiles that are kept, since regions overlap.
 _CACHED_BYTES = 64 * 1024**2
-#: Code of artificial intelligence as the family of an algorithm (PS3.16 CID 7162).
-_ARTIFICIAL_INTELLIGENCE = ("123110", "DCM")
 
 
 def read_slide_instance(path: Path) -> SlideInstance:
@@ -75,7 +74,7 @@ def _facts(header: Dataset) -> SlideInstance:
         series_uid=series,
         flavour=image_type[2].upper() or "VOLUME",
         resampled=image_type[3].upper() == "RESAMPLED",
-        artificial=_artificial(header),
+        artificial=made_by_artificial_intelligence(header),
         pyramid=str(header.get("PyramidUID") or f"{series} {reference}"),
         matrix=_matrix(header, columns, rows, reference),
         scale=stated_scale(header),
@@ -115,20 +114,6 @@ def _matrix(header: Dataset, columns: int, rows: int, reference: str) -> PixelMa
         spacing_mm=(between_columns, between_rows),
         frame_of_reference_uid=reference,
     )
-
-
-def _artificial(header: Dataset) -> bool:
-    """Whether Contributing Equipment or an algorithm identification names artificial intelligence."""
-
-    def names_it(part: Dataset) -> bool:
-        code = (str(part.get("CodeValue") or ""), str(part.get("CodingSchemeDesignator") or ""))
-        return code == _ARTIFICIAL_INTELLIGENCE or any(
-            names_it(item) for element in part if element.VR == "SQ" for item in element.value
-        )
-
-    equipment = header.get("ContributingEquipmentSequence") or ()
-    algorithms = header.get("AlgorithmIdentificationSequence") or ()
-    return any(names_it(part) for part in (*equipment, *algorithms))
 
 
 def _count(header: Dataset, keyword: str, default: int | None = None) -> int:

@@ -157,7 +157,7 @@ def choose(instances: Sequence[SlideInstance], wanted_um: float) -> Choice:
     pyramids: dict[str, list[SlideInstance]] = defaultdict(list)
     for one in sorted(instances, key=lambda one: one.sop_instance_uid):
         if one.artificial:
-            left_out[one.sop_instance_uid] = _left_out("it was made by an algorithm")
+            left_out[one.sop_instance_uid] = _left_out("it was made by artificial intelligence")
         elif one.flavour in _NOT_THE_SLIDE:
             left_out[one.sop_instance_uid] = _left_out(f"it is {_NOT_THE_SLIDE[one.flavour]}")
         else:

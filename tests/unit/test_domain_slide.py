@@ -71,7 +71,7 @@ def test_what_is_not_the_slide_is_left_out(flavour: str) -> None:
 def test_what_an_algorithm_made_is_left_out() -> None:
     choice = choose([*LEVELS, level(1, "1.8", artificial=True)], 0.1)
     assert choice.slides[0].level.first.sop_instance_uid == "1.2.1"
-    assert "algorithm" in choice.left_out["1.8"].text
+    assert "artificial intelligence" in choice.left_out["1.8"].text
 
 
 def test_two_pyramids_are_two_slides() -> None:

