@@ -18,7 +18,7 @@ from benchmarks import machine, page, scale
 from benchmarks.measure import Row
 
 _ROOT = Path(__file__).resolve().parents[1]
-_SUBJECTS = ("receive", "classify", "plugin", "reports", "ready", "growth")
+_SUBJECTS = ("receive", "classify", "plugin", "reports", "ready", "growth", "console")
 _INSIDE = "ALLPACS_BENCHMARK_NAMESPACE"
 
 

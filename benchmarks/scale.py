@@ -26,6 +26,8 @@ class Scale:
         Instances of the large study (growth, memory).
     small:
         Instances of the study that it is compared with.
+    console_studies:
+        Studies in the store whose pages are asked for.
     """
 
     folder: Path
@@ -36,13 +38,20 @@ class Scale:
     report_cells: int
     large: int
     small: int
+    console_studies: int
 
 
 def full(folder: Path) -> Scale:
     """Return the sizes of the published table."""
-    return Scale(folder, runs=5, receive=600, plugin=1000, engine_cells=256, report_cells=1000, large=50_000, small=500)
+    return Scale(
+        folder, runs=5, receive=600, plugin=1000, engine_cells=256, report_cells=1000, large=50_000, small=500,
+        console_studies=5000,
+    )  # fmt: skip
 
 
 def quick(folder: Path) -> Scale:
     """Return sizes that show that everything runs."""
-    return Scale(folder, runs=2, receive=60, plugin=24, engine_cells=32, report_cells=100, large=400, small=100)
+    return Scale(
+        folder, runs=2, receive=60, plugin=24, engine_cells=32, report_cells=100, large=400, small=100,
+        console_studies=200,
+    )  # fmt: skip

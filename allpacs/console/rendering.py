@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gettext
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from io import BytesIO
@@ -41,6 +42,7 @@ def environment(locale: str) -> Environment:
         number=lambda value: format_decimal(value, locale=_babel(locale)),
         when=lambda at: when(at, locale),
         ago=lambda at, now: ago(at, now, locale),
+        bars=bars,
         dicom_date=lambda date: isolated(dicom_date(date), locale),
     )
     return made
@@ -84,6 +86,17 @@ def ago(at: float, now: float, locale: str) -> str:
 def dicom_date(date: str) -> str:
     """Return a DICOM date (``YYYYMMDD``) as ``YYYY-MM-DD``; empty stays empty."""
     return f"{date[:4]}-{date[4:6]}-{date[6:]}" if len(date) == 8 else date
+
+
+def bars(counts: Sequence[int], width: float = 100.0, height: float = 23.0) -> str:
+    """Return the path of a bar chart, each bar as high as its share of the highest."""
+    tallest, step = max([*counts, 1]), width / max(len(counts), 1)
+    drawn = (
+        f"M{step * place + 0.3:.1f} {height:g}v{-(height - 1) * count / tallest:.1f}h{step - 0.6:.1f}V{height:g}z"
+        for place, count in enumerate(counts)
+        if count
+    )
+    return "".join(drawn)
 
 
 def isolated(text: str, locale: str) -> str:

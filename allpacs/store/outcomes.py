@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from typing import Any
 
 import sqlalchemy as sa
@@ -134,10 +135,15 @@ def _scores(findings: StudyFindings) -> list[int]:
     return bins
 
 
+@lru_cache(maxsize=64)
+def _model(written: str) -> ModelIdentity:
+    return ModelIdentity(**json.loads(written))
+
+
 def _outcome(row: sa.Row[Any]) -> Outcome:
     return Outcome(
         revision=row.revision,
-        model=ModelIdentity(**json.loads(row.model)),
+        model=_model(row.model),
         decision_digest=row.decision_digest,
         cells=row.cells,
         all=row.cells_all,

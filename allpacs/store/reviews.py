@@ -158,6 +158,8 @@ class Reviews:
                     connection.execute(sa.update(schema.cell_decisions).where(*where).values(values))
                 kept.append(CellDecision(new.tracking_uid, version + 1, new.decision, new.label, by, now))
             review = self._changed(connection, study_uid, revision, by, now)
+            if kept:
+                _record(connection, "cells_decided", study_uid, now, f"{len(kept)} cells by {by}")
         return review, kept, conflicts
 
     def write_comment(
@@ -180,6 +182,7 @@ class Reviews:
             before = _review(connection, study_uid, revision)
             if before.comment not in (seen, comment):
                 raise Outdated(f"{before.changed_by} has changed the comment meanwhile")
+            _record(connection, "comment_written", study_uid, now, f"by {by}")
             return self._changed(connection, study_uid, revision, by, now, comment=comment)
 
     def sign(self, study_uid: str, revision: int, *, seen_version: int, reviewer: Reviewer, by: str, now: float) -> int:
@@ -243,11 +246,7 @@ class Reviews:
                 )
             )
             _carry_over(connection, study_uid, revision, signed)
-            connection.execute(
-                sa.insert(schema.audit).values(
-                    at=now, event="review_signed", study_uid=study_uid, reason=f"revision {signed} by {by}"
-                )
-            )
+            _record(connection, "review_signed", study_uid, now, f"revision {signed} by {by}")
         return signed
 
     def signed(self, study_uid: str, revision: int) -> Review | None:
@@ -333,6 +332,11 @@ class Reviews:
             )
         )
         return _review(connection, study_uid, revision)
+
+
+def _record(connection: sa.Connection, event: str, study_uid: str, at: float, reason: str) -> None:
+    """Write into the audit trail, in the transaction of what is recorded."""
+    connection.execute(sa.insert(schema.audit).values(at=at, event=event, study_uid=study_uid, reason=reason))
 
 
 def _carry_over(connection: sa.Connection, study_uid: str, revision: int, signed: int) -> None:

@@ -109,7 +109,8 @@ def test_signing_makes_a_revision_with_the_findings_and_an_audit_record(store: S
     assert [(cell.tracking_uid, cell.label) for cell in signed.cells] == [(one, CellLabel.HEM)]
     assert signed.signed_at.timestamp() == NOW + 5
     assert store.reviews.signed(study, 1) is None
-    assert [event.event for event in store.audit.of_study(study)] == ["review_signed"]
+    events = [event.event for event in store.audit.of_study(study)]
+    assert events == ["cells_decided", "comment_written", "review_signed"]
     assert store.revisions.get(study, 2).bundle_digest == MODEL.digest
 
 

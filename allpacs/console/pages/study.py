@@ -100,6 +100,7 @@ def show(visit: Visit) -> Response:
     """Show one revision."""
     about = subject(visit)
     uid = about.study.study_uid
+    visit.store.audit.record("study_opened", at=time.time(), study_uid=uid, reason=f"by {visit.someone.identifier}")
     return visit.page(
         "study.html",
         about=about,
