@@ -9,6 +9,7 @@ Source: HTML Living Standard, section 9.2 Server-sent events.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
@@ -45,18 +46,24 @@ class Watch:
                 with suppress(StoreFault):  # a store that is away has no news
                     await self._look()
 
-    async def changes(self, key: str) -> AsyncIterator[dict[str, str]]:
-        """Yield an event whenever what the key stands for has changed."""
+    async def changes(self, key: str, seen_stamp: str) -> AsyncIterator[dict[str, str]]:
+        """Yield an event whenever what the key stands for has changed since the page with that stamp was made.
+
+        Its data is the stamp of then.
+        """
         self._readers[key] = self._readers.get(key, 0) + 1
         try:
             seen = self._counts.get(key, 0)
-            yield {"event": "watching", "data": ""}
+            now = await run_in_threadpool(stamp, self._store, key)
+            self._stamps.setdefault(key, now)  # what the next look is compared with
+            # It may have changed between the page and this question, or while the page was hidden.
+            yield {"event": "watching" if now == seen_stamp else "changed", "data": now}
             while True:
                 async with self._changed:
                     while self._counts.get(key, 0) == seen:
                         await self._changed.wait()
                 seen = self._counts.get(key, 0)
-                yield {"event": "changed", "data": ""}
+                yield {"event": "changed", "data": str(self._stamps.get(key, ""))}
         finally:
             self._readers[key] -= 1
             if not self._readers[key]:
@@ -65,17 +72,20 @@ class Watch:
 
     async def _look(self) -> None:
         keys = list(self._readers)
-        stamps = await run_in_threadpool(lambda: {key: self._stamp(key) for key in keys})
+        stamps = await run_in_threadpool(lambda: {key: stamp(self._store, key) for key in keys})
         async with self._changed:
-            for key, stamp in stamps.items():
-                if key in self._stamps and self._stamps[key] != stamp:
+            for key, now in stamps.items():
+                if key in self._stamps and self._stamps[key] != now:
                     self._counts[key] = self._counts.get(key, 0) + 1
                 if key in self._readers:
-                    self._stamps[key] = stamp
+                    self._stamps[key] = now
             self._changed.notify_all()
 
-    def _stamp(self, key: str) -> object:
-        return self._store.worklist.study_stamp(key) if key else self._store.worklist.stamp()
+
+def stamp(store: Store, key: str) -> str:
+    """Return a word that is another one whenever what the worklist (key "") or a study's page shows has changed."""
+    found = store.worklist.study_stamp(key) if key else store.worklist.stamp()
+    return hashlib.sha256(repr(found).encode()).hexdigest()[:16]
 
 
 @asynccontextmanager
@@ -90,6 +100,6 @@ async def watching(app: Starlette) -> AsyncIterator[None]:
 
 
 async def events(visit: Visit) -> Response:
-    """Stream events of the worklist, or of one study (``?study=UID``)."""
+    """Stream events of the worklist, or of one study (``?study=UID``), since a page was made (``?stamp=…``)."""
     watch: Watch = visit.request.app.state.watch
-    return EventSourceResponse(watch.changes(visit.query("study")), ping=20)
+    return EventSourceResponse(watch.changes(visit.query("study"), visit.query("stamp")), ping=20)

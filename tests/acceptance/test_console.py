@@ -114,7 +114,7 @@ def test_the_worklist_shows_the_study_and_follows_the_filters(page: Page, faults
 
 
 def test_cells_are_reviewed_by_keyboard_and_signed(page: Page, demo: Demo, faults: Faults) -> None:
-    page.click("table.studies tbody th a")
+    page.click("text=Demonstration Study")
     cells = page.locator(".cell")
     expect(cells.first).to_have_attribute("aria-current", "true")
     count = cells.count()
@@ -167,7 +167,8 @@ def test_cells_are_reviewed_by_keyboard_and_signed(page: Page, demo: Demo, fault
 
 
 def test_what_was_not_saved_when_the_session_ended_is_saved_after_signing_in(page: Page, demo: Demo) -> None:
-    page.click("table.studies tbody th a")
+    page.click("text=Demonstration Study")
+    page.wait_for_selector('.cell[aria-current="true"]')  # its script runs
     cell = page.locator(".cell").last
     cell.click()
     uid = cell.get_attribute("data-uid")
@@ -188,12 +189,12 @@ def test_what_was_not_saved_when_the_session_ended_is_saved_after_signing_in(pag
 
 
 def test_two_reviewers_at_once_are_told(page: Page, browser: Browser, demo: Demo) -> None:
-    page.click("table.studies tbody th a")
+    page.click("text=Demonstration Study")
     page.wait_for_selector('.cell[aria-current="true"]')
     with browser.new_context() as context:
         other = context.new_page()
         other.goto(demo.address)
-        other.click("table.studies tbody th a")
+        other.click("text=Demonstration Study")
         other.wait_for_selector('.cell[aria-current="true"]')
         version = other.locator(".cell").first.get_attribute("data-version")
         other.keyboard.press("a")
@@ -203,8 +204,24 @@ def test_two_reviewers_at_once_are_told(page: Page, browser: Browser, demo: Demo
     expect(page.locator("#saving")).to_contain_text("has decided this cell otherwise meanwhile")
 
 
-@pytest.mark.parametrize("locale", ["en", "ar"])
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_picture_is_uploaded_and_read(page: Page, demo: Demo, faults: Faults) -> None:
+    (picture, *_) = sorted((demo.folder.parent / "cells").glob("*")) or sorted(demo.run.rglob("synthetic*.png"))
+    page.click("nav a[href='/upload']")
+    page.set_input_files("#files", str(picture))
+    page.fill("[name=family_name]", "Uploaded")
+    page.fill("[name=patient_id]", "U-1")
+    page.select_option("[name=specimen]", "bone-marrow")
+    page.click("main button.primary")
+    expect(page.locator("#uploaded")).to_contain_text("1 image was taken")
+    page.click("#uploaded a.primary")
+    # The page follows the study from its arrival to its cells by itself.
+    expect(page.locator(".cell")).to_have_count(1, timeout=90_000)
+    expect(page.locator("h1")).to_have_text("Uploaded")
+    expect(page.locator("#status")).to_contain_text("0 of 1 reviewed")
+    assert faults == []
+
+
+@pytest.mark.parametrize(("locale", "scheme"), [("en", "light"), ("ar", "dark")])
 def test_no_page_is_hard_to_use(browser: Browser, demo: Demo, locale: str, scheme: str) -> None:
     context = browser.new_context(viewport={"width": 1366, "height": 768}, locale=locale, color_scheme=scheme)  # type: ignore[arg-type]
     page = context.new_page()
@@ -214,7 +231,7 @@ def test_no_page_is_hard_to_use(browser: Browser, demo: Demo, locale: str, schem
     page.wait_for_selector("table.studies")
     root = page.url.split("?")[0].rstrip("/")
     assert page.evaluate("document.documentElement.dir") == ("rtl" if locale == "ar" else "ltr")
-    study = page.locator("table.studies tbody th a").get_attribute("href")
+    study = page.locator("table.studies tbody th a", has_text="Demonstration").get_attribute("href")
     for path in (*PATHS, study):
         page.goto(f"{root}{path}")
         page.wait_for_timeout(300)  # pictures and the first selection
@@ -234,5 +251,5 @@ def test_the_demo_ends_with_a_summary_of_what_was_signed(demo: Demo) -> None:
     demo.process.send_signal(signal.SIGINT)
     assert demo.process.wait(90) == 0
     summary = json.loads((demo.folder / "summary.json").read_text())
-    assert len(summary["sr"]) == 2
+    assert len(summary["sr"]) == 3  # the study's two, and that of the upload
     assert "signed by local" in (demo.folder.parent / "printed.txt").read_text()

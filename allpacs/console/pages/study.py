@@ -12,6 +12,7 @@ from starlette.responses import RedirectResponse, Response
 
 from allpacs.classify.bundle import Contract
 from allpacs.console import cells as cells_module
+from allpacs.console import live
 from allpacs.console.access import Permission
 from allpacs.console.cells import Cell, CellFilter, CellOrder, StudyCells
 from allpacs.console.visit import Visit
@@ -83,6 +84,7 @@ def subject(visit: Visit) -> Subject:
 def latest(visit: Visit) -> Response:
     """Lead to the latest revision of a study that has one; one that is still received has a page, too."""
     study_uid = visit.path("study_uid")
+    stamp = live.stamp(visit.store, study_uid)
     study = visit.store.studies.get(study_uid) if is_uid(study_uid) else None
     if study is None:
         raise HTTPException(404)
@@ -90,6 +92,7 @@ def latest(visit: Visit) -> Response:
         return RedirectResponse(f"/studies/{study_uid}/revisions/{study.revision}", 303)
     return visit.page(
         "study_receiving.html",
+        stamp=stamp,
         study=study,
         patient=visit.console.patients.of([study_uid])[study_uid],
         now=time.time(),
@@ -98,11 +101,13 @@ def latest(visit: Visit) -> Response:
 
 def show(visit: Visit) -> Response:
     """Show one revision."""
+    stamp = live.stamp(visit.store, visit.path("study_uid"))
     about = subject(visit)
     uid = about.study.study_uid
     visit.store.audit.record("study_opened", at=time.time(), study_uid=uid, reason=f"by {visit.someone.identifier}")
     return visit.page(
         "study.html",
+        stamp=stamp,
         about=about,
         patient=visit.console.patients.of([uid])[uid],
         revisions=visit.store.revisions.of_study(uid),

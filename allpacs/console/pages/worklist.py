@@ -9,6 +9,7 @@ from urllib.parse import urlencode
 
 from starlette.responses import Response
 
+from allpacs.console import live
 from allpacs.console.visit import Visit
 from allpacs.store.records import RECEIVING, RevisionState
 from allpacs.store.worklist import Order, ReviewFilter, WorklistQuery
@@ -28,9 +29,11 @@ STATES = (
 def show(visit: Visit) -> Response:
     """Show a page of studies; only the table where htmx asks for it."""
     query, words, number = _asked(visit)
+    stamp = live.stamp(visit.store, "")  # before the rows are read: a change meanwhile is told
     page = visit.store.worklist.page(query)
     values: dict[str, Any] = {
         "page": page,
+        "stamp": stamp,
         "patients": visit.console.patients.of(row.study_uid for row in page.rows),
         "query": query,
         "words": words,

@@ -41,17 +41,33 @@ document.body.addEventListener("htmx:beforeSwap", (event) => {
   }
 });
 
+// A browser opens six connections to a server at most: a page that nobody sees gives its own back.
 for (const element of document.querySelectorAll("[data-live]")) {
   const study = element.dataset.live;
-  const source = new EventSource(study ? `/events?study=${encodeURIComponent(study)}` : "/events");
-  source.addEventListener("changed", () => {
-    if ("liveReload" in element.dataset) location.reload();
-    else {
-      if (!study) element.setAttribute("hx-get", location.pathname + location.search), window.htmx?.process(element);
+  let { stamp } = element.dataset;
+  let source = null;
+  const follow = () => {
+    source?.close();
+    source = null;
+    if (document.hidden) return;
+    source = new EventSource(`/events?${new URLSearchParams({ study, stamp })}`);
+    source.addEventListener("watching", (event) => (stamp = event.data));
+    source.addEventListener("changed", (event) => {
+      stamp = event.data;
+      if ("liveReload" in element.dataset) {
+        location.reload();
+        return;
+      }
+      if (!study) {
+        element.setAttribute("hx-get", location.pathname + location.search); // filters change the address
+        window.htmx?.process(element);
+      }
       element.dispatchEvent(new CustomEvent("changed-in-store"));
-    }
-  });
-  addEventListener("pagehide", () => source.close());
+    });
+  };
+  follow();
+  document.addEventListener("visibilitychange", follow);
+  addEventListener("pagehide", () => source?.close());
 }
 
 document.addEventListener("change", (event) => {
