@@ -339,7 +339,7 @@ def start_model(settings: Settings, bundle: Bundle) -> Batcher:
 
     model = settings.model
     engine = start_engine(bundle, model.engine, threads=model.threads, cache=model.cache)
-    return Batcher(engine, max_batch=model.max_batch, max_delay_s=model.max_delay_s)
+    return Batcher(engine, max_batch=model.max_batch, max_delay_s=model.max_delay_s, outputs=len(bundle.outputs))
 
 
 def asking(batcher: Batcher) -> AskModel:

@@ -142,10 +142,11 @@ class Pipeline:
         asked = [[cell.reason is None for cell in instance.cells] for instance in findings]
         wanted = [own[np.array(mask, dtype=bool)] for own, mask in zip(crops, asked, strict=True) if any(mask)]
         logits = iter(ask(np.concatenate(wanted))) if wanted else iter(())
+        bundle = self.bundle
         labelled = []
         for instance, mask in zip(findings, asked, strict=True):
             cells = tuple(
-                aggregate.judged(cell, next(logits), self.bundle.temperature, self.bundle.thresholds)
+                aggregate.judged(cell, next(logits), bundle.temperature, bundle.thresholds, bundle.other_at_most)
                 if is_asked
                 else cell
                 for cell, is_asked in zip(instance.cells, mask, strict=True)

@@ -1,57 +1,170 @@
-"""``python -m training``: train and export a bundle."""
+"""``python -m training``: verify data, train a recipe, evaluate, export a bundle, or all of it in one."""
 
 from __future__ import annotations
 
 import argparse
+import json
+import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-from allpacs.classify.preprocess import Preprocessing
-from allpacs.domain.errors import AllpacsError
+from allpacs.domain.errors import AllpacsError, ConfigFault
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run one training command; 0 when it succeeded, 1 with one line of what to do where it did not."""
-    parser = argparse.ArgumentParser(prog="python -m training", description=__doc__)
-    commands = parser.add_subparsers(required=True, dest="command")
-    first = commands.add_parser("first-bundle", help="train the first bundle and export it")
-    first.add_argument("--data", type=Path, required=True, help="folder that holds cnmc/, allidb2/ and pbc/")
-    first.add_argument("--out", type=Path, required=True, help="folder the bundle is written to")
-    first.add_argument("--work", type=Path, default=Path("runs/first-bundle"), help="checkpoints and cached crops")
-    first.add_argument("--resume", action="store_true", help="continue from the checkpoints of an earlier run")
-    first.add_argument("--only-shipped-fold", action="store_true", help="skip the folds that are not shipped")
-    options = parser.parse_args(arguments)
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; 0 when it succeeded, 1 with one line of what to do where it did not."""
+    options = _parser().parse_args(arguments)
     try:
-        _first_bundle(options)
-    except (AllpacsError, OSError, ValueError) as fault:
+        _COMMANDS[options.command](options)
+    except (AllpacsError, OSError) as fault:
         print(f"training: {fault}", file=sys.stderr)
         return 1
     return 0
 
 
-def _first_bundle(options: argparse.Namespace) -> None:
-    """Pre-train, fine-tune every fold (the shipped one first), calibrate, export."""
-    from training import first_bundle
-    from training.export import export_first
-
-    if not options.resume and options.work.is_dir():
-        for stale in options.work.glob("**/*.npz"):  # checkpoints and crops of an earlier run
-            stale.unlink()
-    contract = Preprocessing()
-    cells, folds = first_bundle.read_target_cells(options.data, options.work, contract)
-    facts = first_bundle.write_run_facts(cells, folds, options.work)
-    print(f"split {facts['split_digest']}", flush=True)
-    pretrained = first_bundle.pretrain(options.data, options.work, contract)
-    features = first_bundle.features_of(cells, pretrained, options.work)
-    others = (
-        [] if options.only_shipped_fold else [f for f in range(first_bundle.FOLDS) if f != first_bundle.SHIPPED_FOLD]
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m training", description=__doc__)
+    commands = parser.add_subparsers(required=True, dest="command")
+    data = argparse.ArgumentParser(add_help=False)
+    data.add_argument(
+        "--data", action="append", required=True, metavar="[NAME:]DIR",
+        help="folder of a data set, or the one that holds them all; may be repeated",
+    )  # fmt: skip
+    verify = commands.add_parser("verify", parents=[data], help="compare C-NMC on disk with the published files")
+    verify.add_argument("--json", action="store_true", help="print lists of files as JSON")
+    commands.add_parser("recipes", help="list the recipes")
+    for name, said in (
+        ("fit", "train a recipe; goes on where an earlier run stopped"),
+        ("reproduce", "verify the data, train, evaluate and write the report, in one"),
+    ):
+        one = commands.add_parser(name, parents=[data], help=said)
+        one.add_argument("recipe", help="a recipe's name, or a file that ends in .toml")
+        one.add_argument("--out", type=Path, help="run folder (default: runs/RECIPE)")
+        one.add_argument("--weights", help="start instead of the recipe's: imagenet, lite2, pbc, none, or a file")
+        one.add_argument("--fold", type=int, action="append", help="train this fold only; may be repeated")
+        one.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="change the recipe")
+        one.add_argument("--deterministic", action="store_true", help="slower; equal runs give equal weights")
+    evaluate = commands.add_parser("evaluate", help="figures and plots of a run, or of a bundle on data")
+    evaluate.add_argument("--run", type=Path, help="a run folder: its held-out pictures")
+    evaluate.add_argument("--bundle", type=Path, help="a bundle folder; needs --data")
+    evaluate.add_argument(
+        "--data", action="append", default=[], metavar="NAME:DIR", help="data set to judge; may be repeated"
     )
-    results = [
-        first_bundle.fine_tune(cells, features, folds, fold, pretrained, options.work)
-        for fold in (first_bundle.SHIPPED_FOLD, *others)
-    ]
-    export_first(options.data, options.work, options.out, contract, cells, results, facts)
+    evaluate.add_argument("--out", type=Path, help="folder for plots and report")
+    evaluate.add_argument("--json", action="store_true", help="print the figures as JSON")
+    export = commands.add_parser("export", help="write the bundle of a run")
+    export.add_argument("--run", type=Path, required=True, help="a finished run of a recipe with classes ALL and HEM")
+    export.add_argument("--out", type=Path, required=True, help="folder the bundle is written to")
+    export.add_argument("--name", required=True, help="name of the bundle")
+    export.add_argument("--version", required=True, help="version of the bundle")
+    export.add_argument("--fold", type=int, default=0, help="the fold whose weights ship (default 0)")
+    return parser
 
+
+def _verify(options: argparse.Namespace) -> None:
+    from training.datasets import folder_of
+    from training.datasets.cnmc import verify
+
+    found = verify(folder_of("cnmc", _folders(options.data)))
+    if options.json:
+        print(json.dumps({name: getattr(found, name) for name in ("missing", "altered", "recoded", "extra")}))
+        return
+    print(found.summary())
+    for name in ("missing", "altered", "recoded", "extra"):
+        for path in getattr(found, name):
+            print(f"{name}: {path}")
+
+
+def _recipes(_: argparse.Namespace) -> None:
+    from training.recipe import read_recipe, recipe_names
+
+    for name in recipe_names():
+        print(f"{name:20} {read_recipe(name).study}")
+
+
+def _fit(options: argparse.Namespace) -> None:
+    from training.recipe import read_recipe
+    from training.run import run
+
+    recipe = read_recipe(options.recipe, tuple(options.set))
+    run(
+        recipe, _folders(options.data), options.out or Path("runs") / recipe.name,
+        weights=options.weights, folds=options.fold, deterministic=options.deterministic,
+    )  # fmt: skip
+
+
+def _reproduce(options: argparse.Namespace) -> None:
+    from training.datasets import folder_of
+    from training.datasets.cnmc import verify
+    from training.evaluate import evaluate_run, write_report
+    from training.recipe import read_recipe
+
+    recipe = read_recipe(options.recipe, tuple(options.set))
+    out = options.out or Path("runs") / recipe.name
+    notes = []
+    if "cnmc" in recipe.data.sets:
+        found = verify(folder_of("cnmc", _folders(options.data)))
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "missing.txt").write_text("".join(f"{path}\n" for path in found.missing))
+        notes.append(f"C-NMC: {found.summary()}." + ("" if found.complete else " The missing ones: missing.txt."))
+        if not found.complete:
+            notes.append("The data set is not complete: these figures are not comparable with the paper's.")
+        print("\n".join(notes), flush=True)
+    _fit(options)
+    print(write_report(evaluate_run(out), out, notes))
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    from training.evaluate import evaluate_bundle, evaluate_run, write_report
+
+    if (options.run is None) == (options.bundle is None):
+        raise ConfigFault("evaluate either --run FOLDER or --bundle FOLDER --data NAME:DIR")
+    if options.run is not None:
+        figures, out = evaluate_run(options.run), options.out or options.run
+    else:
+        if not options.data:
+            raise ConfigFault("--bundle needs --data NAME:DIR")
+        out = options.out
+        figures = evaluate_bundle(options.bundle, _folders(options.data))
+    if out is not None:
+        said = write_report(figures, out, [])
+    if options.json:
+        print(json.dumps(figures.to_dict()))
+    else:
+        print(said if out is not None else figures.table())
+
+
+def _export(options: argparse.Namespace) -> None:
+    from training.export import export
+
+    export(options.run, options.out, name=options.name, version=options.version, fold=options.fold)
+
+
+def _folders(given: Sequence[str]) -> dict[str, Path]:
+    """Return folders by data set; without a name, the empty one."""
+    from training.datasets import DATA_SETS
+
+    folders = {}
+    for one in given:
+        name, colon, folder = one.partition(":")
+        if colon and name in DATA_SETS:
+            folders[name] = Path(folder)
+        else:
+            folders[""] = Path(one)
+    return folders
+
+
+_COMMANDS = {
+    "verify": _verify,
+    "recipes": _recipes,
+    "fit": _fit,
+    "reproduce": _reproduce,
+    "evaluate": _evaluate,
+    "export": _export,
+}
 
 if __name__ == "__main__":
     sys.exit(main())

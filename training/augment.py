@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,20 +15,37 @@ _STAINS /= np.linalg.norm(_STAINS, axis=1, keepdims=True)
 _UNMIX = np.linalg.inv(_STAINS)
 
 
-def augment(crop: NDArray[np.uint8], random: np.random.Generator) -> NDArray[np.uint8]:
-    """Return the ``uint8`` crop (side, side, 3) turned, mirrored, scaled, restained and a little blurred at random."""
+def augment(crop: NDArray[np.uint8], names: Sequence[str], random: np.random.Generator) -> NDArray[np.uint8]:
+    """Return the ``uint8`` picture (side, side, 3) changed at random by the named augmentations, in their order."""
+    for name in names:
+        crop = AUGMENTATIONS[name](crop, random)
+    return crop
+
+
+def flip(crop: NDArray[np.uint8], random: np.random.Generator) -> NDArray[np.uint8]:
+    """Return the picture or its mirror image, left for right (paper section IV step 2, III)."""
+    return crop[:, ::-1] if random.random() < 0.5 else crop
+
+
+def turn(crop: NDArray[np.uint8], random: np.random.Generator) -> NDArray[np.uint8]:
+    """Return the picture turned by any angle, mirrored, scaled and shifted a little; what comes in is black."""
     side = crop.shape[0]
-    image = Image.fromarray(crop)
     angle, scale = random.uniform(0, 2 * math.pi), random.uniform(0.85, 1.12)
     mirror = 1 if random.random() < 0.5 else -1
     cos, sin, middle = math.cos(angle) / scale, math.sin(angle) / scale, side / 2
     shift_x, shift_y = random.uniform(-0.04, 0.04, 2) * side + middle
-    turn = (mirror * cos, sin, middle - mirror * cos * shift_x - sin * shift_y,
-            -mirror * sin, cos, middle + mirror * sin * shift_x - cos * shift_y)  # fmt: skip
-    image = image.transform((side, side), Image.Transform.AFFINE, turn, Image.Resampling.BILINEAR)
-    if random.random() < 0.4:
-        image = image.filter(ImageFilter.GaussianBlur(random.uniform(0.3, 1.2)))
-    return restain(np.asarray(image), random)
+    matrix = (mirror * cos, sin, middle - mirror * cos * shift_x - sin * shift_y,
+              -mirror * sin, cos, middle + mirror * sin * shift_x - cos * shift_y)  # fmt: skip
+    image = Image.fromarray(np.ascontiguousarray(crop))
+    return np.asarray(image.transform((side, side), Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR))
+
+
+def blur(crop: NDArray[np.uint8], random: np.random.Generator) -> NDArray[np.uint8]:
+    """Return two pictures of five a little out of focus."""
+    if random.random() >= 0.4:
+        return crop
+    image = Image.fromarray(np.ascontiguousarray(crop))
+    return np.asarray(image.filter(ImageFilter.GaussianBlur(random.uniform(0.3, 1.2))))
 
 
 def restain(crop: NDArray[np.uint8], random: np.random.Generator) -> NDArray[np.uint8]:
@@ -37,6 +55,8 @@ def restain(crop: NDArray[np.uint8], random: np.random.Generator) -> NDArray[np.
     differ in stain and camera more than one laboratory does.
     """
     cell = crop.max(axis=2) > 0
+    if not cell.any():
+        return crop
     density = -np.log((crop[cell].astype(np.float32) + 1.0) / 256.0)
     amounts = density @ _UNMIX
     amounts *= random.uniform(0.75, 1.25, 3).astype(np.float32)
@@ -45,3 +65,12 @@ def restain(crop: NDArray[np.uint8], random: np.random.Generator) -> NDArray[np.
     coloured = np.zeros_like(crop)
     coloured[cell] = np.clip(np.exp(-density) * 256.0 - 1.0, 1, 255).astype(np.uint8)
     return coloured
+
+
+#: By the names that recipes use.
+AUGMENTATIONS: dict[str, Callable[[NDArray[np.uint8], np.random.Generator], NDArray[np.uint8]]] = {
+    "flip": flip,
+    "turn": turn,
+    "blur": blur,
+    "restain": restain,
+}

@@ -80,6 +80,36 @@ def report(
     return rows
 
 
+def weighted_f1(truth: Truth, probability: Floats) -> float:
+    """Return the F1 score of both classes at 0.5, weighted by their numbers: what the ISBI 2019 challenge ranked by."""
+    from sklearn.metrics import f1_score
+
+    return float(f1_score(truth, probability >= 0.5, average="weighted", zero_division=0))
+
+
+def accuracy(truth: Truth, probability: Floats) -> float:
+    """Return the share right at 0.5."""
+    return float(((probability >= 0.5) == truth).mean())
+
+
+def calibration_error(truth: Truth, probability: Floats, bins: int = 10) -> float:
+    """Return the expected calibration error of the probability of ALL, bins of equal width.
+
+    Source: Naeini et al. 2015, Obtaining Well Calibrated Probabilities Using Bayesian Binning.
+    """
+    place = np.minimum((probability * bins).astype(int), bins - 1)
+    gaps = [
+        abs(float(truth[place == b].mean()) - float(probability[place == b].mean())) * float((place == b).mean())
+        for b in np.unique(place)
+    ]
+    return float(sum(gaps))
+
+
+def brier(truth: Truth, probability: Floats) -> float:
+    """Return the mean squared difference of probability and outcome."""
+    return float(((probability - truth) ** 2).mean())
+
+
 def temperature_of(truth: Truth, logit: Floats) -> float:
     """Return the temperature (0.2 to 20) that minimises the cross-entropy, both classes weighing the same.
 

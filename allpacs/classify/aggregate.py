@@ -23,6 +23,9 @@ from allpacs.domain.findings import (
 #: Order of the network's outputs; a bundle that says otherwise is refused.
 LABELS = (CellLabel.ALL.value, CellLabel.HEM.value)
 
+#: The third output of a bundle with a gate: what is no lymphoid cell.
+OTHER = "OTHER"
+
 _CONFIDENCE = 0.95
 
 
@@ -57,7 +60,7 @@ def probability_all(logits: NDArray[np.float32], temperature: float) -> float:
     Parameters
     ----------
     logits:
-        Shape (2,): one row of the engine's answer, in the order of `LABELS`.
+        Shape (2,) or more: one row of the engine's answer, in the order of `LABELS`; what comes after is left aside.
     temperature:
         Above 0; 1 leaves the network's own probabilities.
 
@@ -66,7 +69,7 @@ def probability_all(logits: NDArray[np.float32], temperature: float) -> float:
     float
         NaN where a logit is not finite.
     """
-    score_all, score_hem = (float(score) for score in logits)
+    score_all, score_hem = float(logits[0]), float(logits[1])
     margin = (score_hem - score_all) / temperature
     if not (math.isfinite(score_all) and math.isfinite(score_hem) and math.isfinite(margin)):
         return math.nan
@@ -87,9 +90,35 @@ def label(probability: float, thresholds: Thresholds) -> tuple[CellLabel | None,
     return None, NotAssessable.INDETERMINATE
 
 
-def judged(cell: CellFinding, logits: NDArray[np.float32], temperature: float, thresholds: Thresholds) -> CellFinding:
-    """Return the cell with what the model says of it; a probability that is not finite is left out."""
-    probability = probability_all(logits, temperature)
+def probability_other(logits: NDArray[np.float32]) -> float:
+    """Return the probability, 0 to 1, that one cell is neither class; 0 for a network without a third output.
+
+    Parameters
+    ----------
+    logits:
+        Shape (2,) or (3,): one row of the engine's answer, in the order of `LABELS` and `OTHER`.
+    """
+    if len(logits) <= len(LABELS):
+        return 0.0
+    shifted = np.exp(logits.astype(np.float64) - float(logits.max()))
+    return float(shifted[len(LABELS)] / shifted.sum())
+
+
+def judged(
+    cell: CellFinding,
+    logits: NDArray[np.float32],
+    temperature: float,
+    thresholds: Thresholds,
+    other_at_most: float = 1.0,
+) -> CellFinding:
+    """Return the cell with what the model says of it.
+
+    A cell that is neither class (its `probability_other` above `other_at_most`) is out of distribution and carries no
+    probability, nor does one whose probability is not finite.
+    """
+    probability = probability_all(logits, temperature) if np.isfinite(logits).all() else math.nan
+    if math.isfinite(probability) and probability_other(logits) > other_at_most:
+        return replace(cell, label=None, reason=NotAssessable.OUT_OF_DISTRIBUTION, probability_all=None)
     found, reason = label(probability, thresholds)
     return replace(
         cell, label=found, reason=reason, probability_all=probability if math.isfinite(probability) else None

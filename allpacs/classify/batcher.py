@@ -37,11 +37,11 @@ _log = structlog.get_logger(__name__)
 class _Submission:
     """The cells of one caller: which were taken into a batch, and the answers so far."""
 
-    def __init__(self, inputs: NDArray[np.uint8]) -> None:
+    def __init__(self, inputs: NDArray[np.uint8], outputs: int) -> None:
         self.inputs = inputs
         self.taken = 0
         self.answered = 0
-        self.logits = np.full((len(inputs), len(LABELS)), np.nan, np.float32)
+        self.logits = np.full((len(inputs), outputs), np.nan, np.float32)
         self.future: Future[NDArray[np.float32]] = Future()
         self.since_s = time.monotonic()
 
@@ -63,10 +63,18 @@ class Batcher:
         Longest time that a cell waits for company.
     max_waiting:
         Number of queued cells from which on `submit` blocks (back-pressure).
+    outputs:
+        Number of the network's outputs.
     """
 
     def __init__(
-        self, engine: Engine, *, max_batch: int = 32, max_delay_s: float = 0.02, max_waiting: int = 1024
+        self,
+        engine: Engine,
+        *,
+        max_batch: int = 32,
+        max_delay_s: float = 0.02,
+        max_waiting: int = 1024,
+        outputs: int = len(LABELS),
     ) -> None:
         if max_batch < 1 or max_waiting < 1 or max_delay_s < 0:
             raise ValueError("max_batch and max_waiting must be at least 1, max_delay_s at least 0")
@@ -74,6 +82,7 @@ class Batcher:
         self._max_batch = max_batch
         self._max_delay_s = max_delay_s
         self._max_waiting = max_waiting
+        self._outputs = outputs
         self._changed = threading.Condition()
         self._queue: deque[_Submission] = deque()
         self._waiting = 0
@@ -117,7 +126,7 @@ class Batcher:
         """
         if inputs.dtype != np.uint8 or inputs.ndim != 4:
             raise ValueError(f"expected uint8 of shape (n, side, side, 3), not {inputs.dtype} {inputs.shape}")
-        submission = _Submission(inputs)
+        submission = _Submission(inputs, self._outputs)
         if len(inputs) == 0:
             submission.future.set_result(submission.logits)
             return submission.future
@@ -250,15 +259,15 @@ class Batcher:
             if len(inputs) > 1:
                 return self._halves(inputs, sound=True)
             _log.warning("cell_isolated", reason="engine raised ModelFault")
-            return np.full((1, len(LABELS)), np.nan, np.float32)
-        if logits.shape != (len(inputs), len(LABELS)):
+            return np.full((1, self._outputs), np.nan, np.float32)
+        if logits.shape != (len(inputs), self._outputs):
             raise ModelFault(f"engine {self._engine.name} answered {logits.shape} for {len(inputs)} cells")
         bad = ~np.isfinite(logits).all(axis=1)
         if not bad.any():
             return logits
         if len(inputs) == 1:
             _log.warning("cell_isolated", reason="logits not finite")
-            return np.full((1, len(LABELS)), np.nan, np.float32)
+            return np.full((1, self._outputs), np.nan, np.float32)
         if bad.all():
             return self._halves(inputs, sound=sound)
         answered = logits.copy()  # an engine may hand out an array that cannot be written to

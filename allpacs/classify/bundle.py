@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError, field_validator, model_validator
 
-from allpacs.classify.aggregate import LABELS, Thresholds, label, probability_all
+from allpacs.classify.aggregate import LABELS, OTHER, Thresholds, label, probability_all
 from allpacs.classify.engines.port import Engine
 from allpacs.classify.preprocess import Preprocessing
 from allpacs.classify.quality import Quality
@@ -67,6 +67,18 @@ class Calibration(_Section):
     """Temperature scaling: logits are divided by `temperature` (above 0) before the softmax."""
 
     temperature: Annotated[float, Field(gt=0)]
+
+
+class Gate(_Section):
+    """What is neither class: the network has a third output for it.
+
+    Attributes
+    ----------
+    other_at_most:
+        Highest probability of that output, 0 to 1, at which a cell is still judged.
+    """
+
+    other_at_most: Annotated[float, Field(ge=0, le=1)]
 
 
 class Metric(_Section):
@@ -120,6 +132,7 @@ class Contract(_Section):
     calibration: Calibration
     thresholds: Thresholds
     quality: Quality
+    gate: Gate | None = None
     files: dict[str, Annotated[str, Field(pattern="^[0-9a-f]{64}$")]]
     metrics: tuple[Metric, ...]
     training_data: tuple[TrainingData, ...]
@@ -198,6 +211,16 @@ class Bundle:
     def quality(self) -> Quality:
         """What a cell must be for the model to be asked."""
         return self.contract.quality
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """What the network's outputs are for, in order."""
+        return self.contract.labels if self.contract.gate is None else (*self.contract.labels, OTHER)
+
+    @property
+    def other_at_most(self) -> float:
+        """Highest probability of being neither class at which a cell is still judged; 1 without a gate."""
+        return 1.0 if self.contract.gate is None else self.contract.gate.other_at_most
 
     @property
     def temperature(self) -> float:
@@ -315,7 +338,7 @@ def verify_engine(bundle: Bundle, engine: Engine) -> float:
     """
     inputs, expected = bundle.golden()
     logits = engine.logits(inputs)
-    if logits.shape != (len(inputs), len(LABELS)):
+    if logits.shape != (len(inputs), len(bundle.outputs)):
         raise ModelFault(f"engine {engine.name} answered {logits.shape} for {len(inputs)} golden cells")
     actual = np.array([probability_all(row, bundle.temperature) for row in logits])
     difference = np.abs(actual - expected)

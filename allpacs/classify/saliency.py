@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from allpacs.classify.aggregate import LABELS
 from allpacs.classify.engines.port import Explainer, LayerGradients
 
 Maps = NDArray[np.float32]
@@ -56,7 +57,7 @@ def saliency(
     crops:
         Preprocessed cells, ``uint8`` of shape (n, input_px, input_px, 3).
     ask:
-        Crops to logits, ``float32`` of shape (n, labels).
+        Crops to logits, ``float32`` of shape (n, outputs).
     explainer:
         The engine where it has gradients, or None.
     toward:
@@ -76,7 +77,8 @@ def saliency(
     """
     if not len(crops):
         return np.zeros(crops.shape[:3], np.float32)
-    labels = np.asarray(ask(crops).argmax(axis=1) if toward is None else toward, np.int64)
+    chosen = ask(crops)[:, : len(LABELS)].argmax(axis=1) if toward is None else toward
+    labels = np.asarray(chosen, np.int64)
     maps = []
     for start in range(0, len(crops), _CELLS_AT_ONCE):
         part = slice(start, start + _CELLS_AT_ONCE)
@@ -112,7 +114,7 @@ def _covered(crop: Crops, label: int, ask: Callable[[Crops], NDArray[np.float32]
     covers &= cell
     pictures = np.where(covers[..., np.newaxis], colour, crop).astype(np.uint8)
     logits = ask(np.concatenate([crop[np.newaxis], pictures])).astype(np.float64)
-    score = logits[:, label] - np.delete(logits, label, axis=1).mean(axis=1)
+    score = logits[:, label] - logits[:, 1 - label]
     fall = np.maximum(score[0] - score[1:], 0.0).reshape(_PLACES, _PLACES)
     return _joined([fall.astype(np.float32)], crop)
 

@@ -71,7 +71,7 @@ class Explainer(Engine, Protocol):
         batch:
             As in `logits`.
         labels:
-            Shape (n,): place of the label whose score is explained, against the mean of the other labels' scores.
+            Shape (n,): place of the label whose score is explained, against the other label's.
 
         Raises
         ------

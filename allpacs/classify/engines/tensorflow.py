@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from allpacs.classify.aggregate import LABELS
 from allpacs.classify.bundle import Bundle
 from allpacs.classify.engines.network import FAMILY, build_network, load_weights
 from allpacs.classify.engines.port import LayerGradients, OutOfDeviceMemory, checked_batch
@@ -53,7 +54,7 @@ class TensorFlowEngine:
         self._tf = tf = _load_tensorflow(threads)
         side = bundle.input_px
         network = build_network(
-            bundle.contract.labels,
+            bundle.outputs,
             input_px=side,
             dense_units=bundle.network.dense_units,
             dropout=bundle.network.dropout,
@@ -76,9 +77,8 @@ class TensorFlowEngine:
             with tf.GradientTape(watch_accessed_variables=False) as tape:
                 tape.watch(pictures)
                 *layers, logits = with_layers(pictures, training=False)
-                chosen = tf.one_hot(labels, logits.shape[1])
-                others = (1.0 - chosen) / (logits.shape[1] - 1)
-                score = tf.reduce_sum(logits * (chosen - others))
+                chosen = 2.0 * tf.one_hot(labels, len(LABELS)) - 1.0
+                score = tf.reduce_sum(logits[:, : len(LABELS)] * chosen)
             return layers, tape.gradient(score, layers)
 
         self._explain = explain

@@ -12,10 +12,13 @@ import pytest
 from allpacs.classify.engines.network import state_of
 from allpacs.domain.errors import ModelFault
 from training.augment import augment
-from training.fit import FitOptions, fit, logits_of, pace, reestimate_batch_norm
+from training.fit import Examples, fit, logits_of, pace, reestimate_batch_norm, stored_state
+from training.recipe import Fit
 
 pytestmark = pytest.mark.slow
-OPTIONS = FitOptions(epochs=5, cells_per_epoch=96, learning_rate=0.05, batch=16, label_smoothing=0.0, seed=5)
+OPTIONS = Fit(
+    epochs=5, per_epoch=96, learning_rate=0.05, batch=16, seed=5, schedule="cosine", augment=("turn", "blur", "restain")
+)
 
 
 def tiny() -> Any:
@@ -56,26 +59,57 @@ class Targets:
         return self.targets[chosen]
 
 
-def test_learns_and_resumes_as_if_never_stopped(tmp_path: Path) -> None:
+def test_goes_on_in_mid_epoch_as_if_never_stopped(tmp_path: Path) -> None:
     pixels, targets, shares = cells()
     straight = tiny()
-    fit(straight, pixels, targets, shares, OPTIONS, tmp_path / "straight.npz")
+    fit(straight, Examples(pixels, targets, shares), None, OPTIONS, tmp_path / "straight")
     stopped = tiny()
-    with pytest.raises(CutOff):
-        fit(stopped, pixels, Targets(targets, 8), shares, OPTIONS, tmp_path / "stopped.npz")  # type: ignore[arg-type]
+    with pytest.raises(CutOff):  # in the second step of the second epoch, after a checkpoint in its first
+        fit(stopped, Examples(pixels, Targets(targets, 8), shares), None, OPTIONS, tmp_path / "stopped", 0.0)  # type: ignore[arg-type]
     resumed = tiny()
-    fit(resumed, pixels, targets, shares, OPTIONS, tmp_path / "stopped.npz")
+    at = fit(resumed, Examples(pixels, targets, shares), None, OPTIONS, tmp_path / "stopped")
+    assert at.epoch == OPTIONS.epochs
     for name, value in state_of(straight).items():
         np.testing.assert_allclose(state_of(resumed)[name], value, rtol=1e-4, atol=1e-6, err_msg=name)
     reestimate_batch_norm(resumed, pixels, batch=8)
     assert (logits_of(resumed, pixels).argmax(axis=1) == targets.argmax(axis=1)).all()
+    rows = (tmp_path / "stopped" / "history.csv").read_text().splitlines()
+    assert [row.split(",")[0] for row in rows] == ["epoch", "1", "2", "3", "4", "5"]
+
+
+def test_stops_early_with_the_best_weights(tmp_path: Path) -> None:
+    """What is validated is the opposite of what is learned: the first epoch is the best."""
+    pixels, targets, shares = cells()
+    options = OPTIONS.model_copy(update={"epochs": 20, "patience": 2, "schedule": "constant"})
+    model = tiny()
+    at = fit(model, Examples(pixels, targets, shares), Examples(pixels, targets[:, ::-1]), options, tmp_path)
+    assert at.epoch == at.best_epoch + 2 < 20
+    best = stored_state(tmp_path / "best.npz")
+    for name, value in state_of(model).items():
+        np.testing.assert_array_equal(value, best[name])
 
 
 def test_stops_when_the_loss_is_not_finite(tmp_path: Path) -> None:
     pixels, targets, shares = cells()
-    with pytest.raises(ModelFault, match="loss is not finite in epoch 1"):
-        fit(tiny(), pixels, targets * np.float32(np.nan), shares, OPTIONS, tmp_path / "c.npz")
-    assert not (tmp_path / "c.npz").exists()
+    with pytest.raises(ModelFault, match=r"loss is not finite in epoch 1.*learning_rate"):
+        fit(tiny(), Examples(pixels, targets * np.float32(np.nan), shares), None, OPTIONS, tmp_path / "c")
+    assert not (tmp_path / "c" / "state.npz").exists()
+
+
+def test_a_full_disk_leaves_the_last_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pixels, targets, shares = cells()
+    examples = Examples(pixels, targets, shares)
+    fit(tiny(), examples, None, OPTIONS.model_copy(update={"epochs": 1}), tmp_path)
+    before = (tmp_path / "state.npz").read_bytes()
+
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(np, "savez", full)
+    with pytest.raises(OSError, match=r"state\.npz cannot be written.*No space left.*the last checkpoint stands"):
+        fit(tiny(), examples, None, OPTIONS.model_copy(update={"epochs": 2}), tmp_path)
+    assert (tmp_path / "state.npz").read_bytes() == before
+    assert not list(tmp_path.glob("*.part*"))
 
 
 def test_batch_norm_becomes_the_mean_over_the_cells() -> None:
@@ -98,12 +132,12 @@ def test_learning_rate_warms_up_and_falls() -> None:
 
 def test_augmented_cells_stay_on_black_and_repeat_by_seed() -> None:
     crop = cells()[0][0]
-    first, again = (augment(crop, np.random.default_rng(7)) for _ in range(2))
-    other = augment(crop, np.random.default_rng(8))
+    first, again = (augment(crop, OPTIONS.augment, np.random.default_rng(7)) for _ in range(2))
+    other = augment(crop, OPTIONS.augment, np.random.default_rng(8))
     assert first.dtype == np.uint8
     assert first.shape == crop.shape
     assert (first == again).all()
     assert (first != other).any()
     assert (first[0, 0] == 0).all()
     assert first.max() > 0
-    assert (augment(np.zeros((16, 16, 3), np.uint8), np.random.default_rng(0)) == 0).all()
+    assert (augment(np.zeros((16, 16, 3), np.uint8), OPTIONS.augment, np.random.default_rng(0)) == 0).all()

@@ -2,12 +2,30 @@
 
 from __future__ import annotations
 
+import json
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from training.datasets import Sample, allidb2, cnmc
-from training.splits import LINKED_SUBJECTS, assert_disjoint, digest_of, group_of, subject_folds
+from allpacs.domain.errors import InputFault
+from training.datasets import Sample, read
+from training.datasets.cnmc import facts
+from training.splits import (
+    LINKED_SUBJECTS,
+    TEST,
+    TRAIN,
+    VALID,
+    Kind,
+    assert_disjoint,
+    balanced,
+    group_of,
+    make_split,
+    paper_parts,
+    subject_folds,
+)
 
 
 def sample(subject: str | None, label: str = "ALL", name: str = "") -> Sample:
@@ -45,20 +63,80 @@ def test_too_few_subjects_is_an_error() -> None:
 
 
 def test_a_subject_on_both_sides_is_an_error() -> None:
-    with pytest.raises(ValueError, match=r"20\+21 stands in folds 0 and 1"):
-        assert_disjoint([sample("20"), sample("21")], [0, 1])
+    with pytest.raises(InputFault, match=r"20\+21 stands in train and in test"):
+        assert_disjoint([sample("20"), sample("21")], ["train", "test"])
 
 
-def test_digest_knows_the_split_and_not_the_order() -> None:
-    samples = people("ALL", {"1": 2, "2": 2})
-    digest = digest_of(samples, [0, 0, 1, 1])
-    assert digest == digest_of(samples[::-1], [1, 1, 0, 0])
-    assert digest != digest_of(samples, [1, 1, 0, 0])
+def test_digest_knows_the_split_and_not_the_order(tmp_path: Path) -> None:
+    samples = people("ALL", {str(n): 2 for n in range(6)}) + people("HEM", {f"H{n}": 2 for n in range(20, 26)})
+    split = make_split(samples, "subject", folds=3, seed=0)
+    turned = make_split(samples[::-1], "subject", folds=3, seed=0)
+    assert split.digest == turned.digest
+    assert split.digest != make_split(samples, "images", folds=3, seed=0).digest
+    split.save(tmp_path / "split.json")
+    written = json.loads((tmp_path / "split.json").read_text())
+    assert written["digest"] == split.digest
+    assert len(written["parts"]) == len(samples)
+
+
+@pytest.mark.parametrize("kind", ["subject", "images"])
+def test_every_sample_is_tested_once_and_validated_once(kind: Kind) -> None:
+    samples = people("ALL", {str(n): 3 for n in range(8)}) + people("HEM", {f"H{n}": 2 for n in range(20, 28)})
+    split = make_split(samples, kind, folds=4, seed=1)
+    for part in (TEST, VALID):
+        counted = np.concatenate([split.places(fold, part) for fold in range(4)])
+        assert sorted(counted) == list(range(len(samples)))
+    for fold in range(4):
+        assert not set(split.places(fold, TRAIN)) & set(split.places(fold, TEST))
+
+
+def test_the_paper_s_frames_come_from_the_manifest_alone() -> None:
+    """Paper section IV step 2 and figure 7; its two class counts stand the wrong way round there."""
+    training = [fact for fact in facts() if fact.subset.startswith("fold_")]
+    labels = [str(fact.label) for fact in training]
+    assert len(labels) == 10_661
+    parts = paper_parts(labels, seed=20)
+    assert Counter(parts) == {"train": 9594, "test": 534, "valid": 533}
+    counted = Counter(zip(parts, labels, strict=True))
+    assert (counted["train", "all"], counted["train", "hem"]) == (6544, 3050)
+    assert (counted["test", "all"], counted["test", "hem"]) == (364, 170)
+    trained = [label for label, part in zip(labels, parts, strict=True) if part == "train"]
+    assert Counter(trained[i] for i in balanced(trained, seed=20)) == {"all": 3050, "hem": 3050}
+
+
+def test_the_paper_s_split_leaks_subjects() -> None:
+    training = [fact for fact in facts() if fact.subset.startswith("fold_")]
+    parts = paper_parts([str(fact.label) for fact in training], seed=20)
+    tested = {fact.subject for fact, part in zip(training, parts, strict=True) if part == "test"}
+    trained = {fact.subject for fact, part in zip(training, parts, strict=True) if part == "train"}
+    assert len(tested & trained) > 0.9 * len(tested)
+
+
+def test_official_split_tests_on_the_preliminary_set() -> None:
+    samples = people("ALL", {str(n): 2 for n in range(6)}) + people("HEM", {f"H{n}": 2 for n in range(20, 26)})
+    samples = [replace(s, part="train") for s in samples]
+    tested = replace(sample("99"), part="test")
+    split = make_split([*samples, tested], "official", folds=5, seed=0)
+    assert list(split.places(0, TEST)) == [len(samples)]
+    assert len(split.places(0, VALID)) > 0
+    with pytest.raises(InputFault, match="no test images"):
+        make_split(samples, "official", folds=5, seed=0)
+
+
+def test_a_laboratory_is_left_out_whole() -> None:
+    ours = people("ALL", {str(n): 2 for n in range(6)}) + people("HEM", {f"H{n}": 2 for n in range(20, 26)})
+    theirs = [replace(s, source="elsewhere", image="elsewhere" / s.image) for s in ours]
+    split = make_split([*ours, *theirs], "source", folds=1, seed=0, test_sources=("elsewhere",))
+    assert list(split.places(0, TEST)) == list(range(len(ours), 2 * len(ours)))
+    with pytest.raises(InputFault, match="several sources"):
+        make_split(ours, "source", folds=1, seed=0, test_sources=("elsewhere",))
 
 
 def test_real_data_split(data_dir: Path) -> None:
-    samples = [*cnmc(data_dir), *allidb2(data_dir)]
+    samples = [*read("cnmc", {"": data_dir}), *read("allidb2", {"": data_dir})]
     assert len(samples) == 581
-    folds = subject_folds(samples, 4)
-    # The split that training/RESULTS.md reports on.
-    assert digest_of(samples, folds) == "sha256:fd0c7d912bb458d3a2ab158468c589df06cf3c2504e9ca40fe3a993745ce922b"
+    split = make_split(samples, "subject", folds=5, seed=20)
+    for fold in range(5):
+        sides = [{group_of(samples[i]) for i in split.places(fold, part)} - {None} for part in (TRAIN, VALID, TEST)]
+        assert not sides[0] & sides[1]
+        assert not sides[0] & sides[2]

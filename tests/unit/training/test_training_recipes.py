@@ -1,0 +1,157 @@
+"""Every recipe for a few steps on real images, from the data to the report."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from allpacs.classify.aggregate import OTHER
+from allpacs.classify.bundle import load_bundle
+from allpacs.domain.errors import ConfigFault, InputFault
+from training import networks
+from training.__main__ import main
+from training.evaluate import evaluate_run
+from training.recipe import read_recipe, recipe_names
+from training.run import run, shares_of, stored_weights
+from training.splits import group_of
+
+pytestmark = pytest.mark.slow
+
+#: A small run of each study: few images, few steps, tiny pictures.
+SMALL = ("fit.epochs=1", "fit.per_epoch=16", "fit.batch=8", "network.dense_units=16")
+SIDES = {"vgg19": 32, "resnet50": 32, "mobilenetv2": 32, "alexnet": 64}
+
+
+@pytest.fixture(scope="session")
+def few_images(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return real images, a handful of each class, in folders named after the data sets."""
+    root = tmp_path_factory.mktemp("data")
+    chosen: list[Path] = []
+    for kind in ("all", "hem"):
+        subjects: dict[str, list[Path]] = {}
+        for path in sorted((data_dir / "cnmc").glob(f"training_data/*/{kind}/UID_*")):
+            subjects.setdefault(path.stem.split("_")[1], []).append(path)
+        chosen += [path for paths in subjects.values() for path in paths[:3]]
+    chosen += [p for kind in ("all", "normal") for p in sorted((data_dir / "allidb2" / kind).glob("*.png"))[:15]]
+    chosen += [p for kind in sorted((data_dir / "pbc").iterdir()) for p in sorted(kind.glob("*.jpg"))[:20]]
+    for kind in ("Benign", "Early", "Pre", "Pro"):
+        chosen += sorted((data_dir / "taleghani" / kind).glob("*.jpg"))[:20]
+    for path in chosen:
+        link = root / path.relative_to(data_dir)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(path)
+    for number, kind in enumerate(("L1", "L2", "L3", "Normal")):
+        (root / "folder" / kind).mkdir(parents=True)
+        for path in sorted((data_dir / "allidb2" / "all").glob("*.png"))[number * 20 : number * 20 + 20]:
+            (root / "folder" / kind / path.name).symlink_to(path)
+    return root
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_recipe_runs_to_its_report(name: str, few_images: Path, tmp_path: Path) -> None:
+    recipe = read_recipe(name)
+    side = SIDES.get(recipe.network.name, 32)
+    changes = [*SMALL, f"data.input_px={side}"]
+    if recipe.split.kind in {"subject", "images"}:
+        changes.append("split.folds=3")
+    if recipe.network.frozen == ("*",):
+        changes.append("network.views=2")
+    command = ["reproduce", name, "--data", str(few_images), "--out", str(tmp_path), "--weights", "none", "--fold", "0"]
+    assert main([*command, *(part for change in changes for part in ("--set", change))]) == 0
+    for file in ("run.json", "split.json", "report.md", "figures.json", "confusion.png", "fold0/weights.safetensors"):
+        assert (tmp_path / file).stat().st_size > 0
+    facts = json.loads((tmp_path / "run.json").read_text())
+    assert facts["split_digest"].startswith("sha256:")
+    assert facts["libraries"]["keras"]
+    assert "Research use only" in (tmp_path / "report.md").read_text()
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    assert figures["figures"]
+    assert len(figures["confusion"]) == len(recipe.data.classes)
+    if "cnmc" in recipe.data.sets:
+        assert "missing" in (tmp_path / "report.md").read_text()
+        assert (tmp_path / "missing.txt").read_text().count("\n") > 12_000
+    before = (tmp_path / "fold0" / "weights.safetensors").stat().st_mtime_ns
+    assert main([*command, *(part for change in changes for part in ("--set", change))]) == 0  # nothing is done twice
+    assert (tmp_path / "fold0" / "weights.safetensors").stat().st_mtime_ns == before
+    assert main(command) == 1  # another recipe in the same folder
+
+
+def test_best_is_exported_with_its_gate(few_images: Path, tmp_path: Path) -> None:
+    changes = (*SMALL, "data.input_px=32", "split.folds=3", "network.views=1", "fit.epochs=3")
+    recipe = read_recipe("best", changes)
+    prepared = run(recipe, {"": few_images}, tmp_path / "run", weights="none")
+    assert prepared.classes[-1] == OTHER
+    figures = evaluate_run(tmp_path / "run")
+    named = {row["figure"] for row in figures.rows}
+    assert {"auroc", "sensitivity", "specificity", "answered", "auroc by subject", "ECE after calibration"} <= named
+    assert {"accepted", "false accept"} <= named
+    out = tmp_path / "bundle"
+    command = ["export", "--run", str(tmp_path / "run"), "--out", str(out), "--name", "n", "--version", "1"]
+    assert main(command) == 0
+    bundle = load_bundle(out)
+    assert bundle.outputs == ("ALL", "HEM", OTHER)
+    assert 0 < bundle.other_at_most < 1
+    assert {d.name for d in bundle.contract.training_data} >= {"C-NMC 2019", "ALL-IDB2", "PBC Barcelona", "drawn"}
+    card = (out / "model_card.md").read_text()
+    for fact in ("Research use only", "Apache-2.0", figures.facts["split_digest"], "hematogone"):
+        assert fact in card
+    assert main(["evaluate", "--bundle", str(out), "--data", f"cnmc:{few_images / 'cnmc'}", "--json"]) == 0
+
+
+def test_classes_and_sources_are_drawn_evenly_whatever_their_numbers(few_images: Path, tmp_path: Path) -> None:
+    from training.run import prepare
+
+    recipe = read_recipe("best", ("data.input_px=32", "split.folds=3"))
+    cells = prepare(recipe, {"": few_images}, tmp_path).cells
+    shares = shares_of(cells, "subject")
+    assert shares is not None
+    label, source = (np.array([getattr(s, name) for s in cells.samples]) for name in ("label", "source"))
+    assert shares.sum() == pytest.approx(1)
+    assert shares[label == "ALL"].sum() == pytest.approx(1 / 3)
+    assert shares[(label == "HEM") & (source == "PBC Barcelona")].sum() == pytest.approx(1 / 9)
+    unit = np.array([group_of(s) or "" for s in cells.samples])
+    one, three = shares[unit == "C-NMC 2019:H10+H3"].sum(), (unit == "C-NMC 2019:H10+H3").sum()
+    other, number = shares[unit == "C-NMC 2019:H12"].sum(), (unit == "C-NMC 2019:H12").sum()
+    assert one / other == pytest.approx(np.sqrt(three / number))
+
+
+def test_weights_that_cannot_be_had_name_the_others(few_images: Path, tmp_path: Path) -> None:
+    recipe = read_recipe("cad-all", (*SMALL, "data.input_px=32", "split.folds=3"))
+    for start, said, fault in (
+        ("lite2", "lite2 starts EfficientNetB3 only", ConfigFault),
+        ("imagenet", "has no ImageNet weights", ConfigFault),
+        ("nowhere.safetensors", "weights are missing: .*start from lite2, none or imagenet", InputFault),
+    ):
+        with pytest.raises(fault, match=said):
+            run(recipe, {"": few_images}, tmp_path / start, weights=start)
+
+
+def test_a_download_that_fails_names_the_alternatives(monkeypatch: pytest.MonkeyPatch) -> None:
+    import keras
+
+    def away(**_: object) -> None:
+        raise OSError("URL fetch failure")
+
+    monkeypatch.setattr(keras.applications, "MobileNetV2", away)
+    with pytest.raises(ConfigFault, match=r"mobilenetv2 cannot be had .URL fetch failure.*--weights FILE"):
+        networks.build("mobilenetv2", 2, 32, dense_units=8, dropout=0.1, imagenet=True)
+
+
+def test_weights_of_another_run_start_a_network_and_keep_its_new_head(few_images: Path, tmp_path: Path) -> None:
+    small = (*SMALL, "data.input_px=32")
+    run(read_recipe("pbc", small), {"": few_images}, tmp_path / "pbc", weights="none")
+    source = tmp_path / "pbc" / "fold0" / "weights.safetensors"
+    recipe = read_recipe("best", (*small, "split.folds=3", "network.views=1"))
+    run(recipe, {"": few_images}, tmp_path / "best", weights=str(source), folds=[0])
+    before, after = stored_weights(source), stored_weights(tmp_path / "best" / "fold0" / "weights.safetensors")
+    np.testing.assert_array_equal(before["top_conv/kernel"], after["top_conv/kernel"])
+    assert after["head_logits/kernel"].shape == (16, 3)
+
+
+def test_a_class_without_images_is_one_error(few_images: Path, tmp_path: Path) -> None:
+    recipe = read_recipe("cad-all", ('data.classes=["ALL", "HEM", "XYZ"]', "data.input_px=32"))
+    with pytest.raises(InputFault, match="class without images: XYZ"):
+        run(recipe, {"": few_images}, tmp_path)

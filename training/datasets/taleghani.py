@@ -1,0 +1,35 @@
+"""Taleghani Hospital ALL set: fields with many cells, one of four labels a field. Subjects are not given.
+
+Some fields are there twice, pixel for pixel: the second is left out, or it could be trained on and tested on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from training.datasets.port import DataSet, Sample, images_in
+
+TYPES = ("Benign", "Early", "Pre", "Pro")
+
+
+def _read(folder: Path) -> list[Sample]:
+    seen: set[str] = set()
+    samples = []
+    for kind in TYPES:
+        for path in images_in(folder / kind, "*.jpg"):
+            with Image.open(path) as image:
+                digest = hashlib.sha256(np.asarray(image.convert("RGB")).tobytes()).hexdigest()
+            if digest not in seen:
+                samples.append(Sample(path, kind, None, SET.title, SET.licence, shows="cells"))
+            seen.add(digest)
+    return samples
+
+
+SET = DataSet(
+    "taleghani", "Taleghani", "Taleghani Hospital, Tehran; Ghaderzadeh et al. 2021",
+    "research use, not redistributable", _read,
+)  # fmt: skip

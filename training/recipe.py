@@ -1,0 +1,196 @@
+"""A recipe: everything that a run is made of, but the images. One TOML file a study, in ``recipes/``."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from allpacs.classify.preprocess import Preprocessing
+from allpacs.domain.errors import ConfigFault
+from training.augment import AUGMENTATIONS
+from training.splits import Kind
+
+FOLDER = Path(__file__).parent / "recipes"
+
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Data(_Section):
+    """Which images are shown, and how.
+
+    Attributes
+    ----------
+    sets:
+        Names of data sets (`training.datasets`).
+    classes:
+        Order of the network's outputs.
+    names:
+        The data sets' labels that are not classes themselves, to the class they stand for: ``lymphocyte = "HEM"``.
+        Images of other labels are left out.
+    at_most:
+        Label to the largest number of its images, spread evenly over the data set.
+    view:
+        ``cell``: each cell cut out on black, as in serving; ``field``: the whole picture, scaled.
+    filter_px:
+        Side of a median filter over the picture, or 0.
+    """
+
+    sets: tuple[str, ...]
+    classes: tuple[str, ...]
+    names: dict[str, str] = {}
+    at_most: dict[str, int] = {}
+    view: Literal["cell", "field"]
+    input_px: Annotated[int, Field(ge=16, le=1024)]
+    margin: Share = 0.06
+    colour: Literal["as-found", "normalised"] = "as-found"
+    filter_px: Literal[0, 3, 5] = 0
+
+    @property
+    def contract(self) -> Preprocessing:
+        """The preprocessing of serving."""
+        return Preprocessing(input_px=self.input_px, margin=self.margin, colour=self.colour)
+
+
+class SplitSection(_Section):
+    """Who is trained on; see `training.splits`. With `balance`, larger classes are cut to the smallest, at random."""
+
+    kind: Kind
+    folds: Annotated[int, Field(ge=1)] = 5
+    test_sources: tuple[str, ...] = ()
+    balance: bool = False
+
+
+class Network(_Section):
+    """The network and its start.
+
+    Attributes
+    ----------
+    weights:
+        ``imagenet`` (downloaded by Keras), ``lite2``, ``pbc`` (a run of the recipe `pbc`), ``none``, or a file.
+    frozen:
+        Beginnings of the names of layers that stay as they are; ``*``: all but the head, which then learns from the
+        features of `views` augmented pictures of each cell.
+    """
+
+    name: str
+    weights: str
+    dense_units: int = 256
+    dropout: Share = 0.45
+    frozen: tuple[str, ...] = ()
+    views: Annotated[int, Field(ge=1)] = 10
+
+
+class Fit(_Section):
+    """How it learns.
+
+    Attributes
+    ----------
+    per_epoch:
+        Pictures drawn in an epoch, or 0 for as many as there are.
+    patience:
+        Epochs without a lower validation loss after which it stops, the best epoch's weights restored; 0: never.
+    draw:
+        ``even``: every picture alike; ``class``: classes alike; ``subject``: classes alike, the sources of a class
+        alike, and in these subjects by the root of their pictures.
+    schedule:
+        Of the learning rate: ``constant``, or ``cosine`` (warmed up, then down to a hundredth).
+    """
+
+    epochs: Annotated[int, Field(ge=1)]
+    batch: Annotated[int, Field(ge=2)] = 32
+    per_epoch: Annotated[int, Field(ge=0)] = 0
+    learning_rate: Annotated[float, Field(gt=0)]
+    schedule: Literal["constant", "cosine"] = "constant"
+    patience: Annotated[int, Field(ge=0)] = 0
+    label_smoothing: Share = 0.0
+    draw: Literal["even", "class", "subject"] = "even"
+    augment: tuple[str, ...] = ()
+    mixed_precision: bool = False
+    seed: int = 20
+
+    @model_validator(mode="after")
+    def _known(self) -> Fit:
+        if unknown := set(self.augment) - set(AUGMENTATIONS):
+            raise ValueError(f"augment: {sorted(unknown)} are not among {sorted(AUGMENTATIONS)}")
+        return self
+
+
+class Gate(_Section):
+    """A third output for what is neither class: cells of these labels of data sets, and drawn noise."""
+
+    outliers: tuple[str, ...] = ()
+    acceptance: Share = 0.95
+
+
+class Recipe(_Section):
+    """One study.
+
+    Attributes
+    ----------
+    study:
+        What it repeats, with its source.
+    reference:
+        The figure that was published, or empty.
+    choices:
+        What the source leaves open and is our choice.
+    """
+
+    name: str
+    study: str
+    reference: str = ""
+    choices: tuple[str, ...] = ()
+    data: Data
+    split: SplitSection
+    network: Network
+    fit: Fit
+    gate: Gate | None = None
+
+
+def recipe_names() -> list[str]:
+    """Return the names of the recipes that come with the project."""
+    return sorted(path.stem for path in FOLDER.glob("*.toml"))
+
+
+def read_recipe(name_or_path: str, overrides: tuple[str, ...] = ()) -> Recipe:
+    """Return a recipe by its name or file.
+
+    Parameters
+    ----------
+    overrides:
+        ``section.key=value`` each, the value as TOML has it (a bare word is a text): a smaller run of the same study.
+
+    Raises
+    ------
+    ConfigFault
+        There is no such recipe, or something in it cannot be.
+    """
+    path = Path(name_or_path) if name_or_path.endswith(".toml") else FOLDER / f"{name_or_path}.toml"
+    try:
+        written = tomllib.loads(path.read_text("utf-8"))
+    except OSError as fault:
+        known = ", ".join(recipe_names())
+        raise ConfigFault(f"no recipe {name_or_path!r}: write a file that ends in .toml, or one of {known}") from fault
+    except tomllib.TOMLDecodeError as fault:
+        raise ConfigFault(f"recipe {path.name} is not TOML: {fault}") from fault
+    for override in overrides:
+        key, equals, value = override.partition("=")
+        section, _, name = key.partition(".")
+        if not equals or not name:
+            raise ConfigFault(f"--set {override}: write section.key=value, for example fit.epochs=3")
+        try:
+            parsed = tomllib.loads(f"value = {value}")["value"]
+        except tomllib.TOMLDecodeError:
+            parsed = value
+        written.setdefault(section, {})[name] = parsed
+    try:
+        return Recipe.model_validate(written)
+    except ValidationError as fault:
+        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in fault.errors(include_url=False))
+        raise ConfigFault(f"recipe {path.name}: {problems}") from fault
