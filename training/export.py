@@ -62,6 +62,8 @@ def export(run: Path, out: Path, *, name: str, version: str, fold: int) -> Bundl
     probabilities = sigmoid((logits[:, 0] - logits[:, 1]).astype(np.float64) / temperature)
     gap = np.minimum(abs(probabilities - thresholds.all_at_least), abs(probabilities - thresholds.hem_at_most))
     fit_for_it = gap > 2 * GOLDEN_TOLERANCE
+    if not fit_for_it.any():
+        raise InputFault("every golden cell lies at a threshold: the model says the same of all cells; train it longer")
     save_golden(out, drawn[fit_for_it], probabilities[fit_for_it])
 
     figures = evaluate_run(run)
