@@ -88,7 +88,7 @@ def test_from_pre_training_to_a_bundle_with_a_gate(
     few_images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """`pbc`, then `best` on its filters, then the bundle, which is judged as serving would."""
-    reproduce("pbc", few_images, tmp_path / "pbc", "lite2", "data.input_px=32")
+    reproduce("pbc", few_images, tmp_path / "pbc", "lite2", "data.input_px=32", "fit.learning_rate=1e-5")
     start = tmp_path / "pbc" / "fold0" / "weights.safetensors"
     longer = ("data.input_px=32", "split.folds=3", "network.views=2", "fit.epochs=4", "fit.per_epoch=512")
     reproduce("best", few_images, tmp_path / "best", str(start), *longer, "fit.learning_rate=5e-3")
