@@ -236,6 +236,11 @@ class StudyFindings:
     fraction: Fraction | None
 
     @property
+    def found(self) -> int:
+        """How many cells were found in all instances, also those outside a sample."""
+        return sum(instance.found for instance in self.instances)
+
+    @property
     def cells(self) -> tuple[CellFinding, ...]:
         """All cells of all instances, in order."""
         return tuple(cell for instance in self.instances for cell in instance.cells)

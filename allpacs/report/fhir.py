@@ -277,7 +277,7 @@ class _Maker:
         panel["component"] = [
             {"code": concept(name), "valueInteger": number}
             for name, number in (
-                (codes.CELLS_FOUND, counts.total),
+                (codes.CELLS_FOUND, findings.found),
                 (codes.LYMPHOBLASTS, counts.all),
                 (codes.HEMATOGONES, counts.hem),
                 (codes.CELLS_NOT_ASSESSABLE, counts.not_assessable),

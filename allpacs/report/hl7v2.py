@@ -93,7 +93,7 @@ def _observations(findings: StudyFindings, context: ReportContext, sr_uid: str) 
     if context.signed is not None:
         yield "TX", _concept(codes.COMMENT), _safe(wording.review_summary(context.signed)), ""
     for code, number in (
-        (codes.CELLS_FOUND, counts.total),
+        (codes.CELLS_FOUND, findings.found),
         (codes.LYMPHOBLASTS, counts.all),
         (codes.HEMATOGONES, counts.hem),
         (codes.CELLS_NOT_ASSESSABLE, counts.not_assessable),

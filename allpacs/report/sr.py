@@ -195,7 +195,7 @@ def _derived(findings: StudyFindings) -> Iterator[bytes]:
     """TID 1420: numbers derived from all cells together."""
     counts = findings.counts
     for name, number in (
-        (codes.CELLS_FOUND, counts.total),
+        (codes.CELLS_FOUND, findings.found),
         (codes.LYMPHOBLASTS, counts.all),
         (codes.HEMATOGONES, counts.hem),
         (codes.CELLS_NOT_ASSESSABLE, counts.not_assessable),

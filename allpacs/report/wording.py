@@ -88,7 +88,7 @@ def summary(findings: StudyFindings) -> str:
     if counts.total == 0:
         sentences.append("No white cells were found.")
     else:
-        found = sum(instance.found for instance in findings.instances)
+        found = findings.found
         sample = f", a random sample of {counts.total} looked at" if found > counts.total else ""
         sentences.append(
             f"{counted(found, 'white cell', 'white cells')} found{sample}: "

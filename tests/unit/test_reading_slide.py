@@ -125,6 +125,8 @@ def test_a_sample_of_the_cells_is_judged_and_said(store: Store, tmp_path: Path) 
     text = _sr(store)
     assert f"{len(SLIDE.cells())} white cells found, a random sample of 20 looked at" in text
     assert "drawn by the seed" in text
+    (html,) = (one for one in reported if one.kind is ArtefactKind.HTML)
+    assert f"<b>{len(SLIDE.cells())}</b> cells found, a random sample of 20 looked at" in html.content.decode()
     assert text.count("Tracking Unique Identifier") == 20
 
     first = {one.kind: one.content for one in reported}
