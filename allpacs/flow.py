@@ -75,6 +75,8 @@ _TAKEN_OVER = "work_taken_over"
 _SWEEP_S = 30.0
 #: Between two looks for what need not be kept any longer.
 _PURGE_S = 600.0
+#: A destination's answer to a question older than this is of no use.
+_QUESTIONS_KEPT_S = 90 * 86_400.0
 #: States of a workflow that will still do something.
 _ALIVE = frozenset({"PENDING", "ENQUEUED", "DELAYED"})
 #: States of a workflow that ended without having done its work.
@@ -258,9 +260,8 @@ class Flow:
         if self._now() - self._swept_at >= _SWEEP_S:
             self._sweep()
             self._swept_at = self._now()
-        if self._options.keep_sources_s is not None and self._now() - self._purged_at >= _PURGE_S:
-            for study_uid in self._store.retention.purge(self._now() - self._options.keep_sources_s, now=self._now()):
-                _log.info("sources_deleted", study_uid=study_uid)
+        if self._now() - self._purged_at >= _PURGE_S:
+            self._purge()
             self._purged_at = self._now()
         seen: set[str] = set()
         for study_uid, revision in self._store.revisions.close_due(self._now()):
@@ -362,6 +363,13 @@ class Flow:
         _log.warning("worker_taken_over", executor_id=executor_id, count=len(left))
         self._store.workers.forget(executor_id)
         self._heard.pop(executor_id, None)
+
+    def _purge(self) -> None:
+        """Delete what need not be kept any longer."""
+        self._store.commitments.forget(self._now() - _QUESTIONS_KEPT_S)
+        if self._options.keep_sources_s is not None:
+            for study_uid in self._store.retention.purge(self._now() - self._options.keep_sources_s, now=self._now()):
+                _log.info("sources_deleted", study_uid=study_uid)
 
     def _lost_reading(self, study_uid: str, revision: int, attempt: int) -> None:
         state = self._store.revisions.begin_again(study_uid, revision, attempt)

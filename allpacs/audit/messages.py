@@ -25,7 +25,6 @@ class AuditEvent(Enum):
     INSTANCES_RECEIVED = ("110104", "DICOM Instances Transferred", None, None, "C")
     INSTANCES_SENT = ("110104", "DICOM Instances Transferred", None, None, "R")
     EXPORTED = ("110106", "Export", None, None, "R")
-    IMPORTED = ("110107", "Import", None, None, "C")
     NODE_REFUSED = ("110113", "Security Alert", "110126", "Node Authentication", "E")
 
 

@@ -112,6 +112,11 @@ class Commitments:
                 sa.update(schema.commitments).where(_ASKED.transaction_uid == transaction_uid).values(settled=True)
             )
 
+    def forget(self, asked_before: float) -> None:
+        """Delete what was asked before that time: its delivery has been settled by a later question, or given up."""
+        with self._database.writing() as connection:
+            connection.execute(sa.delete(schema.commitments).where(_ASKED.asked_at < asked_before))
+
     # ------------------------------------------------------------------------------------------------ asked of us
 
     def owe(

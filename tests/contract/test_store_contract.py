@@ -716,3 +716,27 @@ def test_a_clock_set_back_or_forward_holds_up_no_study_and_no_delivery(store: St
 def test_clocks_of_two_machines_that_differ_a_little_change_nothing(store: Store) -> None:
     keep(store, identity(1), at=1000.0)
     assert store.revisions.close_due(900.0) == []
+
+
+# --- storage commitment
+
+
+def test_old_questions_are_forgotten_and_their_answers_no_longer_known(store: Store) -> None:
+    for transaction, at in (("1.1", 100.0), ("1.2", 200.0)):
+        store.commitments.ask(transaction, STUDY, 1, "pacs", 1, ["2.25.1"], now=at)
+    store.commitments.forget(150.0)
+    assert not store.commitments.answered("1.1", ["2.25.1"], None)
+    assert store.commitments.answered("1.2", ["2.25.1"], None)
+
+
+def test_what_is_owed_is_answered_by_one_of_several_receivers(store: Store) -> None:
+    store.commitments.owe("PACS", "1.1", [("1.2", "1.3")], now=100.0, due_at=101.0)
+    store.commitments.owe("PACS", "1.1", [("1.2", "1.3")], now=100.0, due_at=101.0)
+    assert store.commitments.owed(100.5) == []
+    (owed,) = store.commitments.owed(101.0)
+    assert [store.commitments.postpone(owed, 105.0) for _ in range(2)] == [True, False]
+    assert store.commitments.owed(104.0) == []
+    (again,) = store.commitments.owed(105.0)
+    assert (again.attempts, again.instances) == (1, (("1.2", "1.3"),))
+    store.commitments.paid(again)
+    assert store.commitments.owed(1e9) == []
