@@ -73,6 +73,7 @@ def make_receiver(settings: Settings, store: Store, audit: AuditTrail | None = N
             max_age_s=receive.max_age_s,
             close_on_release=source.close_on_release,
             instances_per_s=source.instances_per_s,
+            count_in=source.count_in,
         )
         for ae_title, source in receive.sources.items()
     }

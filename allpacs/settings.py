@@ -116,6 +116,11 @@ class SourceSettings(_Section):
         description="distance of pixels where neither the image nor its red cells tell, micrometres",
         examples=[0.1],
     )
+    count_in: Literal["NumberOfStudyRelatedInstances", "ImagesInAcquisition"] | None = Field(
+        None,
+        description="attribute in which this sender says how many instances a study has; unset: it does not",
+        examples=["NumberOfStudyRelatedInstances"],
+    )
     instances_per_s: float | None = Field(
         None, gt=0, description="a faster sender is held back; unset: no limit", examples=[50.0]
     )

@@ -55,6 +55,14 @@ _MODEL_NAME = Tag(0x0008, 0x1090)
 _STUDY_UID = Tag(0x0020, 0x000D)
 _SERIES_UID = Tag(0x0020, 0x000E)
 
+#: Attributes in which senders say how many instances a study has, by keyword.
+COUNT_TAGS: Final[Mapping[str, BaseTag]] = MappingProxyType(
+    {
+        "NumberOfStudyRelatedInstances": Tag(0x0020, 0x1208),
+        "ImagesInAcquisition": Tag(0x0020, 0x1002),
+    }
+)
+
 #: The elements that decide; nothing else of a header needs to be read.
 DECIDING_TAGS: Final = (_SOP_CLASS_UID, _SOP_INSTANCE_UID, _MANUFACTURER, _MODEL_NAME, _STUDY_UID, _SERIES_UID)
 
@@ -92,6 +100,12 @@ def admit(header: Dataset, *, sop_class_uid: str, sop_instance_uid: str, transfe
     if _text(header, _MANUFACTURER) == MANUFACTURER and _text(header, _MODEL_NAME) == OWN_MODEL_NAME:
         raise InstanceRefused(NOT_AUTHORISED, "a result of allpacs is not taken as input")
     return identity
+
+
+def expected_instances(header: Dataset, keyword: str) -> int | None:
+    """Return how many instances a study has by one of `COUNT_TAGS`, or None where the sender does not say."""
+    text = _text(header, COUNT_TAGS[keyword])
+    return (int(text) or None) if text.isdecimal() and len(text) <= 6 else None
 
 
 def _uid(header: Dataset, tag: BaseTag, name: str) -> str:

@@ -14,7 +14,7 @@ from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRLittleEnd
 
 from allpacs.domain.errors import InputFault, InstanceRefused
 from allpacs.inflate import inflated
-from allpacs.receive.admit import CANNOT_UNDERSTAND, DECIDING_TAGS
+from allpacs.receive.admit import CANNOT_UNDERSTAND, COUNT_TAGS, DECIDING_TAGS
 
 _PIXEL_DATA: Final = 0x7FE00010
 _ITEM: Final = 0xFFFEE000
@@ -23,7 +23,7 @@ _UNDEFINED_LENGTH: Final = 0xFFFFFFFF
 
 
 def read_header(encoded: BinaryIO, transfer_syntax_uid: str) -> Dataset:
-    """Return the elements that admission decides on (`admit.DECIDING_TAGS`), having checked the data set's length.
+    """Return the elements that are looked at (`admit.DECIDING_TAGS`, `COUNT_TAGS`), having checked the length.
 
     Parameters
     ----------
@@ -65,7 +65,7 @@ def _checked(encoded: BinaryIO, transfer_syntax: UID) -> Dataset:
             transfer_syntax.is_implicit_VR,
             transfer_syntax.is_little_endian,
             stop_when=at_pixel_data,
-            specific_tags=[int(tag) for tag in DECIDING_TAGS],
+            specific_tags=[int(tag) for tag in (*DECIDING_TAGS, *COUNT_TAGS.values())],
         )
     # Whatever the parser raises on bytes a stranger made up is about those bytes: it has no errors of its own.
     except Exception as error:  # noqa: BLE001

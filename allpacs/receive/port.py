@@ -58,6 +58,15 @@ class Sink(Protocol):
             The studies could not be changed; they will be due when they have been quiet.
         """
 
+    def count_reached(self, study_uid: str, instances: int, now: float) -> bool:
+        """Make a study that still receives due at once where so many of its instances are kept; return whether it is.
+
+        Raises
+        ------
+        StoreFault
+            The study could not be changed; it will be due when it has been quiet.
+        """
+
     def free_bytes(self) -> int:
         """Return how much disk is left.
 

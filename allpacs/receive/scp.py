@@ -15,7 +15,7 @@ from io import BytesIO
 from typing import Any, Final
 
 import structlog
-from pydicom.dataset import FileMetaDataset
+from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import UID
 from pynetdicom import AE, evt
 from pynetdicom.dimse_messages import C_STORE_RQ
@@ -27,7 +27,7 @@ from allpacs.commitment import SOP_CLASS_UID as COMMITMENT_SOP_CLASS_UID
 from allpacs.domain.errors import InstanceRefused, StoreFault
 from allpacs.domain.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, is_uid
 from allpacs.domain.instance import InstanceIdentity
-from allpacs.receive.admit import ACCEPTED_SOP_CLASSES, admit
+from allpacs.receive.admit import ACCEPTED_SOP_CLASSES, admit, expected_instances
 from allpacs.receive.capacity import Capacity, CapacityLimits, RateLimit
 from allpacs.receive.commitment import CommitmentService
 from allpacs.receive.guard import Memory
@@ -57,12 +57,16 @@ class SourceRule:
         A study that never goes quiet is taken as complete so long after its first instance.
     instances_per_s:
         A sender that is faster is held back; None: as fast as it can.
+    count_in:
+        Keyword of the attribute (`allpacs.receive.admit.COUNT_TAGS`) in which it says how many instances a study has:
+        with that many it is complete. None: it does not say.
     """
 
     quiet_s: float = 10.0
     close_on_release: bool = False
     max_age_s: float = 3600.0
     instances_per_s: float | None = None
+    count_in: str | None = None
 
 
 @dataclass(slots=True)
@@ -283,8 +287,9 @@ class StorageScp:
         now = self._clock()
         encoded: BytesIO = event.request.DataSet
         transfer_syntax_uid = str(event.context.transfer_syntax)
+        header = read_header(encoded, transfer_syntax_uid)
         identity = admit(
-            read_header(encoded, transfer_syntax_uid),
+            header,
             sop_class_uid=str(event.request.AffectedSOPClassUID),
             sop_instance_uid=str(event.request.AffectedSOPInstanceUID),
             transfer_syntax_uid=transfer_syntax_uid,
@@ -306,8 +311,19 @@ class StorageScp:
         tally.study_uids.add(identity.study_uid)
         if outcome == "stored":
             tally.stored += 1
+            self._look_at_count(identity.study_uid, header, rule, now)
         else:
             tally.same += 1
+
+    def _look_at_count(self, study_uid: str, header: Dataset, rule: SourceRule, now: float) -> None:
+        """Make a study due that has all the instances of which its sender has spoken."""
+        expected = None if rule.count_in is None else expected_instances(header, rule.count_in)
+        if expected is None:
+            return
+        try:
+            self._sink.count_reached(study_uid, expected, now)
+        except StoreFault as fault:  # the instance is kept: the study is due when it has been quiet
+            _log.error("studies_not_closed", study_uid=study_uid, reason=str(fault))
 
     def _on_established(self, event: evt.Event) -> None:
         self._tallies[event.assoc] = _Tally(event.assoc.requestor.ae_title, time.monotonic())

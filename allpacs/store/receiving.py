@@ -182,6 +182,18 @@ class Receiving:
                     .values(due_at=now)
                 )
 
+    def count_reached(self, study_uid: str, instances: int, now: float) -> bool:
+        """Make a study that still receives due at once where so many instances are kept; return whether it is."""
+        table, kept = schema.studies, schema.instances.c
+        count = sa.select(sa.func.count()).where(kept.study_uid == study_uid).scalar_subquery()
+        with self._database.writing() as connection:
+            made_due = connection.execute(
+                sa.update(table)
+                .where(table.c.study_uid == study_uid, table.c.state == RECEIVING, count >= instances)
+                .values(due_at=sa.case((table.c.due_at < now, table.c.due_at), else_=now))
+            )
+        return made_due.rowcount == 1
+
     def free_bytes(self) -> int:
         """Return how many bytes the spool's file system has left for us."""
         return self._spool.free_bytes()

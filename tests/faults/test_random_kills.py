@@ -19,6 +19,7 @@ from pathlib import Path
 
 import pytest
 from pydicom import dcmread
+from pydicom.uid import generate_uid
 
 from allpacs.app import open_store
 from allpacs.deliver.c_store import send_files
@@ -106,10 +107,26 @@ def _send_until_acknowledged(hospital: Hospital, files: list[Path], acknowledged
             time.sleep(0.2)
 
 
+def _studies(folder: Path) -> list[list[Path]]:
+    """Write studies of the same few drawn cells, each under UIDs of its own: drawing a thousand would take longer."""
+    drawn = [dcmread(path) for path in drawn_study(folder / "drawn", range(EACH))]
+    studies = []
+    for number in range(STUDIES):
+        study, series, files = generate_uid(), generate_uid(), []
+        (folder / f"study{number}").mkdir()
+        for place, dataset in enumerate(drawn):
+            dataset.StudyInstanceUID, dataset.SeriesInstanceUID = study, series
+            dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = generate_uid()
+            files.append(folder / f"study{number}" / f"{place}.dcm")
+            dataset.save_as(files[-1], enforce_file_format=True)
+        studies.append(files)
+    return studies
+
+
 def test_random_kills_lose_nothing_and_deliver_nothing_twice(
     tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:
-    studies = [drawn_study(tmp_path / str(number), range(number, number + EACH)) for number in range(STUDIES)]
+    studies = _studies(tmp_path)
     acknowledged: set[str] = set()
     with Hospital(tmp_path, quiet_s=1.0, extra=SETTINGS) as hospital:
         killed = Killed(hospital, KILLS, seed=20_26)

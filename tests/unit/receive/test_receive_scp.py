@@ -309,6 +309,21 @@ def test_studies_are_due_by_the_rule_of_their_source(receiver: Start, connect: C
     assert due == {"1.2.1": None, "1.2.2": 1020.0, "1.2.3": 1500.0}
 
 
+@pytest.mark.parametrize(("said", "due_after"), [("3", 3), ("2", 2), ("0", None), ("many", None), (None, None)])
+def test_a_study_is_due_when_it_has_as_many_instances_as_its_sender_says(
+    receiver: Start, connect: Connect, store: Store, said: str | None, due_after: int | None
+) -> None:
+    rule = SourceRule(quiet_s=500.0, count_in="ImagesInAcquisition")
+    peer = connect(receiver(rules={"PACS": rule}, clock=lambda: 1000.0).port)
+    for number in (1, 2, 3):
+        data_set = make_instance(number)
+        if said is not None:
+            data_set.add_new(0x00201002, "LO", said)
+        assert peer.send(data_set) == 0x0000
+        due = store.studies.latest()[0].due_at
+        assert due == (1000.0 if due_after is not None and number >= due_after else 1500.0)
+
+
 def test_stopping_lets_an_association_end_and_frees_the_port(receiver: Start, connect: Connect) -> None:
     scp = receiver()
     port = scp.port
