@@ -65,7 +65,7 @@ class Hospital:
         finally:
             store.close()
 
-    def wait_until_delivered(self, study_uid: str, revision: int = 1, timeout_s: float = 180.0) -> None:
+    def wait_until_delivered(self, study_uid: str, revision: int = 1, timeout_s: float = 300.0) -> None:
         """Wait until both destinations have the results of a revision.
 
         Raises

@@ -10,10 +10,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from io import BytesIO
 
 import numpy as np
-import pydicom
 from highdicom import AlgorithmIdentificationSequence
 from highdicom.ann import AnnotationGroup, Measurements
 from pydicom.dataset import Dataset
@@ -26,8 +24,8 @@ from allpacs.domain.geometry import PointPx
 from allpacs.domain.identity import derive_uid
 from allpacs.report import codes, wording
 from allpacs.report.context import ReportContext, result_uid
-from allpacs.report.document import about_study, add_equipment, file_meta, local, own_text
-from allpacs.report.source import Headers, clean, read_source
+from allpacs.report.document import Series, part_10, result_object
+from allpacs.report.source import Headers, clean
 
 SERIES_NUMBER = 9903
 SERIES_DESCRIPTION = "AI annotations of white cells (research use only)"
@@ -49,21 +47,10 @@ def cell_annotations(
 ) -> Artefact:
     """Return the annotations of an image's cells as a Part 10 file."""
     uid = result_uid("annotations", findings, context)
-    source = read_source(findings, headers)
-    made = about_study(findings, headers, own_text(findings, source, context))
-    add_equipment(made, findings, context)
-    issued_at = local(context.issued_at, source.timezone_offset)
-    made.SOPClassUID = MicroscopyBulkSimpleAnnotationsStorage
-    made.SOPInstanceUID = uid
-    made.StudyInstanceUID = findings.study_uid
-    made.SeriesInstanceUID = derive_uid("series", "annotations", findings.study_uid, findings.model.digest)
-    made.SeriesNumber = SERIES_NUMBER
-    made.SeriesDescription = SERIES_DESCRIPTION
-    made.Modality = "ANN"
+    series_uid = derive_uid("series", "annotations", findings.study_uid, findings.model.digest)
+    of = Series(series_uid, SERIES_NUMBER, SERIES_DESCRIPTION, "ANN")
+    made = result_object(findings, headers, context, uid, MicroscopyBulkSimpleAnnotationsStorage, of)
     made.DeviceSerialNumber = findings.model.device_uid[:64]
-    made.InstanceNumber = findings.revision
-    made.InstanceCreationDate = made.ContentDate = issued_at.strftime("%Y%m%d")
-    made.InstanceCreationTime = made.ContentTime = issued_at.strftime("%H%M%S")
     made.ContentLabel = "WHITE_CELLS"
     made.ContentDescription = "White cells by class (research use only)"
     made.ContentCreatorName = None
@@ -78,10 +65,7 @@ def cell_annotations(
     series.ReferencedInstanceSequence = [reference]
     made.ReferencedSeriesSequence = [series]
     made.AnnotationGroupSequence = list(_groups(findings, image))
-    made.file_meta = file_meta(made)
-    buffer = BytesIO()
-    pydicom.dcmwrite(buffer, made, implicit_vr=False, little_endian=True, enforce_file_format=True)
-    return Artefact(ArtefactKind.ANNOTATIONS, uid, "application/dicom", f"{uid}.dcm", buffer.getvalue())
+    return Artefact(ArtefactKind.ANNOTATIONS, uid, "application/dicom", f"{uid}.dcm", part_10(made))
 
 
 def _groups(findings: StudyFindings, image: InstanceFindings) -> Iterator[AnnotationGroup]:

@@ -5,8 +5,11 @@ Source: PS3.3 A.35.13 and the sections named below.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
+from io import BytesIO
 
+from pydicom import dcmwrite
 from pydicom.charset import convert_encodings, python_encoding
 from pydicom.config import RAISE
 from pydicom.datadict import dictionary_VM, dictionary_VR
@@ -26,7 +29,7 @@ from allpacs.domain.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VER
 from allpacs.domain.review import Signed
 from allpacs.report import codes, wording
 from allpacs.report.context import PriorReport, ReportContext, sr_series_uid
-from allpacs.report.source import CORRUPT, Headers, Source, clean, items, lead_header, text
+from allpacs.report.source import CORRUPT, Headers, Source, clean, items, lead_header, read_source, text
 
 SERIES_NUMBER = 9901
 SERIES_DESCRIPTION = "AI white cell classification (research use only)"
@@ -85,6 +88,45 @@ def document(
     character_set = _character_set(findings, headers, said)
     _add_references(report, findings, lead_header(findings, headers), character_set, context, prior)
     return report
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """The series that a kind of result has in every study."""
+
+    uid: str
+    number: int
+    description: str
+    modality: str
+
+
+def result_object(
+    findings: StudyFindings, headers: Headers, context: ReportContext, uid: str, sop_class_uid: str, series: Series
+) -> Dataset:
+    """Return what every result that goes with the report has in common: patient, study, series, equipment, times."""
+    source = read_source(findings, headers)
+    made = about_study(findings, headers, own_text(findings, source, context))
+    add_equipment(made, findings, context)
+    issued_at = local(context.issued_at, source.timezone_offset)
+    made.SOPClassUID = sop_class_uid
+    made.SOPInstanceUID = uid
+    made.StudyInstanceUID = findings.study_uid
+    made.SeriesInstanceUID = series.uid
+    made.SeriesNumber = series.number
+    made.SeriesDescription = series.description
+    made.Modality = series.modality
+    made.InstanceNumber = findings.revision
+    made.InstanceCreationDate = made.ContentDate = issued_at.strftime("%Y%m%d")
+    made.InstanceCreationTime = made.ContentTime = issued_at.strftime("%H%M%S")
+    made.file_meta = file_meta(made)
+    return made
+
+
+def part_10(made: Dataset) -> bytes:
+    """Return an object as a Part 10 file in Explicit VR Little Endian."""
+    buffer = BytesIO()
+    dcmwrite(buffer, made, implicit_vr=False, little_endian=True, enforce_file_format=True)
+    return buffer.getvalue()
 
 
 def about_study(findings: StudyFindings, headers: Headers, said: str) -> Dataset:

@@ -12,10 +12,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from io import BytesIO
 
 import numpy as np
-import pydicom
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from pydicom.dataset import Dataset
@@ -27,8 +25,8 @@ from allpacs.domain.findings import CellFinding, CellLabel, StudyFindings
 from allpacs.domain.identity import derive_uid
 from allpacs.report import wording
 from allpacs.report.context import CellPicture, ReportContext, result_uid
-from allpacs.report.document import about_study, add_equipment, file_meta, local, own_text
-from allpacs.report.source import Headers, read_source
+from allpacs.report.document import Series, part_10, result_object
+from allpacs.report.source import Headers
 
 SERIES_NUMBER = 9902
 SERIES_DESCRIPTION = "AI key images of white cells (research use only)"
@@ -55,11 +53,6 @@ def key_cells(findings: StudyFindings, number: int) -> list[CellFinding]:
     return sorted(judged, key=lambda cell: (-(cell.probability_all or 0.0), cell.tracking_uid))[:number]
 
 
-def series_uid(findings: StudyFindings) -> str:
-    """Return the Series Instance UID of a study's key images."""
-    return derive_uid("series", "key images", findings.study_uid, findings.model.digest)
-
-
 def key_images(findings: StudyFindings, headers: Headers, context: ReportContext) -> Artefact | None:
     """Return the pages as a Part 10 file; None where the context has no picture of any cell.
 
@@ -73,35 +66,21 @@ def key_images(findings: StudyFindings, headers: Headers, context: ReportContext
     _add_sources(image, findings, {cell.sop_instance_uid for cell in cells})
     pages = [cells[start : start + COLUMNS * ROWS] for start in range(0, len(cells), COLUMNS * ROWS)]
     _add_pixels(image, [_page(findings, page, number, len(pages), context) for number, page in enumerate(pages, 1)])
-    buffer = BytesIO()
-    pydicom.dcmwrite(buffer, image, implicit_vr=False, little_endian=True, enforce_file_format=True)
-    content = buffer.getvalue()
-    return Artefact(ArtefactKind.KEY_IMAGES, uid, "application/dicom", f"{uid}.dcm", content)
+    return Artefact(ArtefactKind.KEY_IMAGES, uid, "application/dicom", f"{uid}.dcm", part_10(image))
 
 
 def _modules(findings: StudyFindings, headers: Headers, context: ReportContext, uid: str) -> Dataset:
-    source = read_source(findings, headers)
-    image = about_study(findings, headers, own_text(findings, source, context))
-    add_equipment(image, findings, context)
-    issued_at = local(context.issued_at, source.timezone_offset)
-    image.SOPClassUID = MultiFrameTrueColorSecondaryCaptureImageStorage
-    image.SOPInstanceUID = uid
-    image.StudyInstanceUID = findings.study_uid
-    image.SeriesInstanceUID = series_uid(findings)
-    image.SeriesNumber = SERIES_NUMBER
-    image.SeriesDescription = SERIES_DESCRIPTION
-    image.Modality = "OT"
+    series_uid = derive_uid("series", "key images", findings.study_uid, findings.model.digest)
+    series = Series(series_uid, SERIES_NUMBER, SERIES_DESCRIPTION, "OT")
+    storage = MultiFrameTrueColorSecondaryCaptureImageStorage
+    image = result_object(findings, headers, context, uid, storage, series)
     image.ConversionType = "WSD"
-    image.InstanceNumber = findings.revision
-    image.InstanceCreationDate = image.ContentDate = issued_at.strftime("%Y%m%d")
-    image.InstanceCreationTime = image.ContentTime = issued_at.strftime("%H%M%S")
     image.PatientOrientation = None  # cells on a slide have none
     image.ImageType = ["DERIVED", "SECONDARY"]
     image.BurnedInAnnotation = "NO"  # no patient data
     image.LossyImageCompression = "00"
     image.ImageComments = wording.notice(context.signed)
     image.DerivationDescription = "Cells found by the algorithm, and class activation maps toward lymphoblast over them"
-    image.file_meta = file_meta(image)
     return image
 
 

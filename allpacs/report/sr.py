@@ -10,9 +10,7 @@ Source: PS3.3 A.35.13; PS3.16 TID 1500, 1410, 1420, 4019; IHE AI Results (AIR).
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from io import BytesIO
 
-import pydicom
 from pydicom.dataset import Dataset
 from pydicom.sr.coding import Code
 from pydicom.tag import Tag
@@ -39,7 +37,7 @@ from allpacs.report.content import (
     written,
 )
 from allpacs.report.context import ReportContext, result_uid
-from allpacs.report.document import code_item, document, file_meta
+from allpacs.report.document import code_item, document, file_meta, part_10
 from allpacs.report.source import Headers, Source, clean, read_source
 
 #: How the report names what goes with it.
@@ -78,7 +76,7 @@ def structured_report(findings: StudyFindings, headers: Headers, context: Report
         uid=uid,
         media_type="application/dicom",
         file_name=f"{uid}.dcm",
-        content=_part_10(report, content),
+        content=_with_content(report, content),
         supersedes=prior.sop_instance_uid if prior else None,
     )
 
@@ -233,7 +231,7 @@ def _evaluations(findings: StudyFindings, context: ReportContext) -> Iterator[by
             yield written(CONTAINS, codes.COMMENT, clean(f"{instance.sop_instance_uid}: {remark}"))
 
 
-def _part_10(report: Dataset, content: bytes) -> bytes:
+def _with_content(report: Dataset, content: bytes) -> bytes:
     """Return the data set as a Part 10 file in Explicit VR Little Endian, without reading a clock.
 
     The Content Sequence, already encoded, has the highest tag of all and follows what pydicom writes.
@@ -241,6 +239,4 @@ def _part_10(report: Dataset, content: bytes) -> bytes:
     if max(report.keys()) >= Tag("ContentSequence"):
         raise ValueError("an element would follow the Content Sequence")
     report.file_meta = file_meta(report)
-    buffer = BytesIO()
-    pydicom.dcmwrite(buffer, report, implicit_vr=False, little_endian=True, enforce_file_format=True)
-    return buffer.getvalue() + element("ContentSequence", "SQ", content)
+    return part_10(report) + element("ContentSequence", "SQ", content)
