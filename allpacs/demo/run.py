@@ -29,7 +29,7 @@ from allpacs.demo.fhir_endpoint import FhirEndpoint
 from allpacs.domain.artefacts import ArtefactKind
 from allpacs.domain.errors import AllpacsError, DeliveryRejected, DeliveryUnavailable, InputFault
 from allpacs.domain.findings import CellFinding, InstanceFindings
-from allpacs.settings import Settings, load_settings
+from allpacs.settings import ENV_PREFIX, Settings, load_settings
 from allpacs.store.records import RevisionState
 from allpacs.store.store import Store
 
@@ -69,6 +69,7 @@ def run_demo(images: Path | None, out: Path, *, timeout_s: float, keep_open: boo
     """
     started = time.monotonic()
     console = Console()
+    _forget_settings()
     # A demo of its own each time: what earlier ones wrote stays beside it.
     folder = out.resolve() / datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%f")[:-3]
     folder.mkdir(parents=True)
@@ -165,6 +166,13 @@ folder = {json.dumps(str(folder / "results"))}
 """
 
 
+def _forget_settings() -> None:
+    """Leave the environment's settings out, which would have the last word over the demo's; but for the model's."""
+    for name in [one for one in os.environ if one.startswith(ENV_PREFIX) and "__" in one]:
+        if not name.startswith(f"{ENV_PREFIX}MODEL__"):
+            del os.environ[name]
+
+
 @contextmanager
 def _plugin(config: Path, log: Path) -> Iterator[subprocess.Popen[bytes]]:
     """Run ``allpacs serve`` while the block runs; its log goes to a file."""
@@ -173,7 +181,6 @@ def _plugin(config: Path, log: Path) -> Iterator[subprocess.Popen[bytes]]:
             [sys.executable, "-m", "allpacs", "serve", "--config", str(config)],
             stderr=stream,
             stdout=stream,
-            env={name: value for name, value in os.environ.items() if not name.startswith("ALLPACS_")},
         )
         try:
             yield process

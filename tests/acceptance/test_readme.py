@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import shlex
 import subprocess
 import sys
@@ -13,12 +12,12 @@ import pytest
 from PIL import Image
 
 from allpacs.demo.synthetic import draw_cell
+from doc_commands import REPOSITORY, commands
 from hospital import AE_TITLE, Hospital, wait_until
 
 pytestmark = pytest.mark.slow
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-COMMANDS = re.findall(r"^ *\$ (.+)$", (REPOSITORY / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
+COMMANDS = commands(REPOSITORY / "README.md")
 PORT = "11112"
 
 

@@ -24,7 +24,7 @@ if ! buildah inspect --type image localhost/base >/dev/null 2>&1; then
     rm "$work/base.tar"
 fi
 
-buildah build --isolation chroot --pull-never --build-arg BASE=localhost/base \
+buildah build --layers --isolation chroot --pull-never --build-arg BASE=localhost/base \
     -f deploy/container/Containerfile -t localhost/allpacs .
 
 # Run it as it will be run: its own user, a root file system that cannot be written.
@@ -43,8 +43,9 @@ unshare --mount --net --pid --fork bash -euc '
     inside() {
         env -i PATH=/opt/allpacs/bin:/usr/bin:/bin ALLPACS_STORE__FOLDER=/var/lib/allpacs \
             ALLPACS_MODEL__CACHE=/var/lib/allpacs/model-cache HOME=/var/lib/allpacs \
-            chroot --userspec=10001:10001 "$mount" "$@"
+            /usr/sbin/chroot --userspec=10001:10001 "$mount" "$@"
     }
+    inside touch /tmp/written
     ! inside touch /opt/allpacs/written 2>/dev/null || { echo "the root file system can be written"; exit 1; }
     inside allpacs --version
     inside allpacs demo --out /tmp/demo
