@@ -124,7 +124,7 @@ def evaluate_run(folder: Path, folds: Sequence[int] | None = None) -> Figures:
         "epochs": [s["epochs"] for s in spent], "reference": recipe["reference"], "command": facts["command"],
     }  # fmt: skip
     if tuple(classes) == LABELS:
-        _two_classes(figures, pictures, answers)
+        _two_classes(figures, pictures, answers, (recipe["gate"] or {}).get("acceptance", 1.0))
     else:
         _many_classes(figures, pictures, answers[TEST])
     return figures
@@ -206,7 +206,9 @@ def _answers(path: Path) -> tuple[NDArray[np.int64], Floats]:
         return stored["places"], stored["logits"].astype(np.float64)
 
 
-def _two_classes(figures: Figures, pictures: list[dict[str, Any]], answers: dict[str, list[Any]]) -> None:
+def _two_classes(
+    figures: Figures, pictures: list[dict[str, Any]], answers: dict[str, list[Any]], acceptance: float
+) -> None:
     """Add the figures of ALL against HEM, and those of the gate where the network has one."""
     label = np.array([p["label"] for p in pictures])
     parts, temperatures, thresholds, other = [], [], [], {}
@@ -227,7 +229,7 @@ def _two_classes(figures: Figures, pictures: list[dict[str, Any]], answers: dict
             np.array([pictures[i]["subject"] is not None for i in places], bool),
         ))  # fmt: skip
         if test_logits.shape[1] > len(LABELS):
-            threshold = accepted_at(_other(valid_logits)[known], 0.95)
+            threshold = accepted_at(_other(valid_logits)[known], acceptance)
             thresholds.append(threshold)
             passed = _other(test_logits) <= threshold
             for place, good in zip(test, passed, strict=True):
