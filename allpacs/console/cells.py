@@ -68,7 +68,6 @@ class StudyCells:
         order: CellOrder,
         only: CellFilter,
         decisions: Mapping[str, CellDecision],
-        thresholds_middle: float = 0.5,
     ) -> list[Cell]:
         """Return the cells to show, in order; cells without a probability come last."""
         cells = [cell for cell in self.cells if _passes(cell, only, decisions.get(cell.tracking_uid))]
@@ -81,9 +80,7 @@ class StudyCells:
             case CellOrder.UNCERTAINTY:
                 cells.sort(
                     key=lambda cell: (
-                        2.0
-                        if cell.finding.probability_all is None
-                        else abs(cell.finding.probability_all - thresholds_middle)
+                        2.0 if cell.finding.probability_all is None else abs(cell.finding.probability_all - 0.5)
                     )
                 )
             case CellOrder.PLACE:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -68,8 +67,3 @@ def browse(store: Store) -> Callable[..., Browser]:
         return browser
 
     return make
-
-
-def secret(folder: Path, name: str) -> str:
-    """Return a secret of the store's folder."""
-    return (folder / name).read_text().strip()

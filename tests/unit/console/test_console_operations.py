@@ -21,6 +21,7 @@ from allpacs.store.records import DeliveryState, RevisionState
 from allpacs.store.reviews import NewDecision
 from allpacs.store.store import Store
 from console_samples import keep_file, painted_study, report, reported_study
+from training.datasets import reviewed
 from unit.console.conftest import Browser
 
 Browse = Callable[..., Browser]
@@ -151,8 +152,7 @@ def test_reviewed_cells_leave_without_what_tells_whose_they_are(browse: Browse, 
 
     # … and training reads it.
     more.extractall(tmp_path / "set")
-    reviewed = pytest.importorskip("training.datasets.reviewed")
-    samples = reviewed.SET.read(tmp_path / "set") if hasattr(reviewed.SET, "read") else reviewed._read(tmp_path / "set")
+    samples = reviewed.SET.read(tmp_path / "set")
     assert sorted(str(one.label) for one in samples) == ["HEM"] * 4
     assert store.audit.latest(1)[0].event == "cells_exported"
     store.close()
