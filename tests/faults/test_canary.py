@@ -6,6 +6,7 @@ state, the audit trail or an error's text.
 
 from __future__ import annotations
 
+import logging
 import subprocess
 import sys
 from collections.abc import Callable
@@ -57,6 +58,7 @@ def test_names_stay_where_they_belong(
                 [sys.executable, "-m", "allpacs", "receive", "--config", str(hospital.config)], stdout=log, stderr=log
             )
         store = open_store(hospital.settings)
+        handlers = list(logging.root.handlers)
         configure_logs("debug", "json")
         audit = make_audit(hospital.settings, "work")
         worker = Worker(hospital.settings, store, ask=brightness_logits, audit=audit)
@@ -96,7 +98,9 @@ def test_names_stay_where_they_belong(
             receiver.terminate()
             receiver.wait(30)
             store.close()
+            # What it configured writes to streams that end with this test.
             structlog.reset_defaults()
+            logging.root.handlers[:] = handlers
         shown = subprocess.run(
             [sys.executable, "-m", "allpacs", "studies", "--json", "--config", str(hospital.config)],
             capture_output=True, check=True,
