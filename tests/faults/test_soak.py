@@ -13,7 +13,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from pydicom.uid import generate_uid
 
 from allpacs.app import open_store
 from allpacs.store.records import RevisionState
@@ -55,7 +54,7 @@ def test_memory_and_descriptors_stay_flat(tmp_path: Path, record_property: Calla
             hospital.wait_for_echo(60)
             began = time.monotonic()
             while (elapsed := time.monotonic() - began) < SECONDS:
-                study = generate_uid()
+                study = f"1.2.826.{studies + 1}"
                 with RawSender(hospital.port, calling="SOAK") as sender:
                     for number in range(5):
                         assert sender.store(instance(study, number)) == 0x0000
