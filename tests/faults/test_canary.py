@@ -101,6 +101,7 @@ def test_names_stay_where_they_belong(
             # What it configured writes to streams that end with this test.
             structlog.reset_defaults()
             logging.root.handlers[:] = handlers
+            logging.getLogger("dbos").handlers.clear()
         shown = subprocess.run(
             [sys.executable, "-m", "allpacs", "studies", "--json", "--config", str(hospital.config)],
             capture_output=True, check=True,
