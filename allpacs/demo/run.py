@@ -38,6 +38,8 @@ _SENDER = "MICROSCOPE"
 #: Cells that are drawn where no images are given: half of them as blasts are, half as hematogones.
 _SYNTHETIC_CELLS = 12
 _ROWS_SHOWN = 40
+#: Comprehensive 3D SR and Comprehensive SR Storage: the PACS gets other results, too.
+_STRUCTURED_REPORTS = ("1.2.840.10008.5.1.4.1.1.88.34", "1.2.840.10008.5.1.4.1.1.88.33")
 _SETTLED = {RevisionState.DELIVERED, RevisionState.ATTENTION}
 
 
@@ -285,7 +287,7 @@ def _summary(store: Store, pacs: Archive, ehr: FhirEndpoint, folder: Path, secon
         "all": counts.all,
         "hem": counts.hem,
         "not_assessable": counts.not_assessable,
-        "sr": [str(instance.path) for instance in pacs.instances],
+        "sr": [str(one.path) for one in pacs.instances if one.sop_class_uid in _STRUCTURED_REPORTS],
         "fhir": [str(path) for path in reports],
         "html": str(html[0]),
         "seconds": round(seconds, 2),

@@ -41,7 +41,8 @@ class Demo:
         return found
 
     def reports(self) -> list[Path]:
-        return sorted((self.run / "pacs").rglob("*.dcm"), key=lambda path: path.stat().st_mtime)
+        found = sorted((self.run / "pacs").rglob("*.dcm"), key=lambda path: path.stat().st_mtime)
+        return [path for path in found if read(path).Modality == "SR"]
 
 
 def _pictures(folder: Path) -> Path | None:
