@@ -80,5 +80,6 @@ def test_memory_and_descriptors_stay_flat(tmp_path: Path, record_property: Calla
             worker.terminate()
             worker.join(30)
             store.close()
-        assert len(hospital.reports) == studies
+        # Instances that come slowly make further revisions: one folder a study.
+        assert len({path.parent for path in hospital.reports}) == studies
     record_property("figure", f"{SECONDS} s, {sent} instances, {studies} studies delivered; " + "; ".join(told))
