@@ -28,6 +28,7 @@ from allpacs.app import accepted_transfer_syntaxes
 from allpacs.deliver.c_store import CStoreDestination
 from allpacs.domain.artefacts import Artefact, ArtefactKind
 from allpacs.domain.errors import DeliveryUnavailable
+from allpacs.domain.identity import derive_uid
 from allpacs.tls import client_tls
 from certificates import Authority
 from conformance.hospital import Hospital, running
@@ -96,7 +97,7 @@ def _converted(image: Path, syntax: UID, file: Path, study_uid: str) -> str:
     """Write the image in a transfer syntax, as an instance of its own; return why that did not work."""
     original = dcmread(image)
     original.SOPInstanceUID = original.file_meta.MediaStorageSOPInstanceUID = generate_uid()
-    original.StudyInstanceUID, original.SeriesInstanceUID = study_uid, f"{study_uid}.1"[:64]
+    original.StudyInstanceUID, original.SeriesInstanceUID = study_uid, derive_uid("series", study_uid)
     plain = file.with_suffix(".plain")
     original.save_as(plain)
     options = {
