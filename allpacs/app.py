@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from allpacs.domain.errors import ConfigFault, StoreFault
+from allpacs.domain.errors import ConfigFault, ModelFault, StoreFault
 from allpacs.settings import (
     CStoreSettings,
     DestinationSettings,
@@ -358,6 +358,14 @@ def explaining(batcher: Batcher) -> Explain:
     return lambda crops, toward: saliency(crops, asking(batcher), explainer, toward)
 
 
+def _explain_once(explain: Explain, bundle: Bundle) -> None:
+    """Ask for one explanation that nobody needs: the first one loads what the first report would wait for."""
+    try:
+        explain(bundle.golden()[0][:1], [0])
+    except ModelFault as fault:
+        _log.warning("model_cannot_explain", reason=str(fault))
+
+
 class Worker:
     """The process that reads studies: model, flow and destinations.
 
@@ -386,11 +394,16 @@ class Worker:
 
         pipeline = make_pipeline(settings)
         self._batcher: Batcher | None = None
+        self._warm_up: threading.Thread | None = None
         explain: Explain | None = None
         if ask is None:
             self._batcher = start_model(settings, pipeline.bundle)
             ask = asking(self._batcher)
             explain = explaining(self._batcher)
+            if settings.report.key_images:
+                self._warm_up = threading.Thread(
+                    target=_explain_once, args=(explain, pipeline.bundle), name="warm-up", daemon=True
+                )
         sources = settings.receive.sources.items()
         reading = Reading(
             store=store,
@@ -430,6 +443,8 @@ class Worker:
     def start(self) -> None:
         """Take up what was begun, then whatever is due."""
         self._flow.start()
+        if self._warm_up is not None:
+            self._warm_up.start()
 
     def healthy(self) -> str | None:
         """Return None, or why this process has to be started again."""

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import structlog
 from numpy.typing import NDArray
 from PIL import Image
 from pydicom import Dataset, dcmread
@@ -27,7 +28,7 @@ from allpacs.classify import aggregate
 from allpacs.classify.saliency import Explain
 from allpacs.decode.part10 import read_header
 from allpacs.domain.artefacts import Artefact, ArtefactKind
-from allpacs.domain.errors import InputFault, StoreFault
+from allpacs.domain.errors import InputFault, ModelFault, StoreFault
 from allpacs.domain.findings import CellFinding, CellLabel, InstanceFindings, RemarkKind, StudyFindings
 from allpacs.domain.geometry import BoxPx
 from allpacs.pipeline import NO_CELLS, AskModel, Crops, ImageFile, Pipeline
@@ -38,6 +39,8 @@ from allpacs.signing import findings_as_signed, signed_results
 from allpacs.slides import WHOLE_SLIDE_IMAGE, SlidePlan, search, survey
 from allpacs.store.records import InstanceRow
 from allpacs.store.store import Store
+
+_log = structlog.get_logger("allpacs.reading")
 
 _REVISIONS_REMEMBERED = 8
 #: Regions of a slide between two checkpoints.
@@ -247,7 +250,11 @@ class Reading:
         }
         if self._explain is None:
             return {uid: CellPicture(crop) for uid, crop in crops.items()}
-        maps = self._explain(np.stack(list(crops.values())), [_LYMPHOBLAST] * len(crops))
+        try:
+            maps = self._explain(np.stack(list(crops.values())), [_LYMPHOBLAST] * len(crops))
+        except ModelFault as fault:  # the cells are judged: their report does not wait for what would be nice to see
+            _log.warning("cells_not_explained", study_uid=findings.study_uid, reason=str(fault))
+            return {uid: CellPicture(crop) for uid, crop in crops.items()}
         return {uid: CellPicture(crop, evidence) for (uid, crop), evidence in zip(crops.items(), maps, strict=True)}
 
     def _cells_with_crops(self, findings: StudyFindings) -> Iterator[tuple[CellFinding, Crops]]:

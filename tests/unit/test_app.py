@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
+from structlog.testing import capture_logs
 
+from allpacs import app
 from allpacs.app import make_destinations, make_receiver, open_store
-from allpacs.domain.errors import ConfigFault, DeliveryUnavailable
-from allpacs.settings import Settings, load_settings
+from allpacs.classify.bundle import load_bundle
+from allpacs.domain.errors import ConfigFault, DeliveryUnavailable, ModelFault
+from allpacs.settings import SHIPPED_BUNDLE, Settings, load_settings
 from certificates import Authority
 from deliver_samples import free_port
 
@@ -112,3 +117,23 @@ def test_tls_of_a_plain_http_address_is_refused(tmp_path: Path) -> None:
             tmp_path,
             '[destinations.ehr]\nkind = "fhir"\nbase_url = "http://ehr/r4"\ntls = { trusted = "ca.pem" }\n',
         )
+
+
+def test_a_worker_asks_once_for_an_explanation_before_a_report_waits_for_one() -> None:
+    asked: list[tuple[tuple[int, ...], object]] = []
+
+    def explain(crops: NDArray[np.uint8], toward: object) -> NDArray[np.float32]:
+        asked.append((crops.shape, toward))
+        return np.zeros(crops.shape[:3], np.float32)
+
+    app._explain_once(explain, load_bundle(SHIPPED_BUNDLE))
+    assert asked == [((1, 128, 128, 3), [0])]
+
+
+def test_a_model_that_cannot_explain_still_works() -> None:
+    def explain(*_: object) -> object:
+        raise ModelFault("no gradients")
+
+    with capture_logs() as lines:
+        app._explain_once(explain, load_bundle(SHIPPED_BUNDLE))
+    assert [(line["event"], line["reason"]) for line in lines] == [("model_cannot_explain", "no gradients")]

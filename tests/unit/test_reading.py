@@ -9,8 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from structlog.testing import capture_logs
 
+from allpacs.classify.aggregate import study_findings
 from allpacs.classify.bundle import Bundle, load_bundle
+from allpacs.domain.errors import ModelFault
+from allpacs.domain.findings import CellFinding, CellLabel, InstanceFindings
+from allpacs.domain.geometry import BoxPx
 from allpacs.pipeline import Pipeline
 from allpacs.reading import Reading, ReadingOptions
 from allpacs.settings import SHIPPED_BUNDLE
@@ -58,3 +63,32 @@ def test_terms_do_not_depend_on_the_order_of_senders(tmp_path: Path, bundle: Bun
     assert _terms(tmp_path, bundle, cells_by=ways) == _terms(
         tmp_path, bundle, cells_by=dict(reversed(list(ways.items())))
     )
+
+
+def test_cells_that_the_model_cannot_explain_are_shown_without(
+    tmp_path: Path, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def explain(*_: object) -> NDArray[np.float32]:
+        raise ModelFault("no gradients")
+
+    store = Store.open(tmp_path)
+    options = ReadingOptions(chunk_instances=32, cells_by={}, host_name="here", key_images=4)
+    reading = Reading(
+        store=store,
+        pipeline=Pipeline(bundle),
+        ask=_unasked,
+        explain=explain,
+        work_folder=tmp_path / "work",
+        options=options,
+    )
+    cell = CellFinding("1.2.3", 1, 1, BoxPx(0, 0, 9, 9), (), label=CellLabel.ALL, probability_all=0.9)
+    instance = InstanceFindings("1.2.3", "1.2.4", "1.2.5", 1, (cell,))
+    findings = study_findings("1.2.6", 1, bundle.identity, "sha256:0", [instance])
+    crop = np.full((128, 128, 3), 90, np.uint8)
+    monkeypatch.setattr(reading, "_cells_with_crops", lambda _: ((cell, crop) for cell in findings.cells))
+    with capture_logs() as lines:
+        pictures = reading._key_pictures(findings)
+    store.close()
+    assert pictures
+    assert all(picture.evidence is None for picture in pictures.values())
+    assert [line["event"] for line in lines] == ["cells_not_explained"]
