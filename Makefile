@@ -21,8 +21,9 @@ install-dev: .venv/installed-dev
 demo: install
 	$(BIN)/allpacs demo --out $(OUT)
 
+# Three at a time, each file in one process: most tests wait for something rather than compute.
 test: install-dev
-	$(BIN)/pytest --cov --cov-report=term:skip-covered --cov-report=xml
+	$(BIN)/pytest -n 3 --dist loadfile --cov --cov-report=term:skip-covered --cov-report=xml
 
 # Third parties take, store, show and judge what allpacs sends: docs/conformance-results.md.
 conformance: install-dev

@@ -304,7 +304,24 @@ class OAuthSettings(_Section):
     scope: str = Field("system/*.cu", description="scopes asked for: SMART v2, to create and update")
 
 
-class FhirSettings(_Section):
+class _HttpSettings(_Section):
+    """What destinations that are asked over HTTP have in common."""
+
+    base_url: str
+    bearer_token: SecretStr | None = Field(
+        None, description="sent as Authorization: Bearer; prefer the environment", examples=["…"]
+    )
+    tls: TlsSettings | None = Field(None, description="for https; unset: the platform's authorities, no certificate")
+    timeout_s: float = Field(30.0, gt=0, description="time-out of a request, seconds")
+
+    @model_validator(mode="after")
+    def _tls_with_https(self) -> Self:
+        if self.tls is not None and not self.base_url.startswith("https://"):
+            raise ValueError("tls is set but base_url is not https://")
+        return self
+
+
+class FhirSettings(_HttpSettings):
     """A FHIR R4 server that takes transaction Bundles."""
 
     kind: Literal["fhir"]
@@ -313,21 +330,10 @@ class FhirSettings(_Section):
         description="base address of the FHIR server",
         examples=["https://fhir.hospital.example/r4"],
     )
-    bearer_token: SecretStr | None = Field(
-        None, description="sent as Authorization: Bearer; prefer the environment", examples=["…"]
-    )
     oauth: OAuthSettings | None = Field(None, description="fetch tokens (SMART Backend Services); then no bearer_token")
-    tls: TlsSettings | None = Field(None, description="for https; unset: the platform's authorities, no certificate")
-    timeout_s: float = Field(30.0, gt=0, description="time-out of a request, seconds")
-
-    @model_validator(mode="after")
-    def _tls_with_https(self) -> Self:
-        if self.tls is not None and not self.base_url.startswith("https://"):
-            raise ValueError("tls is set but base_url is not https://")
-        return self
 
 
-class StowRsSettings(_Section):
+class StowRsSettings(_HttpSettings):
     """An archive that takes DICOM results over the web (STOW-RS)."""
 
     kind: Literal["stow_rs"]
@@ -336,17 +342,6 @@ class StowRsSettings(_Section):
         description="address of the DICOMweb service, without /studies",
         examples=["https://archive.hospital.example/dicom-web"],
     )
-    bearer_token: SecretStr | None = Field(
-        None, description="sent as Authorization: Bearer; prefer the environment", examples=["…"]
-    )
-    tls: TlsSettings | None = Field(None, description="for https; unset: the platform's authorities, no certificate")
-    timeout_s: float = Field(30.0, gt=0, description="time-out of a request, seconds")
-
-    @model_validator(mode="after")
-    def _tls_with_https(self) -> Self:
-        if self.tls is not None and not self.base_url.startswith("https://"):
-            raise ValueError("tls is set but base_url is not https://")
-        return self
 
 
 class MllpSettings(_Section):
