@@ -14,10 +14,10 @@ import pytest
 import sqlalchemy as sa
 from hypothesis import settings
 
+from places import REPOSITORY, postgresql_programs
+
 settings.register_profile("repeatable", derandomize=True, deadline=None, max_examples=100)
 settings.load_profile("repeatable")
-
-REPOSITORY = Path(__file__).resolve().parent.parent
 
 # One conversion of the shipped network for all tests and the programs they start, and none in the user's own cache.
 os.environ.setdefault("ALLPACS_MODEL__CACHE", str(REPOSITORY / "build" / "model-cache"))
@@ -32,17 +32,10 @@ def data_dir() -> Path:
     return folder
 
 
-def _postgresql_programs() -> Path | None:
-    found = shutil.which("initdb") or next(
-        (str(path) for path in sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), reverse=True)), None
-    )
-    return None if found is None else Path(found).resolve().parent
-
-
 @pytest.fixture(scope="session")
 def postgresql() -> Iterator[sa.URL]:
     """Start a PostgreSQL of our own on a socket; skip where none is installed."""
-    programs = _postgresql_programs()
+    programs = postgresql_programs()
     pytest.importorskip("psycopg", reason="no PostgreSQL driver (psycopg)")
     if programs is None:
         pytest.skip("no PostgreSQL installed")

@@ -18,7 +18,7 @@ from playwright.sync_api import Browser, Page, expect
 
 from acceptance.reports import read, resources
 from browser import Faults, chromium, serious
-from conftest import REPOSITORY
+from places import REPOSITORY
 
 pytestmark = pytest.mark.slow
 

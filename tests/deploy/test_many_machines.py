@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import _postgresql_programs
+from places import postgresql_programs
 
 pytestmark = pytest.mark.slow
 
@@ -28,7 +28,7 @@ def scratch() -> Iterator[Path]:
 
 
 def test_four_studies_through_two_receivers_while_one_of_two_workers_is_killed(scratch: Path) -> None:
-    programs = _postgresql_programs()
+    programs = postgresql_programs()
     if programs is None or shutil.which("ip") is None or os.geteuid() != 0:
         pytest.skip("needs root, PostgreSQL and iproute2")
     if subprocess.run(
