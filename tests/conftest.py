@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import pwd
 import shutil
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+import structlog
 from hypothesis import settings
 
 from places import REPOSITORY, postgresql_programs
@@ -21,6 +23,15 @@ settings.load_profile("repeatable")
 
 # One conversion of the shipped network for all tests and the programs they start, and none in the user's own cache.
 os.environ.setdefault("ALLPACS_MODEL__CACHE", str(REPOSITORY / "build" / "model-cache"))
+
+
+@pytest.fixture(autouse=True)
+def logs_go_where_they_went() -> Iterator[None]:
+    """Undo what a test that ran the command line in this process set up: its standard error is closed by then."""
+    handlers = list(logging.root.handlers)
+    yield
+    structlog.reset_defaults()
+    logging.root.handlers[:] = handlers
 
 
 @pytest.fixture(scope="session")

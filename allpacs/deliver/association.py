@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import socket
 import ssl
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -252,6 +253,7 @@ def associated(
         # Since TLS 1.3 a client learns that its certificate was refused only after its own part of the handshake.
         perhaps = "" if handshake is None else "; it may not trust our certificate"
         raise DeliveryUnavailable(f"{peer.name}: no answer to the association request: time-out or abort{perhaps}")
+    association._reactor_checkpoint = Checkpoint(association)
     try:
         yield association
     except BaseException:
@@ -259,6 +261,41 @@ def associated(
         raise
     else:
         association.release()
+
+
+class Checkpoint(threading.Event):
+    """Where an association's own thread is held while a request of ours waits for its answer.
+
+    pynetdicom clears its event and then waits until that thread says that it is paused. But the thread says so each
+    time around, before it looks at the event: where it has just passed, both go on, it takes the answer away from
+    whoever asked ("unexpected service message"), and the request ends in a time-out. Here whoever clears the event
+    goes on only once the thread stands still at it.
+    """
+
+    def __init__(self, association: Association) -> None:
+        super().__init__()
+        self._association = association
+        self._held = threading.Event()
+        self.set()
+
+    def clear(self) -> None:
+        """Hold the association's thread, and return once it is held, or has ended."""
+        super().clear()
+        if threading.current_thread() is self._association:
+            return
+        while self._association.is_alive() and not self._held.wait(0.01):
+            pass
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Hold the association's thread while the event is cleared."""
+        while True:
+            if self.is_set():
+                self._held.clear()
+                if self.is_set():  # not cleared meanwhile by one who saw us held
+                    return True
+            self._held.set()
+            if not super().wait(timeout):
+                return False
 
 
 class _TellingSocket(ssl.SSLSocket):

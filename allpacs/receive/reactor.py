@@ -152,6 +152,8 @@ class WaitingAssociation(Association):  # type: ignore[misc]
             self._is_paused = True
             self._reactor_checkpoint.wait()  # cleared while a handler of ours sends requests to the peer
             self._is_paused = False
+            if not self._reactor_checkpoint.is_set():
+                continue  # cleared just now by one who saw us paused: the next message is the answer that it waits for
 
             context_id, message = self.dimse.get_msg(block=False)
             if message:

@@ -1,0 +1,60 @@
+"""Who holds an association's own thread holds it."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+
+from allpacs.deliver.association import Checkpoint
+
+
+class _Reactor(threading.Thread):
+    """Goes round as an association's own thread does, and notes when it was at work while somebody held it."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.checkpoint = Checkpoint(self)  # type: ignore[arg-type]
+        self.held = False
+        self.rounds = self.faults = 0
+        self.ends = False
+
+    def run(self) -> None:
+        while not self.ends:
+            self.checkpoint.wait()
+            self.rounds += 1
+            for _ in range(20):
+                self.faults += self.held
+
+
+def test_it_never_works_while_it_is_held() -> None:
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)  # so that threads take turns at any place
+    reactor = _Reactor()
+    reactor.start()
+    try:
+        until = time.monotonic() + 60
+        for _ in range(2000):
+            reactor.checkpoint.clear()
+            reactor.held = True
+            time.sleep(0)
+            reactor.held = False
+            reactor.checkpoint.set()
+            assert time.monotonic() < until
+    finally:
+        sys.setswitchinterval(interval)
+        reactor.ends = True
+        reactor.checkpoint.set()
+        reactor.join(10)
+    assert reactor.faults == 0
+    assert reactor.rounds > 0
+
+
+def test_a_thread_that_has_ended_is_not_waited_for() -> None:
+    reactor = _Reactor()
+    reactor.ends = True
+    reactor.start()
+    reactor.join(10)
+    began = time.monotonic()
+    reactor.checkpoint.clear()
+    assert time.monotonic() - began < 5
