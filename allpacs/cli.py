@@ -190,11 +190,12 @@ def work(config: ConfigOption = None, supervisor: SupervisorOption = None) -> No
 @app.command()
 def console(config: ConfigOption = None, supervisor: SupervisorOption = None) -> None:
     """Run the review console alone until SIGTERM."""
-    from allpacs.app import open_store
+    from allpacs.app import make_audit, open_store
     from allpacs.console.server import address, run_console
 
     settings = _settings(config)
     store = open_store(settings)
+    audit = make_audit(settings, "console")
     if supervisor is None:
         typer.echo(f"review console: {address(settings, with_token=sys.stdout.isatty())}")
 
@@ -203,7 +204,8 @@ def console(config: ConfigOption = None, supervisor: SupervisorOption = None) ->
 
         return explaining(start_model(settings, make_pipeline(settings).bundle))
 
-    run_console(settings, store, explain, supervisor=supervisor)
+    run_console(settings, store, explain, audit, supervisor=supervisor)
+    audit.stopped("console")
 
 
 @app.command("import")

@@ -26,6 +26,11 @@ class AuditEvent(Enum):
     INSTANCES_SENT = ("110104", "DICOM Instances Transferred", None, None, "R")
     EXPORTED = ("110106", "Export", None, None, "R")
     NODE_REFUSED = ("110113", "Security Alert", "110126", "Node Authentication", "E")
+    SIGNED_IN = ("110114", "User Authentication", "110122", "Login", "E")
+    SIGNED_OUT = ("110114", "User Authentication", "110123", "Logout", "E")
+    STUDY_OPENED = ("110103", "DICOM Instances Accessed", None, None, "R")
+    STUDY_SIGNED = ("110103", "DICOM Instances Accessed", None, None, "U")
+    NOT_ALLOWED = ("110113", "Security Alert", "110132", "Use of Restricted Function", "E")
 
 
 class Outcome(Enum):
@@ -38,14 +43,15 @@ class Outcome(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Participant:
-    """Somebody who took part: a process or a machine.
+    """Somebody who took part: a person, a process or a machine.
 
     Attributes
     ----------
     user_id:
-        Process or AE title.
+        Process or AE title; of a person, what the organisation knows them by.
     role:
-        Code and meaning of its role (PS3.16 CID 402), for example ``("110153", "Source Role ID")``.
+        Code and meaning of its role (PS3.16 CID 402), for example ``("110153", "Source Role ID")``; None for people,
+        for whom that group has no role.
     address:
         Of its machine, or None.
     requestor:
@@ -53,7 +59,7 @@ class Participant:
     """
 
     user_id: str
-    role: tuple[str, str]
+    role: tuple[str, str] | None
     requestor: bool = False
     address: str | None = None
 
@@ -109,7 +115,8 @@ def audit_message(
         if one.address is not None:
             active.set("NetworkAccessPointID", one.address)
             active.set("NetworkAccessPointTypeCode", "2")  # an IP address
-        _code(active, "RoleIDCode", *one.role)
+        if one.role is not None:
+            _code(active, "RoleIDCode", *one.role)
     source = SubElement(message, "AuditSourceIdentification", AuditSourceID=source_id)
     SubElement(source, "AuditSourceTypeCode", {"csd-code": "4"})  # application server process
     for study_uid in studies:

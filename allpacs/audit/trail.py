@@ -13,7 +13,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -60,6 +60,11 @@ class AuditTrail(Protocol):
     def refused(self, who: str, address: str, reason: str) -> None:
         """Somebody who does not belong tried to connect."""
 
+    def person(
+        self, event: AuditEvent, who: str, address: str, *, studies: Sequence[str] = (), failure: str | None = None
+    ) -> None:
+        """A person did something in the console, or (`failure`) was not let."""
+
 
 class NoTrail:
     """Tells nobody: no syslog server is configured."""
@@ -77,6 +82,11 @@ class NoTrail:
         """Say nothing."""
 
     def refused(self, who: str, address: str, reason: str) -> None:
+        """Say nothing."""
+
+    def person(
+        self, event: AuditEvent, who: str, address: str, *, studies: Sequence[str] = (), failure: str | None = None
+    ) -> None:
         """Say nothing."""
 
 
@@ -160,6 +170,18 @@ class SyslogTrail:
             [Participant(who or "unknown", SOURCE, requestor=True, address=address), self._we],
             outcome=Outcome.SERIOUS_FAILURE,
             detail=reason,
+        )
+
+    def person(
+        self, event: AuditEvent, who: str, address: str, *, studies: Sequence[str] = (), failure: str | None = None
+    ) -> None:
+        """Tell of User Authentication, DICOM Instances Accessed, or a Security Alert."""
+        self._tell(
+            event,
+            [Participant(who or "unknown", None, requestor=True, address=address), self._we],
+            outcome=Outcome.SUCCESS if failure is None else Outcome.SERIOUS_FAILURE,
+            studies=list(studies),
+            detail=failure,
         )
 
     def close(self, within_s: float = 2.0) -> None:

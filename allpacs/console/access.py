@@ -1,8 +1,9 @@
 """Who a visitor is and what they may do.
 
 A visitor signs in with a token (one user, this machine only) or through OpenID Connect. What they may do follows from
-their roles; each route names one permission (see `allpacs.console.app`). The session is a signed cookie: it ends when
-nobody has used it for a while, and in any case after a working day.
+their roles; each route names one permission (see `allpacs.console.app`). The session is a signed cookie whose
+identifier the store knows: it ends when its person signs out (for every copy of the cookie), when nobody has used it
+for a while, and in any case after a working day.
 
 A request that changes something must come from a page of ours (``Sec-Fetch-Site`` or ``Origin``) and carry the
 session's own token, in a header or in the form: neither alone is relied on (OWASP, Cross-Site Request Forgery
@@ -30,6 +31,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from allpacs.domain.errors import AllpacsError, StoreFault
+from allpacs.store.sessions import Sessions
 
 
 class Role(StrEnum):
@@ -115,12 +117,13 @@ class SignInRefused(AllpacsError):
     """The provider, or what it says, does not let this person in; one line that says why."""
 
 
-def sign_in(request: Request, person: Person) -> None:
-    """Begin a session; an earlier one is forgotten, with its token."""
-    request.session.clear()
+def sign_in(request: Request, person: Person, sessions: Sessions) -> None:
+    """Begin a session; an earlier one is ended, with its token."""
+    sign_out(request, sessions)
     now = time.time()
     request.session.update(
         {
+            "session": sessions.begin(person.identifier, now=now, longest_s=LONGEST_SESSION_S),
             "identifier": person.identifier,
             "name": person.name,
             "roles": sorted(person.roles),
@@ -131,15 +134,32 @@ def sign_in(request: Request, person: Person) -> None:
     )
 
 
-def signed_in(request: Request, *, idle_s: float) -> Person | None:
+def sign_out(request: Request, sessions: Sessions, *, everywhere: bool = False) -> None:
+    """End the session, or every session of its person, so that a copy of the cookie is of no use."""
+    if "session" in request.session:
+        sessions.end(request.session["session"])
+        if everywhere:
+            sessions.end_all(request.session["identifier"])
+    request.session.clear()
+
+
+def signed_in(request: Request, sessions: Sessions, *, idle_s: float) -> Person | None:
     """Return the person whose session this is, or None where there is none, or none any more.
 
     Live events do not renew a session: a page that is left open is not a person at work.
+
+    Raises
+    ------
+    StoreFault
+        The store cannot be asked: nobody is let in on a cookie's word alone.
     """
     session, now = request.session, time.time()
-    if "identifier" not in session:
+    if "session" not in session:
         return None
     if now - session["seen_at"] > idle_s or now - session["opened_at"] > LONGEST_SESSION_S:
+        sign_out(request, sessions)
+        return None
+    if not sessions.is_open(session["session"]):
         session.clear()
         return None
     if now - session["seen_at"] > min(_RENEW_S, idle_s / 4) and request.url.path != "/events":

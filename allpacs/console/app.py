@@ -21,6 +21,8 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
+from allpacs.audit.messages import AuditEvent
+from allpacs.audit.trail import AuditTrail, NoTrail
 from allpacs.classify.bundle import Bundle, load_bundle
 from allpacs.classify.saliency import Explain
 from allpacs.console import access, live
@@ -116,13 +118,17 @@ PAGES: tuple[Page, ...] = (
 )
 
 
-def make_console(settings: Settings, store: Store, explain: Callable[[], Explain] | None = None) -> Starlette:
+def make_console(
+    settings: Settings, store: Store, explain: Callable[[], Explain] | None = None, audit: AuditTrail | None = None
+) -> Starlette:
     """Return the application.
 
     Parameters
     ----------
     explain:
         Loads the model for activation maps; None: there are none.
+    audit:
+        Is told who signed in and out, opened and signed studies, or was not allowed what they asked for.
 
     Raises
     ------
@@ -138,6 +144,7 @@ def make_console(settings: Settings, store: Store, explain: Callable[[], Explain
         pictures=pictures,
         bundle=bundle,
         activation=None if bundle is None or explain is None else Activation(pictures, bundle, explain),
+        audit=audit or NoTrail(),
     )
     secret = access.secret_of(settings.store.folder / "console.secret")
     https = settings.console.certificate is not None or (settings.console.address or "").startswith("https:")
@@ -186,11 +193,16 @@ def _endpoint(page: Page, console: Console) -> Callable[[Request], Awaitable[Res
     idle_s = console.settings.console.idle_minutes * 60
 
     async def endpoint(request: Request) -> Response:
-        person = access.signed_in(request, idle_s=idle_s)
+        try:
+            person = await run_in_threadpool(access.signed_in, request, console.store.sessions, idle_s=idle_s)
+        except StoreFault as fault:
+            _log.error("page_failed", reason=f"StoreFault: {fault}")
+            return _told(Visit(request, console, None), 503, str(fault))
         visit = Visit(request, console, person)
         if page.permission is not None and person is None:
             return _sign_in_first(request)
         if page.permission is not None and person is not None and not person.may(page.permission):
+            visit.tell(AuditEvent.NOT_ALLOWED, failure=f"{request.method} {page.path} asks for {page.permission}")
             return visit.page("refused.html", 403, permission_needed=page.permission.value)
         try:
             access.check_origin(request, console.settings.console.address)
@@ -209,6 +221,7 @@ def _endpoint(page: Page, console: Console) -> Callable[[Request], Awaitable[Res
                 response = await run_in_threadpool(page.handler, visit)  # type: ignore[arg-type]
         except access.ForgedRequestError as forged:
             _log.warning("request_refused", reason=str(forged))
+            visit.tell(AuditEvent.NOT_ALLOWED, failure=f"{request.method} {page.path}: {forged}")
             return _told(visit, 403, str(forged))
         except AllpacsError as fault:
             status = next((code for kind, code in _STATUSES.items() if isinstance(fault, kind)), 500)

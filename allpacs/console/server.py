@@ -13,6 +13,7 @@ from types import FrameType
 import structlog
 import uvicorn
 
+from allpacs.audit.trail import AuditTrail
 from allpacs.classify.saliency import Explain
 from allpacs.console import access
 from allpacs.console.app import make_console
@@ -24,7 +25,12 @@ _log = structlog.get_logger("allpacs.console")
 
 
 def run_console(
-    settings: Settings, store: Store, explain: Callable[[], Explain], *, supervisor: int | None = None
+    settings: Settings,
+    store: Store,
+    explain: Callable[[], Explain],
+    audit: AuditTrail,
+    *,
+    supervisor: int | None = None,
 ) -> None:
     """Serve the console until SIGTERM, SIGINT, or the loss of the supervising process.
 
@@ -32,6 +38,8 @@ def run_console(
     ----------
     explain:
         Loads the model for activation maps; called when the first of them is asked for.
+    audit:
+        Is told what people do.
 
     Raises
     ------
@@ -40,7 +48,7 @@ def run_console(
     """
     console = settings.console
     config = uvicorn.Config(
-        make_console(settings, store, explain),
+        make_console(settings, store, explain, audit),
         host=console.host,
         port=console.port,
         log_config=None,

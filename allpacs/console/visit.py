@@ -10,6 +10,8 @@ from starlette.datastructures import FormData
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
+from allpacs.audit.messages import AuditEvent
+from allpacs.audit.trail import AuditTrail
 from allpacs.classify.bundle import Bundle
 from allpacs.console import access, rendering
 from allpacs.console.access import Permission, Person
@@ -38,6 +40,7 @@ class Console:
     pictures: Pictures
     bundle: Bundle | None
     activation: Activation | None
+    audit: AuditTrail
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +71,16 @@ class Visit:
         if self.person is None:
             raise RuntimeError("this route asks for no permission")
         return self.person
+
+    def tell(self, event: AuditEvent, *, study_uid: str | None = None, failure: str | None = None) -> None:
+        """Tell the audit trail what the visitor did, or was not let."""
+        self.console.audit.person(
+            event,
+            "" if self.person is None else self.person.identifier,
+            self.request.client.host if self.request.client is not None else "unknown",
+            studies=() if study_uid is None else (study_uid,),
+            failure=failure,
+        )
 
     @property
     def locale(self) -> str:

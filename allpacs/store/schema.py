@@ -211,6 +211,14 @@ cell_decisions = sa.Table(
     sa.Column("decided_at", sa.Double, nullable=False),
 )
 
+console_sessions = sa.Table(
+    "console_sessions",  # that are open; who signs out removes theirs
+    metadata,
+    sa.Column("digest", sa.String(64), primary_key=True),  # SHA-256 of what the cookie carries
+    sa.Column("identifier", sa.String(64), nullable=False, index=True),
+    sa.Column("opened_at", sa.Double, nullable=False),
+)
+
 audit = sa.Table(
     "audit",
     metadata,

@@ -19,6 +19,7 @@ from allpacs.store.retention import Retention
 from allpacs.store.reviews import Reviews
 from allpacs.store.revisions import Revisions
 from allpacs.store.scrub import Scrub
+from allpacs.store.sessions import Sessions
 from allpacs.store.spool import Spool
 from allpacs.store.studies import Studies
 from allpacs.store.workers import Workers
@@ -44,6 +45,7 @@ class Store:
     studies: Studies
     backlog: Backlog
     workers: Workers
+    sessions: Sessions
     audit: Audit
     retention: Retention
     scrub: Scrub
@@ -79,6 +81,7 @@ class Store:
             studies=Studies(database),
             backlog=Backlog(database),
             workers=Workers(database),
+            sessions=Sessions(database),
             audit=audit,
             retention=Retention(database, spool),
             scrub=Scrub(database, spool, results),

@@ -117,6 +117,24 @@ def test_every_event_is_well_formed_and_names_its_code(event: AuditEvent) -> Non
     assert next(message.iter("ActiveParticipant")).get("UserID") == "<A&B>?"
 
 
+def test_what_a_person_did_names_the_person_and_us(tmp_path: Path) -> None:
+    server = Syslog()
+    with trail(tmp_path / "audit", server.port) as made:
+        made.person(AuditEvent.STUDY_SIGNED, "ada", "10.0.0.9", studies=["1.2.3"])
+        made.person(AuditEvent.SIGNED_IN, "", "10.0.0.9", failure="wrong token")
+        wait_until(lambda: len(server.frames) == 2, 10, "both")
+    server.close()
+    signed, refused = server.messages
+    person, we = signed.findall("ActiveParticipant")
+    assert (person.get("UserID"), person.get("NetworkAccessPointID")) == ("ada", "10.0.0.9")
+    assert person.find("RoleIDCode") is None
+    assert we.get("UserID") == "ALLPACS"
+    assert signed.findall("ParticipantObjectIdentification")[0].get("ParticipantObjectID") == "1.2.3"
+    assert [one.get("csd-code") for one in refused.iter("EventTypeCode")] == ["110122"]
+    assert refused.findall("ActiveParticipant")[0].get("UserID") == "unknown"
+    assert refused.find("EventIdentification").get("EventOutcomeIndicator") == "8"  # type: ignore[union-attr]
+
+
 def test_messages_arrive_in_order_in_syslog_form_and_leave_the_spool(tmp_path: Path) -> None:
     server = Syslog()
     with trail(tmp_path / "audit", server.port) as made:

@@ -10,6 +10,7 @@ import structlog
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.responses import JSONResponse, RedirectResponse, Response
 
+from allpacs.audit.messages import AuditEvent
 from allpacs.console import cells as cells_module
 from allpacs.console.pages.study import cells_of, subject
 from allpacs.console.visit import Visit
@@ -124,6 +125,7 @@ def sign_off(visit: Visit) -> Response:
         now=time.time(),
     )
     _log.info("review_signed", study_uid=about.study.study_uid, revision=number)
+    visit.tell(AuditEvent.STUDY_SIGNED, study_uid=about.study.study_uid)
     return RedirectResponse(f"/studies/{about.study.study_uid}/revisions/{number}", 303)
 
 

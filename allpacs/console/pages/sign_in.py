@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import hmac
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import structlog
+from starlette.concurrency import run_in_threadpool
 from starlette.responses import RedirectResponse, Response
 
+from allpacs.audit.messages import AuditEvent
 from allpacs.console import access, rendering
-from allpacs.console.access import Person, Role
+from allpacs.console.access import Person, Role, SignInRefused
 from allpacs.console.visit import Visit
 from allpacs.settings import ConsoleSettings, Settings
 
@@ -44,10 +47,12 @@ def with_token(visit: Visit) -> Response:
     parts = _parts(visit)
     if not parts.attempts.allowed(visit.request):
         _log.warning("sign_in_refused", reason="too many attempts")
+        visit.tell(AuditEvent.SIGNED_IN, failure="too many attempts")
         return visit.page("fault.html", 429, {"Retry-After": "300"}, fault="too many attempts: wait five minutes")
     if not parts.token or not hmac.compare_digest(visit.posted("token").strip(), parts.token):
         _log.warning("sign_in_refused", reason="wrong token")
         _record(visit, "sign_in_refused")
+        visit.tell(AuditEvent.SIGNED_IN, failure="wrong token")
         return visit.page("sign_in.html", 403, next=_next(visit), wrong=True)
     parts.attempts.forget(visit.request)
     person = Person("local", visit.console.settings.console.reviewer_name, frozenset(Role))
@@ -70,17 +75,22 @@ async def finish_oidc(visit: Visit) -> Response:
     parts = _parts(visit)
     if parts.oidc is None:
         return RedirectResponse("/sign-in", 303)
-    person = await parts.oidc.finish(visit.request)
+    try:
+        person = await parts.oidc.finish(visit.request)
+    except SignInRefused as refused:
+        visit.tell(AuditEvent.SIGNED_IN, failure=str(refused))
+        raise
     after = str(visit.request.session.get("next", "/"))
     parts.attempts.forget(visit.request)
-    return _begin(visit, person, after)
+    return await run_in_threadpool(_begin, visit, person, after)
 
 
 def leave(visit: Visit) -> Response:
-    """End the session."""
+    """End the session, or (``everywhere``) those of the same person in other browsers, too."""
     if visit.person is not None:
         _record(visit, "signed_out", visit.person.identifier)
-    visit.request.session.clear()
+        visit.tell(AuditEvent.SIGNED_OUT)
+    access.sign_out(visit.request, visit.store.sessions, everywhere=visit.posted("everywhere") == "yes")
     return RedirectResponse("/sign-in", 303)
 
 
@@ -106,8 +116,9 @@ def _oidc(console: ConsoleSettings) -> Oidc | None:
 
 
 def _begin(visit: Visit, person: Person, after: str | None = None) -> Response:
-    access.sign_in(visit.request, person)
+    access.sign_in(visit.request, person, visit.store.sessions)
     _record(visit, "signed_in", person.identifier)
+    replace(visit, person=person).tell(AuditEvent.SIGNED_IN)
     return RedirectResponse(_own_path(after) if after else _next(visit), 303)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from starlette.exceptions import HTTPException
 from starlette.responses import RedirectResponse, Response
 
+from allpacs.audit.messages import AuditEvent
 from allpacs.classify.bundle import Contract
 from allpacs.console import cells as cells_module
 from allpacs.console import live
@@ -105,6 +106,7 @@ def show(visit: Visit) -> Response:
     about = subject(visit)
     uid = about.study.study_uid
     visit.store.audit.record("study_opened", at=time.time(), study_uid=uid, reason=f"by {visit.someone.identifier}")
+    visit.tell(AuditEvent.STUDY_OPENED, study_uid=uid)
     return visit.page(
         "study.html",
         stamp=stamp,

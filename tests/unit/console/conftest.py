@@ -52,13 +52,16 @@ def browse(store: Store) -> Callable[..., Browser]:
     """Return a maker of browsers: of a person with these roles, or of nobody."""
 
     def make(*roles: Role, identifier: str = "someone", of: Store = store, **settings: Any) -> Browser:
+        audit = settings.pop("audit", None)
         sections = {name: settings.pop(name) for name in ("receive", "destinations") if name in settings}
         sections.setdefault("receive", {"port": 1})  # where nothing answers
         folder = of.spool.folder.parent
-        application = make_console(load_settings(store={"folder": folder}, console=settings, **sections), of)
+        application = make_console(
+            load_settings(store={"folder": folder}, console=settings, **sections), of, audit=audit
+        )
 
         def enter(request: Request) -> Response:  # a short cut past the sign-in page, which has tests of its own
-            access.sign_in(request, Person(identifier, "Person^Some", frozenset(roles)))
+            access.sign_in(request, Person(identifier, "Person^Some", frozenset(roles)), of.sessions)
             return PlainTextResponse(str(request.session["csrf"]))
 
         application.router.routes.insert(0, Route("/test-enter", enter))

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import pytest
 
+from allpacs.audit.messages import AuditEvent
+from allpacs.audit.trail import NoTrail
 from allpacs.console import access
 from allpacs.console.access import PERMISSIONS, Permission, Role
-from allpacs.console.app import PAGES, Page
-from allpacs.domain.errors import ConfigFault
+from allpacs.console.app import _STUDY, PAGES, Page
+from allpacs.domain.errors import ConfigFault, StoreFault
 from allpacs.settings import load_settings
+from allpacs.store.sessions import Sessions
 from allpacs.store.store import Store
+from console_samples import reported_study
 from unit.console.conftest import Browser
 
 Browse = Callable[..., Browser]
@@ -31,6 +36,10 @@ def address(page: Page, store: Store, study: str) -> str:
         "kind": "html",
     }
     return re.sub(r"\{(\w+)(:int)?\}", lambda found: values.get(found[1], "1"), page.path)
+
+
+def csrf_of(browser: Browser, path: str = "/sign-in") -> str:
+    return str(re.findall(r'name="csrf" content="([^"]+)"', browser.see(path).text)[0])
 
 
 PROTECTED = [page for page in PAGES if page.permission is not None and page.path != "/events"]
@@ -74,8 +83,7 @@ def test_patients_are_hidden_until_someone_signs_in(browse: Browse, study: str) 
 
 def test_the_token_signs_in_one_user_with_every_role(browse: Browse, store: Store) -> None:
     browser = browse()
-    page = browser.see("/sign-in?next=/drift").text
-    browser.token = re.findall(r'name="csrf" content="([^"]+)"', page)[0]
+    browser.token = csrf_of(browser, "/sign-in?next=/drift")
     token = (store.spool.folder.parent / "console.token").read_text().strip()
     assert browser.change("/sign-in", token="wrong").status_code == 403  # noqa: S106
     answer = browser.change("/sign-in", token=token, next="/drift")
@@ -98,7 +106,7 @@ def test_nobody_is_sent_elsewhere_after_signing_in(browse: Browse, store: Store,
 
 def test_guessing_is_slowed_down(browse: Browse) -> None:
     browser = browse()
-    browser.token = re.findall(r'name="csrf" content="([^"]+)"', browser.see("/sign-in").text)[0]
+    browser.token = csrf_of(browser)
     answers = [browser.change("/sign-in", token=f"guess {number}").status_code for number in range(12)]
     assert answers == [403] * 10 + [429] * 2
 
@@ -154,10 +162,97 @@ def test_a_session_ends_after_a_working_day(browse: Browse, monkeypatch: pytest.
     assert browser.see("/").status_code == 303
 
 
-def test_signing_out_ends_the_session(browse: Browse) -> None:
-    browser = browse(Role.VIEWER)
+def copy_of(browser: Browser, browse: Browse) -> Browser:
+    """Return another browser with a copy of the cookies."""
+    thief = browse()
+    for cookie in browser.cookies.jar:
+        thief.cookies.jar.set_cookie(cookie)
+    thief.token = browser.token
+    return thief
+
+
+def test_signing_out_ends_the_session_for_every_copy_of_its_cookie(browse: Browse) -> None:
+    browser, beside = browse(Role.VIEWER, identifier="ada"), browse(Role.VIEWER, identifier="ada")
+    thief = copy_of(browser, browse)
+    assert thief.see("/").status_code == 200
     assert browser.change("/sign-out").status_code == 303
+    for ended in (browser, thief):
+        assert ended.see("/").status_code == 303
+        assert ended.get("/events").status_code == 401
+        assert ended.get("/dicom-web/studies").status_code == 401
+    assert beside.see("/").status_code == 200
+
+
+def test_signing_out_everywhere_ends_the_person_s_other_sessions(browse: Browse) -> None:
+    here, there, someone = (browse(Role.VIEWER, identifier=one) for one in ("bob", "bob", "eve"))
+    assert here.change("/sign-out", everywhere="yes").status_code == 303
+    assert there.see("/").status_code == 303
+    assert someone.see("/").status_code == 200
+
+
+def test_a_session_that_ended_by_itself_is_not_taken_up_with_an_older_cookie(
+    browse: Browse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    browser = browse(Role.VIEWER, idle_minutes=10)
+    thief = copy_of(browser, browse)
+    start = time.time()
+    monkeypatch.setattr(access.time, "time", lambda: start + 11 * 60)
     assert browser.see("/").status_code == 303
+    monkeypatch.setattr(access.time, "time", lambda: start)
+    assert thief.see("/").status_code == 303
+
+
+def test_without_the_store_nobody_is_let_in(
+    browse: Browse, store: Store, study: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    browser = browse(Role.VIEWER)
+
+    def away(_session: str) -> bool:
+        raise StoreFault("index: connection refused")
+
+    monkeypatch.setattr(Sessions, "is_open", staticmethod(away))
+    answer = browser.see("/")
+    assert answer.status_code == 503
+    assert "TEST-1" not in answer.text
+
+
+class Told(NoTrail):
+    """An audit trail that remembers what people did."""
+
+    def __init__(self) -> None:
+        self.messages: list[tuple[AuditEvent, str, tuple[str, ...], str | None]] = []
+
+    def person(
+        self, event: AuditEvent, who: str, address: str, *, studies: Sequence[str] = (), failure: str | None = None
+    ) -> None:
+        assert address == "testclient"
+        self.messages.append((event, who, tuple(studies), failure))
+
+
+def test_the_audit_trail_is_told_what_people_do(browse: Browse, store: Store, tmp_path: Path) -> None:
+    study, told = reported_study(store, tmp_path, cells=1, seeds=[501]), Told()
+    path = f"/studies/{study}/revisions/1"
+    stranger = browse(audit=told)
+    stranger.token = csrf_of(stranger)
+    stranger.change("/sign-in", token="wrong")  # noqa: S106
+    reviewer = browse(Role.REVIEWER, identifier="ada", audit=told)
+    reviewer.see(path)
+    reviewer.see("/operations")
+    reviewer.change(f"{path}/comment", csrf="forged")
+    signature = {"version": "0", "name": "Reader^Ada", "organisation": "Hospital", "responsible": "yes"}
+    assert reviewer.change(f"{path}/sign-off", **signature).status_code == 303
+    reviewer.change("/sign-out")
+    forged = f"POST {_STUDY}/comment: the form is of another session: load the page again"
+    assert told.messages == [
+        (AuditEvent.SIGNED_IN, "", (), "wrong token"),
+        (AuditEvent.STUDY_OPENED, "ada", (study,), None),
+        (AuditEvent.NOT_ALLOWED, "ada", (), "GET /operations asks for operate"),
+        (AuditEvent.NOT_ALLOWED, "ada", (), forged),
+        (AuditEvent.STUDY_SIGNED, "ada", (study,), None),
+        (AuditEvent.SIGNED_OUT, "ada", (), None),
+    ]
+    stranger.change("/sign-in", token=(store.spool.folder.parent / "console.token").read_text().strip())
+    assert told.messages[-1] == (AuditEvent.SIGNED_IN, "local", (), None)
 
 
 def test_every_answer_says_what_a_browser_may_do_with_it(browse: Browse, study: str) -> None:
