@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from allpacs import tracing
 from allpacs.domain.errors import ConfigFault, ModelFault, StoreFault
 from allpacs.settings import (
     CStoreSettings,
@@ -153,6 +154,20 @@ def make_audit(settings: Settings, process: str) -> AuditTrail:
     )
     trail.started(process)
     return trail
+
+
+def start_tracing(settings: Settings, process: str) -> None:
+    """Send this process's spans to the configured collector, if there is one.
+
+    Raises
+    ------
+    ConfigFault
+        There is one, and OpenTelemetry is not installed.
+    """
+    endpoint = settings.tracing.endpoint
+    if endpoint is not None:
+        instance = settings.work.executor_id if process == "work" else socket.gethostname()
+        tracing.start(process, endpoint, instance)
 
 
 def start_monitor(settings: Settings, store: Store, port: int, *, healthy: Check, ready: Check) -> Monitor | None:

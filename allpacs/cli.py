@@ -144,12 +144,21 @@ def serve(config: ConfigOption = None) -> None:
 @app.command()
 def receive(config: ConfigOption = None, supervisor: SupervisorOption = None) -> None:
     """Run the DICOM receiver alone until SIGTERM."""
-    from allpacs.app import make_audit, make_receiver, open_store, recover_in_background, start_monitor
+    from allpacs import tracing
+    from allpacs.app import (
+        make_audit,
+        make_receiver,
+        open_store,
+        recover_in_background,
+        start_monitor,
+        start_tracing,
+    )
     from allpacs.supervise import until_stopped
 
     settings = _settings(config)
     store = open_store(settings)
     audit = make_audit(settings, "receive")
+    start_tracing(settings, "receive")
     receiver = make_receiver(settings, store, audit)
     try:
         receiver.start()
@@ -166,23 +175,27 @@ def receive(config: ConfigOption = None, supervisor: SupervisorOption = None) ->
     recover_in_background(settings, store)
     until_stopped(supervisor)
     receiver.stop()
+    tracing.stop()
     audit.stopped("receive")
 
 
 @app.command()
 def work(config: ConfigOption = None, supervisor: SupervisorOption = None) -> None:
     """Run the worker (model, reports, deliveries) alone until SIGTERM."""
-    from allpacs.app import Worker, make_audit, open_store, start_monitor
+    from allpacs import tracing
+    from allpacs.app import Worker, make_audit, open_store, start_monitor, start_tracing
     from allpacs.supervise import end_process, until_stopped
 
     settings = _settings(config)
     store = open_store(settings)
     audit = make_audit(settings, "work")
+    start_tracing(settings, "work")
     worker = Worker(settings, store, audit=audit)
     worker.start()
     start_monitor(settings, store, settings.monitor.work_port, healthy=worker.healthy, ready=worker.ready)
     until_stopped(supervisor)
     worker.stop()
+    tracing.stop()
     audit.stopped("work")
     end_process()
 

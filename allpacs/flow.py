@@ -44,7 +44,7 @@ from dbos import DBOS, Serializer, SetWorkflowID
 from dbos import error as engine_errors
 from sqlalchemy.exc import SQLAlchemyError
 
-from allpacs import metrics
+from allpacs import metrics, tracing
 from allpacs.audit.trail import AuditTrail
 from allpacs.deliver.port import Destination
 from allpacs.deliver.retry import RetryPolicy
@@ -192,11 +192,18 @@ class Flow:
         # The engine marks the functions it wraps, which bound methods do not allow.
         @DBOS.workflow(name="read_study", max_recovery_attempts=_MAX_RECOVERIES)
         def read_study(study_uid: str, revision: int, attempt: int) -> str:
-            return self._read_study(study_uid, revision, attempt)
+            with tracing.span("read", study_uid, revision=revision, attempts=attempt) as span:
+                state = self._read_study(study_uid, revision, attempt)
+                span.tell(state=state)
+                return state
 
         @DBOS.workflow(name="deliver", max_recovery_attempts=None)
         def deliver(study_uid: str, revision: int, destination: str, attempt: int) -> str:
-            return self._deliver_once(study_uid, revision, destination, attempt)
+            about = {"revision": revision, "destination": destination, "attempts": attempt}
+            with tracing.span("delivery", study_uid, **about) as span:
+                state = self._deliver_once(study_uid, revision, destination, attempt)
+                span.tell(state=state)
+                return state
 
         self._read, self._deliver = read_study, deliver
         self._dispatcher = threading.Thread(target=self._dispatch_until_stopped, name="dispatcher", daemon=True)
@@ -266,6 +273,8 @@ class Flow:
         seen: set[str] = set()
         for study_uid, revision in self._store.revisions.close_due(self._now()):
             _log.info("study_closed", study_uid=study_uid, revision=revision)
+            if tracing.on():
+                self._trace_closed(study_uid, revision)
         for row in self._store.revisions.ready():
             identity = _reading_id(row.study_uid, row.revision, row.attempts)
             seen.add(identity)
@@ -282,6 +291,11 @@ class Flow:
             queue = self._queue_of(destination)
             self._enqueue(queue, identity, self._deliver, study_uid, revision, destination, attempt)
         self._enqueued &= seen
+
+    def _trace_closed(self, study_uid: str, revision: int) -> None:
+        rows = self._store.revisions.instances(study_uid, revision)
+        first_at = min((row.received_at for row in rows if row.revision == revision), default=self._now())
+        tracing.study_closed(study_uid, revision, ago_s=self._now() - first_at, instances=len(rows))
 
     def _enqueue(self, queue: str, identity: str, workflow: Callable[..., str], *arguments: str | int) -> None:
         if identity in self._enqueued:
@@ -386,7 +400,11 @@ class Flow:
         """Run one checkpointed step."""
         self._pause_if_stopping()
         with metrics.STAGE_SECONDS.labels(name).time():
-            return DBOS.run_step({"name": name}, self._patiently, function, study_uid, revision, *more)
+            return DBOS.run_step({"name": name}, self._traced, name, function, study_uid, revision, *more)
+
+    def _traced(self, name: str, function: Callable[..., T], study_uid: str, revision: int, *more: Any) -> T:
+        with tracing.span(name, study_uid, revision=revision):
+            return self._patiently(function, study_uid, revision, *more)
 
     def _pause_if_stopping(self) -> None:
         if self._stop.is_set():

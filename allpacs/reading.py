@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydicom import Dataset, dcmread
 
-from allpacs import metrics, sampling
+from allpacs import metrics, sampling, tracing
 from allpacs.classify import aggregate
 from allpacs.classify.saliency import Explain
 from allpacs.decode.part10 import read_header
@@ -147,7 +147,8 @@ class Reading:
         Of more cells than are judged, those outside the random sample of all so far are counted and dropped.
         """
         planned = self._chunks(study_uid, revision)[chunk]
-        found, crops = self._find(planned)
+        with tracing.span("decode", study_uid, revision=revision, instances=len(planned.uids)):
+            found, crops = self._find(planned)
         size = self.pipeline.max_cells
         priorities = (sampling.priority(cell) for one in found for cell in one.cells)
         kept = sampling.smallest([*self._sample(study_uid, revision), *priorities], size)

@@ -480,6 +480,17 @@ class AuditSettings(_Section):
     source_id: str = Field("allpacs", description="this installation, as the audit's reader knows it")
 
 
+class TracingSettings(_Section):
+    """OpenTelemetry traces of studies; needs the extra `allpacs[tracing]`."""
+
+    endpoint: str | None = Field(
+        None,
+        pattern=r"^https?://",
+        description="URL of a collector that takes OTLP over HTTP; unset: nothing is traced",
+        examples=["http://127.0.0.1:4318/v1/traces"],
+    )
+
+
 class LogSettings(_Section):
     """Logging, to standard error."""
 
@@ -507,6 +518,7 @@ class Settings(BaseSettings):
     console: ConsoleSettings = ConsoleSettings()
     monitor: MonitorSettings = MonitorSettings()
     audit: AuditSettings = AuditSettings()
+    tracing: TracingSettings = TracingSettings()
     log: LogSettings = LogSettings()
     destinations: dict[str, DestinationSettings] = Field(default_factory=dict)
 

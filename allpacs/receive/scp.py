@@ -22,7 +22,7 @@ from pynetdicom.dimse_messages import C_STORE_RQ
 from pynetdicom.dsutils import encode_file_meta
 from pynetdicom.sop_class import Verification
 
-from allpacs import metrics
+from allpacs import metrics, tracing
 from allpacs.commitment import SOP_CLASS_UID as COMMITMENT_SOP_CLASS_UID
 from allpacs.domain.errors import InstanceRefused, StoreFault
 from allpacs.domain.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, is_uid
@@ -79,6 +79,7 @@ class _Tally:
     same: int = 0
     refused: Counter[str] = field(default_factory=Counter)
     study_uids: set[str] = field(default_factory=set)
+    spans: dict[str, tracing.Running] = field(default_factory=dict)  # by study, where they are traced
     message_began: float | None = None
 
 
@@ -255,7 +256,7 @@ class StorageScp:
         loggable_uid = affected_uid if is_uid(affected_uid) else None
         began = time.monotonic()
         try:
-            self._receive(event, tally)
+            self._receive(event, tally, began)
         except InstanceRefused as refused:
             status, reason = refused.status, refused.reason
         except StoreFault as fault:
@@ -280,7 +281,7 @@ class StorageScp:
             _log.error("refusal_not_recorded", calling_ae=calling_ae, reason=str(fault))
         return status
 
-    def _receive(self, event: evt.Event, tally: _Tally) -> None:
+    def _receive(self, event: evt.Event, tally: _Tally, began: float) -> None:
         rate = self._rates.get(tally.calling_ae)
         if rate is not None:
             metrics.HELD_BACK_SECONDS.inc(rate.wait())
@@ -309,6 +310,8 @@ class StorageScp:
             metrics.RECEIVED_BYTES.inc(len(data_set))
         metrics.RECEIVED.labels(outcome).inc()
         tally.study_uids.add(identity.study_uid)
+        if tracing.on():
+            _trace(tally, identity, began, outcome)
         if outcome == "stored":
             tally.stored += 1
             self._look_at_count(identity.study_uid, header, rule, now)
@@ -385,6 +388,9 @@ class StorageScp:
         self._memory.give_back(event.assoc)
         if tally is None:
             return
+        for span in tally.spans.values():
+            span.tell(ended=ended, stored=tally.stored, same=tally.same, refused=sum(tally.refused.values()))
+            span.end()
         metrics.ASSOCIATIONS_OPEN.dec()
         metrics.ASSOCIATIONS.labels(ended).inc()
         if self._audit is not None and (tally.study_uids or tally.refused):
@@ -405,6 +411,24 @@ class StorageScp:
             studies=len(tally.study_uids),
             duration_s=round(time.monotonic() - tally.began, 3),
         )
+
+
+def _trace(tally: _Tally, identity: InstanceIdentity, began: float, outcome: str) -> None:
+    """Tell of an instance that was kept, within its association, within its study."""
+    now, study_uid = time.monotonic(), identity.study_uid
+    association = tally.spans.get(study_uid)
+    if association is None:
+        ago_s = now - tally.began
+        association = tracing.begin("association", study_uid, ago_s=ago_s, calling_ae=tally.calling_ae)
+        tally.spans[study_uid] = association
+    tracing.begin(
+        "instance",
+        study_uid,
+        ago_s=now - began,
+        within=association,
+        sop_instance_uid=identity.sop_instance_uid,
+        status=outcome,
+    ).end()
 
 
 def _file_meta(identity: InstanceIdentity) -> bytes:

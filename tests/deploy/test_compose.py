@@ -23,7 +23,8 @@ SERVICES = yaml.safe_load(TEXT)["services"]
 def test_the_file_is_of_the_compose_specification() -> None:
     compose = compose_spec.PyCompose.from_yaml(TEXT)
     compose.validate()
-    assert set(compose.service_names()) == {"allpacs", "postgresql", "orthanc", "fhir", "prometheus", "grafana"}
+    names = {"allpacs", "postgresql", "orthanc", "fhir", "prometheus", "jaeger", "grafana"}
+    assert set(compose.service_names()) == names
 
 
 def test_the_specification_notices_a_wrong_key() -> None:
@@ -69,11 +70,19 @@ def test_prometheus_asks_where_allpacs_answers() -> None:
     assert asked == {"receive": [f"127.0.0.1:{monitor.receive_port}"], "work": [f"127.0.0.1:{monitor.work_port}"]}
 
 
+def test_traces_go_where_they_are_taken() -> None:
+    endpoint = load_settings(COMPOSE / "allpacs.toml").tracing.endpoint
+    published = [port.rpartition(":")[0] for port in SERVICES["jaeger"]["ports"]]
+    assert endpoint in [f"http://{address}/v1/traces" for address in published]
+
+
 def test_grafana_finds_its_source_and_dashboard() -> None:
-    (source,) = yaml.safe_load((COMPOSE / "grafana" / "datasource.yml").read_text(encoding="utf-8"))["datasources"]
+    sources = yaml.safe_load((COMPOSE / "grafana" / "datasource.yml").read_text(encoding="utf-8"))["datasources"]
     (provider,) = yaml.safe_load((COMPOSE / "grafana" / "dashboards.yml").read_text(encoding="utf-8"))["providers"]
     dashboard = json.loads((COMPOSE.parent / "monitoring" / "dashboard.json").read_text(encoding="utf-8"))
-    assert {panel["datasource"]["uid"] for panel in dashboard["panels"]} == {source["uid"]}
+    assert {panel["datasource"]["uid"] for panel in dashboard["panels"]} == {sources[0]["uid"]}
+    published = [port.rpartition(":")[0] for port in SERVICES["jaeger"]["ports"]]
+    assert sources[1]["url"].removeprefix("http://") in published
     mounted = [mount.split(":")[1] for mount in SERVICES["grafana"]["volumes"]]
     assert any(target.startswith(provider["options"]["path"]) for target in mounted)
 

@@ -1,7 +1,7 @@
 """Patients with telling names go through everything, failures included: their names are nowhere but where they belong.
 
-They belong into the spool, the work files and the results. Not into logs, metrics, the index, the workflow engine's
-state, the audit trail or an error's text.
+They belong into the spool, the work files and the results. Not into logs, metrics, traces, the index, the workflow
+engine's state, the audit trail or an error's text.
 """
 
 from __future__ import annotations
@@ -17,13 +17,15 @@ import pytest
 import structlog
 from pydicom import dcmread, dcmwrite
 
-from allpacs.app import Worker, make_audit, open_store, start_monitor
+from allpacs import tracing
+from allpacs.app import Worker, make_audit, open_store, start_monitor, start_tracing
 from allpacs.logs import configure_logs
 from allpacs.store.records import RevisionState
 from faults.raw_sender import RawSender
 from faults.test_hostile_senders import instance
 from faults.worker_process import brightness_logits
 from hospital import Hospital, drawn_study, free_port, wait_until
+from otlp_receiver import TakenSpan, otlp_receiver
 
 pytestmark = pytest.mark.slow
 
@@ -46,12 +48,39 @@ def _study(folder: Path, seeds: list[int]) -> list[Path]:
     return files
 
 
+def _traced_as_they_went(spans: list[TakenSpan]) -> None:
+    """Check that what receiver and worker told of each study is one trace, whole from association to delivery."""
+    whole = 0
+    for trace_id in {span.trace_id for span in spans}:
+        own = {span.span_id: span for span in spans if span.trace_id == trace_id}
+        assert {span.attributes["allpacs.study_uid"] for span in own.values()} == {
+            next(iter(own.values())).attributes["allpacs.study_uid"]
+        }
+        edges = {(own[span.parent_id].name if span.parent_id else "", span.name) for span in own.values()}
+        steps = {("read", step) for step in ("plan", "cells", "classify", "report", "release")}
+        assert (
+            steps | {("", "study"), ("study", "association"), ("association", "instance"), ("study", "read")} <= edges
+        )
+        assert {span.service for span in own.values()} == {"allpacs-receive", "allpacs-work"}
+        assert ("cells", "decode") in edges
+        assert ("study", "delivery") in edges
+        assert ("delivery", "deliver") in edges
+        states = {
+            span.attributes["allpacs.destination"]: span.attributes["allpacs.state"]
+            for span in own.values()
+            if span.name == "delivery"
+        }
+        whole += set(states.values()) <= {"sent", "committed"}
+    assert whole == 2, "the others were given up"
+
+
 def test_names_stay_where_they_belong(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], record_property: Callable[[str, object], None]
 ) -> None:
     extra = f'[work]\npoll_s = 0.05\n[audit]\nhost = "127.0.0.1"\nport = {free_port()}\n'
-    with Hospital(tmp_path, quiet_s=0.2, extra=extra) as hospital:
+    with otlp_receiver() as collector, Hospital(tmp_path, quiet_s=0.2, extra=extra) as hospital:
         text = hospital.config.read_text().replace("[retry]\n", "[retry]\nmax_attempts = 2\n")
+        text += f'[tracing]\nendpoint = "{collector.url}"\n'
         hospital.config.write_text(text)
         with (tmp_path / "receive.log").open("wb") as log:
             receiver = subprocess.Popen(
@@ -61,6 +90,7 @@ def test_names_stay_where_they_belong(
         handlers = list(logging.root.handlers)
         configure_logs("debug", "json")
         audit = make_audit(hospital.settings, "work")
+        start_tracing(hospital.settings, "work")
         worker = Worker(hospital.settings, store, ask=brightness_logits, audit=audit)
         worker.start()
         monitor = start_monitor(hospital.settings, store, 0, healthy=worker.healthy, ready=worker.ready)
@@ -95,6 +125,7 @@ def test_names_stay_where_they_belong(
         finally:
             monitor.stop()
             worker.stop()
+            tracing.stop()
             receiver.terminate()
             receiver.wait(30)
             store.close()
@@ -112,6 +143,7 @@ def test_names_stay_where_they_belong(
             "log of the receiver": (tmp_path / "receive.log").read_bytes(),
             "log of the worker": printed,
             "metrics": metrics + ready,
+            "traces": b"".join(collector.payloads),
             "command line": shown,
             **{path.name: path.read_bytes() for path in folder.glob("*.sqlite*")},
             **{f"audit {path.name}": path.read_bytes() for path in (folder / "audit").rglob("*.xml")},
@@ -119,6 +151,7 @@ def test_names_stay_where_they_belong(
         assert b"instance_refused" in looked_at["log of the receiver"]
         assert b"delivery_given_up" in looked_at["log of the worker"]
         assert any(name.startswith("audit") for name in looked_at)
+        _traced_as_they_went(collector.spans)
         # The search finds what is there: the spool has the names.
         assert any(_leaks(path.read_bytes()) for path in (folder / "spool").rglob("*.dcm"))
         assert {name: _leaks(content) for name, content in looked_at.items() if _leaks(content)} == {}
