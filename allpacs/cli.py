@@ -93,12 +93,15 @@ def _common(
     pass
 
 
-def _settings(config: Path | None) -> Settings:
+def _settings(config: Path | None, process: str | None = None) -> Settings:
+    """Load the settings, and log as they say; what a process logs is shown in the console, too."""
     from allpacs.logs import configure_logs
+    from allpacs.recent_log import RecentLog
     from allpacs.settings import load_settings
 
     settings = load_settings(config)
-    configure_logs(settings.log.level, settings.log.format)
+    also = () if process is None else (RecentLog(settings.store.folder, process),)
+    configure_logs(settings.log.level, settings.log.format, also)
     return settings
 
 
@@ -128,7 +131,7 @@ def serve(config: ConfigOption = None) -> None:
     """Run receiver, worker and review console under one supervisor until SIGTERM."""
     from allpacs.supervise import Supervisor
 
-    settings = _settings(config)
+    settings = _settings(config, "serve")
     arguments = [] if config is None else ["--config", str(config)]
     commands = {"receive": ["receive", *arguments], "work": ["work", *arguments]}
     if settings.console.enabled:
@@ -155,7 +158,7 @@ def receive(config: ConfigOption = None, supervisor: SupervisorOption = None) ->
     )
     from allpacs.supervise import until_stopped
 
-    settings = _settings(config)
+    settings = _settings(config, "receive")
     store = open_store(settings)
     audit = make_audit(settings, "receive")
     start_tracing(settings, "receive")
@@ -186,7 +189,7 @@ def work(config: ConfigOption = None, supervisor: SupervisorOption = None) -> No
     from allpacs.app import Worker, make_audit, open_store, start_monitor, start_tracing
     from allpacs.supervise import end_process, until_stopped
 
-    settings = _settings(config)
+    settings = _settings(config, "work")
     store = open_store(settings)
     audit = make_audit(settings, "work")
     start_tracing(settings, "work")
@@ -206,7 +209,7 @@ def console(config: ConfigOption = None, supervisor: SupervisorOption = None) ->
     from allpacs.app import make_audit, open_store
     from allpacs.console.server import address, run_console
 
-    settings = _settings(config)
+    settings = _settings(config, "console")
     store = open_store(settings)
     audit = make_audit(settings, "console")
     if supervisor is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import warnings
+from collections.abc import Iterable
 
 import structlog
 from structlog.typing import EventDict, WrappedLogger
@@ -31,10 +32,13 @@ def only_allowed_keys(_logger: WrappedLogger, _method: str, event: EventDict) ->
     return {key: value if key in ALLOWED_KEYS else "(withheld)" for key, value in event.items()}
 
 
-def configure_logs(level: str = "info", style: str = "console") -> None:
+def configure_logs(
+    level: str = "info", style: str = "console", also: Iterable[structlog.typing.Processor] = ()
+) -> None:
     """Send structlog events at or above the level to standard error, as text for people or as JSON lines.
 
-    Messages of libraries that quote attribute values are silenced, pydicom's warnings among them.
+    `also` is told of each event, which has passed the allow-list by then. Messages of libraries that quote attribute
+    values are silenced, pydicom's warnings among them.
     """
     renderer: structlog.typing.Processor = (
         structlog.processors.JSONRenderer()
@@ -46,6 +50,7 @@ def configure_logs(level: str = "info", style: str = "console") -> None:
             structlog.processors.add_log_level,
             only_allowed_keys,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
+            *also,
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),

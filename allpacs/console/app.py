@@ -112,6 +112,7 @@ PAGES: tuple[Page, ...] = (
     Page(_SERIES + "/instances/{sop_instance_uid}/metadata", dicomweb.metadata, Permission.VIEW),
     Page("/drift", drift.show, Permission.VIEW),
     Page("/operations", operations.show, Permission.OPERATE),
+    Page("/operations/receiver", operations.receiver, Permission.OPERATE),
     Page("/operations/retry", operations.retry, Permission.OPERATE, ("POST",)),
     Page("/export", export.show, Permission.EXPORT),
     Page("/export", export.send, Permission.EXPORT, ("POST",)),
@@ -163,7 +164,7 @@ def make_console(
         ],
         middleware=[
             Middleware(SecurityHeaders, https=https),
-            Middleware(GZipMiddleware, minimum_size=2000),
+            Middleware(GZipMiddleware, minimum_size=2000, compresslevel=5),
             Middleware(
                 SessionMiddleware,
                 secret_key=secret,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gettext
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from functools import cache
+from functools import cache, lru_cache
 from io import BytesIO
 from pathlib import Path
 from typing import Any, Final
@@ -39,7 +39,7 @@ def environment(locale: str) -> Environment:
     made.globals.update(locale=locale, locales=LOCALES, direction="rtl" if locale == "ar" else "ltr")
     made.filters.update(
         percent=lambda value: percent(value, locale),
-        number=lambda value: format_decimal(value, locale=_babel(locale)),
+        number=lambda value: number(value, locale),
         when=lambda at: when(at, locale),
         ago=lambda at, now: ago(at, now, locale),
         bars=bars,
@@ -61,6 +61,13 @@ def translations(locale: str) -> gettext.NullTranslations:
     return gettext.GNUTranslations(compiled)
 
 
+@lru_cache(maxsize=20_000)  # a page has hundreds of them, most of which the last page had, too
+def number(value: float, locale: str) -> str:
+    """Return a number with its thousands apart."""
+    return format_decimal(value, locale=_babel(locale))
+
+
+@lru_cache(maxsize=20_000)
 def percent(value: float, locale: str) -> str:
     """Return a fraction as per cent with one decimal."""
     return isolated(format_percent(value, format="0.0\u00a0%", locale=_babel(locale)), locale)
@@ -92,7 +99,7 @@ def bars(counts: Sequence[int], width: float = 100.0, height: float = 23.0) -> s
     """Return the path of a bar chart, each bar as high as its share of the highest."""
     tallest, step = max([*counts, 1]), width / max(len(counts), 1)
     drawn = (
-        f"M{step * place + 0.3:.1f} {height:g}v{-(height - 1) * count / tallest:.1f}h{step - 0.6:.1f}V{height:g}z"
+        f"M{step * place + 0.3:g} {height:g}v{-(height - 1) * count / tallest:.1f}h{step - 0.6:g}V{height:g}z"
         for place, count in enumerate(counts)
         if count
     )

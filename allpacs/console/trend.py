@@ -1,4 +1,4 @@
-"""Drift: what the model says, week by week, source by source. Pure: outcomes in, rows out.
+"""Drift: what the model says, week by week, source by source. Pure: sums in, rows out.
 
 A change of the scores, of the share that cannot be judged, or of how often people disagree tells that what is read is
 no longer what the model was made for: another stain, another camera, other patients.
@@ -7,12 +7,11 @@ no longer what the model was made for: another stain, another camera, other pati
 from __future__ import annotations
 
 import math
-from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
-from allpacs.store.outcomes import SCORE_BINS, WatchedOutcome
+from allpacs.store.outcomes import SCORE_BINS, SummedOutcomes
 
 #: Population stability index from which a distribution is called shifted, and much shifted (the usual rule of thumb of
 #: credit scoring, Siddiqi 2006: 0.1 and 0.25); not a test of significance.
@@ -50,18 +49,30 @@ class Week:
     shift: float | None
 
 
-def by_week(outcomes: Iterable[WatchedOutcome]) -> list[Week]:
-    """Return the weeks, the latest first, by source and bundle."""
-    groups: dict[tuple[str, str, str], list[WatchedOutcome]] = defaultdict(list)
-    for one in outcomes:
-        groups[one.source_ae, one.outcome.model.digest, _monday(one.read_at)].append(one)
+def mondays(weeks: int, now: float) -> list[float]:
+    """Return when the last so many weeks began by this machine's calendar, this week's last, UTC seconds."""
+    today = (
+        datetime.fromtimestamp(now, UTC).astimezone().replace(hour=0, minute=0, second=0, microsecond=0, tzinfo=None)
+    )
+    this_week = today - timedelta(days=today.weekday())
+    # Without a zone of their own they are this machine's, each with what its clocks showed then.
+    return [(this_week - timedelta(weeks=back)).timestamp() for back in reversed(range(weeks))]
+
+
+def by_week(outcomes: Iterable[SummedOutcomes], starts: Sequence[float]) -> list[Week]:
+    """Return the weeks, the latest first, by source and bundle.
+
+    Parameters
+    ----------
+    starts:
+        When each period of the outcomes began, as `mondays` returns it.
+    """
     earlier: dict[tuple[str, str], list[int]] = {}
     weeks = []
-    for (source_ae, digest, starts), members in sorted(groups.items(), key=lambda pair: pair[0]):
-        scores = [sum(column) for column in zip(*(one.outcome.scores for one in members), strict=True)]
-        before = earlier.setdefault((source_ae, digest), [0] * SCORE_BINS)
-        weeks.append(_week(starts, members, scores, stability_index(before, scores)))
-        earlier[source_ae, digest] = [sum(pair) for pair in zip(before, scores, strict=True)]
+    for one in sorted(outcomes, key=lambda one: one.period):
+        before = earlier.setdefault((one.source_ae, one.model.digest), [0] * SCORE_BINS)
+        weeks.append(_week(one, starts[one.period], stability_index(before, one.scores)))
+        earlier[one.source_ae, one.model.digest] = [sum(pair) for pair in zip(before, one.scores, strict=True)]
     return sorted(weeks, key=lambda week: (week.starts, week.source_ae, week.digest), reverse=True)
 
 
@@ -78,30 +89,19 @@ def stability_index(before: Sequence[int], now: Sequence[int]) -> float | None:
     return index
 
 
-def _week(starts: str, members: Sequence[WatchedOutcome], scores: Sequence[int], shift: float | None) -> Week:
-    cells = sum(one.outcome.cells for one in members)
-    assessable = sum(one.outcome.all + one.outcome.hem for one in members)
-    signed = [one for one in members if one.relabelled is not None and one.excluded is not None]
-    signed_cells = sum(one.outcome.cells for one in signed)
-    changed = sum((one.relabelled or 0) + (one.excluded or 0) for one in signed)
-    first = members[0]
+def _week(one: SummedOutcomes, starts: float, shift: float | None) -> Week:
+    assessable = one.all + one.hem
     return Week(
-        starts=starts,
-        source_ae=first.source_ae,
-        bundle=f"{first.outcome.model.name} {first.outcome.model.version}",
-        digest=first.outcome.model.digest,
-        studies=len(members),
-        cells=cells,
-        scores=tuple(scores),
-        not_assessable=1 - assessable / cells if cells else None,
-        lymphoblasts=sum(one.outcome.all for one in members) / assessable if assessable else None,
-        signed=len(signed),
-        disagreed=changed / signed_cells if signed_cells else None,
+        starts=datetime.fromtimestamp(starts, UTC).astimezone().strftime("%Y-%m-%d"),
+        source_ae=one.source_ae,
+        bundle=f"{one.model.name} {one.model.version}",
+        digest=one.model.digest,
+        studies=one.studies,
+        cells=one.cells,
+        scores=one.scores,
+        not_assessable=1 - assessable / one.cells if one.cells else None,
+        lymphoblasts=one.all / assessable if assessable else None,
+        signed=one.signed,
+        disagreed=one.changed / one.signed_cells if one.signed_cells else None,
         shift=shift,
     )
-
-
-def _monday(at: float) -> str:
-    day = datetime.fromtimestamp(at, UTC).astimezone()
-    year, week, _ = day.isocalendar()
-    return datetime.fromisocalendar(year, week, 1).strftime("%Y-%m-%d")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from typing import Any
@@ -54,14 +54,30 @@ class Outcome:
 
 
 @dataclass(frozen=True, slots=True)
-class WatchedOutcome:
-    """The outcome of one reading with what else a trend is drawn by; decisions are None until it is signed."""
+class SummedOutcomes:
+    """What one bundle said of one source's studies in one period, summed up.
 
-    read_at: float
+    Attributes
+    ----------
+    period:
+        Its place among the periods that were asked for.
+    scores:
+        As `Outcome.scores`.
+    signed, signed_cells, changed:
+        Studies among them that a person has signed, their cells, and how many of these were relabelled or excluded.
+    """
+
+    period: int
     source_ae: str
-    outcome: Outcome
-    relabelled: int | None
-    excluded: int | None
+    model: ModelIdentity
+    studies: int
+    cells: int
+    all: int
+    hem: int
+    scores: tuple[int, ...]
+    signed: int
+    signed_cells: int
+    changed: int
 
 
 class Outcomes:
@@ -100,18 +116,26 @@ class Outcomes:
             row = connection.execute(query).one_or_none()
         return None if row is None else _outcome(row)
 
-    def since(self, at: float) -> Iterator[WatchedOutcome]:
-        """Yield the outcomes of all readings from that time on, oldest first; not those that a person made of them."""
+    def summed(self, starts: Sequence[float]) -> list[SummedOutcomes]:
+        """Return the outcomes of readings by period, source and bundle; not of those that a person made of them.
+
+        Summed up by the database: thousands of studies cost a page no more than its own lines.
+
+        Parameters
+        ----------
+        starts:
+            When each period begins, ascending; it ends where the next begins, and the last one has no end.
+        """
         revision = schema.revisions.c
         other = schema.reviews.alias("other").c
         made_by_review = sa.exists().where(other.study_uid == _T.study_uid, other.signed_revision == _T.revision)
-        query = (
+        latest_first = reversed(list(enumerate(starts)))
+        readings = (
             sa.select(
-                schema.outcomes,
-                revision.created_at,
+                sa.case(*((revision.created_at >= start, number) for number, start in latest_first)).label("period"),
                 schema.studies.c.source_ae,
-                _REVIEW.relabelled,
-                _REVIEW.excluded,
+                schema.outcomes,
+                (_REVIEW.relabelled + _REVIEW.excluded).label("changed"),  # none where nobody has signed
             )
             .join(schema.revisions, sa.and_(revision.study_uid == _T.study_uid, revision.revision == _T.revision))
             .join(schema.studies, schema.studies.c.study_uid == _T.study_uid)
@@ -119,12 +143,44 @@ class Outcomes:
                 schema.reviews,
                 sa.and_(_REVIEW.study_uid == _T.study_uid, _REVIEW.revision == _T.revision),
             )
-            .where(revision.created_at >= at, ~made_by_review)
-            .order_by(revision.created_at)
+            .where(revision.created_at >= starts[0], ~made_by_review)
+            .subquery()
+        ).c
+        by = (readings.period, readings.source_ae, readings.bundle_digest)
+        query = (
+            sa.select(
+                *by,
+                sa.func.min(readings.model).label("model"),
+                sa.func.count().label("studies"),
+                sa.func.sum(readings.cells).label("cells"),
+                sa.func.sum(readings.cells_all).label("cells_all"),
+                sa.func.sum(readings.cells_hem).label("cells_hem"),
+                sa.func.aggregate_strings(readings.scores, ",").label("scores"),
+                sa.func.count(readings.changed).label("signed"),
+                sa.func.sum(sa.case((readings.changed.is_not(None), readings.cells), else_=0)).label("signed_cells"),
+                sa.func.coalesce(sa.func.sum(readings.changed), 0).label("changed"),
+            )
+            .group_by(*by)
+            .order_by(*by)
         )
         with self._database.reading() as connection:
-            for row in connection.execute(query):
-                yield WatchedOutcome(row.created_at, row.source_ae, _outcome(row), row.relabelled, row.excluded)
+            rows = connection.execute(query).all()
+        return [
+            SummedOutcomes(
+                period=row.period,
+                source_ae=row.source_ae,
+                model=_model(row.model),
+                studies=row.studies,
+                cells=row.cells,
+                all=row.cells_all,
+                hem=row.cells_hem,
+                scores=tuple(map(sum, zip(*json.loads(f"[{row.scores}]"), strict=True))),
+                signed=row.signed,
+                signed_cells=row.signed_cells,
+                changed=row.changed,
+            )
+            for row in rows
+        ]
 
 
 def _scores(findings: StudyFindings) -> list[int]:

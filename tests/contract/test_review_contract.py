@@ -209,19 +209,20 @@ def test_the_worklist_searches_sorts_and_pages(store: Store, study: str, tmp_pat
     assert store.worklist.page(WorklistQuery(source_ae="ELSEWHERE")).total == 0
 
 
-def test_outcomes_since_leave_out_what_people_made(store: Store, study: str) -> None:
+def test_outcomes_are_summed_by_period_without_what_people_made(store: Store, study: str, tmp_path: Path) -> None:
     one, *_ = cells(store, study)
     review, *_ = store.reviews.decide(study, 1, [relabelled(one)], by="sam", now=NOW)
     store.reviews.sign(study, 1, seen_version=review.version, reviewer=SAM, by="sam", now=NOW)
     report(store, study, 2)
-    (watched,) = store.outcomes.since(0.0)
-    assert (watched.outcome.revision, watched.relabelled, watched.excluded, watched.source_ae) == (
-        1,
-        1,
-        0,
-        "MICROSCOPE",
-    )
-    assert sum(watched.outcome.scores) == 5
-    assert watched.outcome.reasons == {"blurred": 1, "indeterminate": 1}
-    assert watched.outcome.not_assessable == 2
-    assert list(store.outcomes.since(9000.0)) == []
+    reported_study(store, tmp_path / "same", cells=6, at=1010.0, seeds=range(90, 96))
+    reported_study(store, tmp_path / "later", cells=2, at=5000.0, seeds=[97, 98])
+    early, late = store.outcomes.summed([0.0, 2000.0, 9000.0])
+    assert (early.period, early.source_ae, early.model.name) == (0, "MICROSCOPE", "sample")
+    assert (early.studies, early.cells, early.all, early.hem, sum(early.scores)) == (2, 12, 4, 4, 10)
+    assert (early.signed, early.signed_cells, early.changed) == (1, 6, 1)
+    assert (late.period, late.studies, late.cells, late.signed, late.signed_cells, late.changed) == (1, 1, 2, 0, 0, 0)
+    assert store.outcomes.summed([9000.0]) == []
+    outcome = store.outcomes.get(study, 1)
+    assert outcome is not None
+    assert outcome.reasons == {"blurred": 1, "indeterminate": 1}
+    assert outcome.not_assessable == 2

@@ -146,12 +146,14 @@ def test_names_stay_where_they_belong(
             "traces": b"".join(collector.payloads),
             "command line": shown,
             **{path.name: path.read_bytes() for path in folder.glob("*.sqlite*")},
+            **{f"recent log {path.name}": path.read_bytes() for path in (folder / "logs").rglob("*.jsonl*")},
             **{f"audit {path.name}": path.read_bytes() for path in (folder / "audit").rglob("*.xml")},
         }
         assert b"instance_refused" in looked_at["log of the receiver"]
         assert b"delivery_given_up" in looked_at["log of the worker"]
         assert any(name.startswith("audit") for name in looked_at)
         _traced_as_they_went(collector.spans)
+        assert any(b"instance_refused" in text for name, text in looked_at.items() if name.startswith("recent log"))
         # The search finds what is there: the spool has the names.
         assert any(_leaks(path.read_bytes()) for path in (folder / "spool").rglob("*.dcm"))
         assert {name: _leaks(content) for name, content in looked_at.items() if _leaks(content)} == {}

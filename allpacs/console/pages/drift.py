@@ -16,10 +16,10 @@ def show(visit: Visit) -> Response:
     """Show what the model said in the last weeks (``?weeks=13``)."""
     asked = visit.query("weeks")
     weeks = int(asked) if asked.isdecimal() and int(asked) in _WEEKS else 13
-    outcomes = visit.store.outcomes.since(time.time() - weeks * 7 * 86400)
+    starts = trend.mondays(weeks, time.time())
     return visit.page(
         "drift.html",
-        rows=trend.by_week(outcomes),
+        rows=trend.by_week(visit.store.outcomes.summed(starts), starts),
         weeks=weeks,
         choices=_WEEKS,
         shifted=trend.SHIFTED,

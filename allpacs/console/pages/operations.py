@@ -11,6 +11,7 @@ from allpacs.console.visit import Visit
 from allpacs.deliver.c_store import echo
 from allpacs.domain.errors import DeliveryUnavailable
 from allpacs.domain.identity import is_uid
+from allpacs.recent_log import recent_lines
 from allpacs.settings import CStoreSettings, FhirSettings, FolderSettings, Settings
 from allpacs.store.again import ask_again
 from allpacs.store.records import DeliveryState, RevisionState
@@ -30,16 +31,19 @@ STATES = (
 )
 _MOST_LISTED = 100
 _ECHO_S = 2.0
+_LOG_LINES = 100
+#: Least levels of log lines that a reader chooses from.
+_LEVELS_SHOWN = ("info", "warning", "error")
 
 
 def show(visit: Visit) -> Response:
     """Show the page."""
     store, settings = visit.store, visit.console.settings
+    level = visit.query("level") if visit.query("level") in _LEVELS_SHOWN else _LEVELS_SHOWN[0]
     dead = store.deliveries.in_state(DeliveryState.DEAD)
     retrying = store.deliveries.in_state(DeliveryState.RETRYING)
     return visit.page(
         "operations.html",
-        answer=_receiver_answer(settings),
         receive=settings.receive,
         free_bytes=store.receiving.free_bytes(),
         by_state=store.worklist.by_state(),
@@ -55,8 +59,17 @@ def show(visit: Visit) -> Response:
         folder=settings.store.folder,
         events=store.audit.latest(60),
         asked=visit.query("asked"),
+        level=level,
+        levels=_LEVELS_SHOWN,
+        lines=recent_lines(settings.store.folder, most=_LOG_LINES, least_level=level),
         now=time.time(),
     )
+
+
+def receiver(visit: Visit) -> Response:
+    """Show whether our own receiver answers; apart from the page, which does not wait for it."""
+    answer = _receiver_answer(visit.console.settings)
+    return visit.page("operations_receiver.html", answer=answer)
 
 
 def retry(visit: Visit) -> Response:

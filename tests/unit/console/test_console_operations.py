@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import io
 import json
 import time
@@ -10,12 +11,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import structlog
 from pydicom import Dataset, dcmread
 
 from allpacs.console import trend
 from allpacs.console.access import Role
 from allpacs.domain.findings import CellLabel
 from allpacs.domain.review import Decision, Reviewer
+from allpacs.logs import configure_logs
+from allpacs.recent_log import RecentLog
 from allpacs.store.outcomes import SCORE_BINS
 from allpacs.store.records import DeliveryState, RevisionState
 from allpacs.store.reviews import NewDecision
@@ -35,7 +39,7 @@ def test_what_was_given_up_is_asked_for_again(browse: Browse, store: Store, tmp_
     browser = browse(Role.ADMINISTRATOR, destinations={"ehr": {"kind": "fhir", "base_url": "http://ehr.example"}})
     text = browser.see("/operations").text
     assert "422 &lt;b&gt;no&lt;/b&gt;" in text
-    assert "does not answer" in text  # no receiver runs here
+    assert "does not answer" in browser.see("/operations/receiver").text  # no receiver runs here
     assert "TEST-1" not in text  # no patient data on this page
     assert browser.change("/operations/retry", study=study).headers["location"] == "/operations?asked=1"
     (delivery,) = [one for one in store.deliveries.of_study(study) if one.destination == "ehr"]
@@ -57,6 +61,26 @@ def test_everything_that_needs_attention_is_asked_for_again(browse: Browse, stor
     assert store.revisions.get(study, revision).state == RevisionState.QUEUED
 
 
+def test_the_log_shows_what_processes_said_and_no_patient(browse: Browse, store: Store) -> None:
+    folder = store.spool.folder.parent
+    for process in ("receive", "work"):
+        configure_logs("info", "json", [RecentLog(folder, process)])
+        log = structlog.get_logger(process)
+        log.info("association_ended", calling_ae=f"OF-{process}", patient_name="CanaryName", PatientID="CanaryId")
+        log.error("piece_failed", reason="<script>alert(1)</script>")
+    browser = browse(Role.ADMINISTRATOR)
+    text = browser.see("/operations").text
+    for expected in ("OF-receive", "OF-work", "association_ended", "&lt;script&gt;alert(1)&lt;/script&gt;"):
+        assert expected in text
+    assert "Canary" not in text
+    assert "(withheld)" in text
+    assert "Canary" not in "".join(file.read_text() for file in (folder / "logs").rglob("*.jsonl"))
+    grave = browser.see("/operations?level=error").text
+    assert "piece_failed" in grave
+    assert "association_ended" not in grave
+    assert browser.see("/operations?level=' OR 1").status_code == 200
+
+
 def test_a_shift_of_the_scores_is_told() -> None:
     low = [100, *[0] * (SCORE_BINS - 1)]
     high = [*[0] * (SCORE_BINS - 1), 100]
@@ -65,6 +89,18 @@ def test_a_shift_of_the_scores_is_told() -> None:
     assert shift is not None
     assert shift > trend.MUCH_SHIFTED
     assert trend.stability_index(low, [10, *[0] * (SCORE_BINS - 1)]) is None
+
+
+def test_weeks_begin_on_mondays_by_the_clock_on_the_wall(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "Europe/Berlin")
+    time.tzset()
+    try:
+        thursday = dt.datetime(2024, 4, 4, 12, tzinfo=dt.UTC).timestamp()  # clocks changed on 31 March
+        begun = [time.strftime("%a %F %T", time.localtime(at)) for at in trend.mondays(3, thursday)]
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+    assert begun == ["Mon 2024-03-18 00:00:00", "Mon 2024-03-25 00:00:00", "Mon 2024-04-01 00:00:00"]
 
 
 def sign(store: Store, study: str, revision: int = 1) -> None:
@@ -84,7 +120,8 @@ def sign(store: Store, study: str, revision: int = 1) -> None:
 def test_drift_counts_what_people_changed(browse: Browse, store: Store, tmp_path: Path) -> None:
     study = reported_study(store, tmp_path, at=time.time() - 3600, seeds=range(310, 316))
     sign(store, study)
-    weeks = trend.by_week(store.outcomes.since(time.time() - 86400))
+    starts = trend.mondays(2, time.time())
+    weeks = trend.by_week(store.outcomes.summed(starts), starts)
     (week,) = weeks
     assert (week.studies, week.cells, week.signed, week.source_ae) == (1, 6, 1, "MICROSCOPE")
     assert week.disagreed == pytest.approx(2 / 6)
