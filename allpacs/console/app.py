@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -23,9 +24,10 @@ from starlette.staticfiles import StaticFiles
 
 from allpacs.audit.messages import AuditEvent
 from allpacs.audit.trail import AuditTrail, NoTrail
+from allpacs.classify import aggregate
 from allpacs.classify.bundle import Bundle, load_bundle
 from allpacs.classify.saliency import Explain
-from allpacs.console import access, live
+from allpacs.console import access, live, rendering
 from allpacs.console.access import Permission, SecurityHeaders
 from allpacs.console.activation import Activation
 from allpacs.console.cells import CellsOfStudies
@@ -35,6 +37,7 @@ from allpacs.console.patients import Patients
 from allpacs.console.pictures import Pictures
 from allpacs.console.visit import Console, Visit
 from allpacs.domain.errors import AllpacsError, InputFault, ModelFault, Outdated, StoreFault
+from allpacs.domain.findings import Counts
 from allpacs.settings import Settings
 from allpacs.store.store import Store
 
@@ -153,6 +156,7 @@ def make_console(
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         console.patients.start()
+        threading.Thread(target=_warm_up, name="warm-up", daemon=True).start()
         async with live.watching(app):
             yield
         console.patients.stop()
@@ -180,6 +184,12 @@ def make_console(
     application.state.console = console
     application.state.sign_in = sign_in.SignIn(settings)
     return application
+
+
+def _warm_up() -> None:
+    """Load what the first reader of a page would wait for: templates, and the statistics of an interval."""
+    rendering.compile_templates()
+    aggregate.fraction(Counts(all=1, hem=1, not_assessable=0))
 
 
 def _bundle(settings: Settings) -> Bundle | None:

@@ -130,6 +130,14 @@ def preferred_locale(accept_language: str) -> str:
     return negotiate_locale(ordered, list(LOCALES)) or "en"
 
 
+def compile_templates() -> None:
+    """Compile the templates of every language, so that no reader waits for it."""
+    for locale in LOCALES:
+        made = environment(locale)
+        for name in made.list_templates(extensions=["html"]):
+            made.get_template(name)
+
+
 def render(template: str, locale: str, **values: Any) -> str:
     """Return a page."""
     return environment(locale).get_template(template).render(**values)
