@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from types import MappingProxyType
 
+import numpy as np
+
 from allpacs.cells.nucleus import Nucleus
 from allpacs.cells.port import CellFinder
-from allpacs.cells.whole_frame import WholeFrame, not_black
+from allpacs.cells.whole_frame import BLACK, WholeFrame, lit_window, not_black
 from allpacs.domain.errors import ConfigFault
 from allpacs.domain.image import Cell, Frame
 
@@ -50,6 +52,15 @@ def central_cell(frame: Frame) -> Cell | None:
 
 def _segmented(frame: Frame) -> bool:
     """Whether the frame is a cell cut out on black: much of it is black, most of its corners among that."""
-    lit = not_black(frame.rgb)
-    corners = (lit[0, 0], lit[0, -1], lit[-1, 0], lit[-1, -1])
-    return sum(map(bool, corners)) <= 1 and float(lit.mean()) <= 1 - BLACK_SHARE
+    rows, columns = frame.rgb.shape[:2]
+    corners = frame.rgb[[0, 0, -1, -1], [0, -1, 0, -1]]
+    if np.count_nonzero(corners.max(axis=1) > BLACK) > 1:
+        return False
+    window = lit_window(frame.rgb)
+    most = (1 - BLACK_SHARE) * rows * columns
+    # Within a window that is small enough the lit pixels need not be counted.
+    return (
+        window is None
+        or math.prod(part.stop - part.start for part in window) <= most
+        or (np.count_nonzero(not_black(frame.rgb[window])) <= most)
+    )

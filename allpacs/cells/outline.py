@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
-from skimage.measure import approximate_polygon, find_contours
+from skimage.measure import find_contours
 
+from allpacs.cells.simplify import importance_of
 from allpacs.domain.geometry import BoxPx, PointPx
 from allpacs.domain.image import Cell
 
@@ -46,10 +47,19 @@ def largest_part(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     labels, count = ndimage.label(mask)
     if count == 0:
         return mask
+    if count == 1:
+        return filled(mask)
     sizes = np.bincount(labels.ravel())
     sizes[0] = 0
-    filled: NDArray[np.bool_] = ndimage.binary_fill_holes(labels == int(sizes.argmax()))
-    return filled
+    return filled(labels == int(sizes.argmax()))
+
+
+def filled(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Return a mask with its holes filled: what cannot be reached from without through the sides of pixels."""
+    # scipy's binary_fill_holes gives the same in many passes; this is one.
+    outside, _ = ndimage.label(np.pad(~mask, 1, constant_values=True))
+    whole: NDArray[np.bool_] = outside[1:-1, 1:-1] != outside[0, 0]
+    return whole
 
 
 def _outline(mask: NDArray[np.bool_], box: BoxPx) -> tuple[PointPx, ...]:
@@ -59,10 +69,10 @@ def _outline(mask: NDArray[np.bool_], box: BoxPx) -> tuple[PointPx, ...]:
     contour = max(contours, key=len)
     # A tolerance that grows with the cell: following a large one pixel by pixel is slow.
     tolerance = max(0.3, 0.0015 * len(contour))
-    polygon = approximate_polygon(contour, tolerance)
-    while len(polygon) - 1 > MOST_POINTS:
+    importance = importance_of(contour, tolerance)
+    while np.count_nonzero(importance > tolerance) - 1 > MOST_POINTS:
         tolerance *= 1.5
-        polygon = approximate_polygon(contour, tolerance)
+    polygon = contour[importance > tolerance]
     if len(polygon) - 1 < 3:
         return box.corners()
     xs = np.clip(polygon[:-1, 1] - 0.5, 0, box.width) + box.x

@@ -113,13 +113,13 @@ def prepare(rgb: NDArray[np.uint8], cell: Cell, contract: Preprocessing) -> NDAr
     side = max(box.width, box.height)
     side += 2 * math.ceil(side * contract.margin)
     left, top = (side - box.width) // 2, (side - box.height) // 2
-    square = np.zeros((side, side, 3), np.uint8)
-    inside = rgb[box.y : box.bottom, box.x : box.right]
-    square[top : top + box.height, left : left + box.width] = np.where(cell.mask[..., np.newaxis], inside, 0)
+    inside = Image.fromarray(rgb[box.y : box.bottom, box.x : box.right])
+    square = Image.new("RGB", (side, side))
+    square.paste(inside, (left, top), Image.fromarray(cell.mask))
     # Bilinear in Pillow widens its support when it shrinks (antialiased) and, unlike bicubic or Lanczos, never
     # overshoots at the edge between cell and black.
     size = (contract.input_px, contract.input_px)
-    picture = np.asarray(Image.fromarray(square).resize(size, Image.Resampling.BILINEAR))
+    picture = np.asarray(square.resize(size, Image.Resampling.BILINEAR))
     return picture if contract.colour == "as-found" else normalised(picture)
 
 

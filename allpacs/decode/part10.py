@@ -229,9 +229,8 @@ def read_until(stream: BinaryIO, syntax: str, *stops: int, tags: list[BaseTag | 
         Only these; all where not given.
     """
     implicit, little = syntax == ImplicitVRLittleEndian, syntax != ExplicitVRBigEndian
-    header = read_dataset(
-        stream, implicit, little, stop_when=lambda tag, _vr, _length: tag in stops, specific_tags=tags
-    )
+    ends = frozenset(stops)  # asked for every element
+    header = read_dataset(stream, implicit, little, stop_when=lambda tag, _vr, _length: tag in ends, specific_tags=tags)
     header.set_original_encoding(implicit, little, header._character_set)
     return header
 

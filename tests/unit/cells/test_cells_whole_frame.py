@@ -6,11 +6,14 @@ import io
 from pathlib import Path
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 from PIL import Image
+from scipy import ndimage
 
 from allpacs.cells.choose import finder_for
-from allpacs.cells.whole_frame import WholeFrame
+from allpacs.cells.outline import filled
+from allpacs.cells.whole_frame import WholeFrame, lit_window
 from allpacs.domain.geometry import BoxPx
 from allpacs.domain.image import Frame
 
@@ -107,3 +110,17 @@ def test_every_cell_of_cnmc_is_one(data_dir: Path) -> None:
     assert files
     for file in files:
         assert len(WholeFrame().find(Frame(1, np.asarray(Image.open(file).convert("RGB"))))) == 1
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_holes_are_filled_as_scipy_fills_them(seed: int) -> None:
+    mask = np.random.default_rng(seed).random((40, 30)) < 0.6
+    np.testing.assert_array_equal(filled(mask), ndimage.binary_fill_holes(mask))
+    np.testing.assert_array_equal(filled(np.ones((3, 3), np.bool_)), np.ones((3, 3), np.bool_))
+
+
+def test_window_holds_what_is_lit_and_nothing_else() -> None:
+    rgb = np.full((50, 40, 3), 12, np.uint8)
+    assert lit_window(rgb) is None
+    rgb[7, 31, 2] = rgb[22, 9, 0] = 13
+    assert lit_window(rgb) == (slice(7, 23), slice(9, 32))
