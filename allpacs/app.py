@@ -101,6 +101,7 @@ def make_receiver(settings: Settings, store: Store, audit: AuditTrail | None = N
             max_waiting=receive.max_waiting,
         ),
         commitments=CommitmentService(store.commitments, report_back=_report_back(settings)),
+        shares_port=receive.processes > 1,
         audit=audit,
     )
 

@@ -52,6 +52,11 @@ app = typer.Typer(
     "5 this machine's store, 6 a destination or peer did not take it.",
 )
 
+#: Longest wait before a receiver that ended is started again, seconds: senders are waiting for it.
+_RECEIVER_WAIT_S = 2.0
+#: Monitors of several receivers are so many ports apart.
+_NEXT_MONITOR = 10
+
 ConfigOption = Annotated[
     Path | None, typer.Option("--config", "-c", help="TOML file; without it, defaults and the environment.")
 ]
@@ -133,7 +138,8 @@ def serve(config: ConfigOption = None) -> None:
 
     settings = _settings(config, "serve")
     arguments = [] if config is None else ["--config", str(config)]
-    commands = {"receive": ["receive", *arguments], "work": ["work", *arguments]}
+    receivers = _receivers(settings, arguments)
+    commands = {**receivers, "work": ["work", *arguments]}
     if settings.console.enabled:
         from allpacs.console.server import address
 
@@ -141,11 +147,24 @@ def serve(config: ConfigOption = None) -> None:
         # Standard output that is no terminal may be a log, and a token has no place there.
         typer.echo(f"review console: {address(settings, with_token=sys.stdout.isatty())}")
     # Senders are waiting for the receiver, and it starts within a second; a worker loads its model each time.
-    Supervisor(commands, longest_waits_s={"receive": 2.0}).run()
+    Supervisor(commands, longest_waits_s=dict.fromkeys(receivers, _RECEIVER_WAIT_S)).run()
+
+
+def _receivers(settings: Settings, arguments: list[str]) -> dict[str, list[str]]:
+    """Return the arguments of each receiver's process by its name."""
+    further = range(2, settings.receive.processes + 1)
+    return {
+        "receive": ["receive", *arguments, "--process", "1"],
+        **{f"receive-{number}": ["receive", *arguments, "--process", str(number)] for number in further},
+    }
 
 
 @app.command()
-def receive(config: ConfigOption = None, supervisor: SupervisorOption = None) -> None:
+def receive(
+    config: ConfigOption = None,
+    supervisor: SupervisorOption = None,
+    process: Annotated[int | None, typer.Option(hidden=True, min=1)] = None,
+) -> None:
     """Run the DICOM receiver alone until SIGTERM."""
     from allpacs import tracing
     from allpacs.app import (
@@ -156,11 +175,17 @@ def receive(config: ConfigOption = None, supervisor: SupervisorOption = None) ->
         start_monitor,
         start_tracing,
     )
-    from allpacs.supervise import until_stopped
+    from allpacs.supervise import Supervisor, until_stopped
 
-    settings = _settings(config, "receive")
+    number = process or 1
+    name = "receive" if number == 1 else f"receive-{number}"
+    settings = _settings(config, name)
+    if process is None and settings.receive.processes > 1:
+        receivers = _receivers(settings, [] if config is None else ["--config", str(config)])
+        Supervisor(receivers, longest_wait_s=_RECEIVER_WAIT_S).run()
+        return
     store = open_store(settings)
-    audit = make_audit(settings, "receive")
+    audit = make_audit(settings, name)
     start_tracing(settings, "receive")
     receiver = make_receiver(settings, store, audit)
     try:
@@ -174,12 +199,14 @@ def receive(config: ConfigOption = None, supervisor: SupervisorOption = None) ->
     def not_listening() -> str | None:
         return None if receiver.listening else "nothing listens for associations"
 
-    start_monitor(settings, store, settings.monitor.receive_port, healthy=not_listening, ready=lambda: None)
-    recover_in_background(settings, store)
+    port = settings.monitor.receive_port + _NEXT_MONITOR * (number - 1)
+    start_monitor(settings, store, port, healthy=not_listening, ready=lambda: None)
+    if number == 1:
+        recover_in_background(settings, store)
     until_stopped(supervisor)
     receiver.stop()
     tracing.stop()
-    audit.stopped("receive")
+    audit.stopped(name)
 
 
 @app.command()

@@ -147,6 +147,13 @@ class ReceiveSettings(_Section):
         examples=[["10.1.0.0/16"]],
     )
     tls: ServerTlsSettings | None = Field(None, description="DICOM TLS; unset: none, and nothing is encrypted")
+    processes: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description="processes that listen on the port; each has the limits of this section to itself",
+        examples=[4],
+    )
     max_associations: int = Field(32, ge=1, description="associations served at a time; further ones are rejected")
     max_pdu: int = Field(131072, ge=4096, description="largest PDU we take, bytes")
     quiet_s: float = Field(10.0, ge=0, description="a study without a new instance for so long is read, seconds")
@@ -173,6 +180,12 @@ class ReceiveSettings(_Section):
     def _hysteresis(self) -> Self:
         if self.resume_free_mb is not None and self.resume_free_mb < self.min_free_mb:
             raise ValueError(f"resume_free_mb ({self.resume_free_mb}) is less than min_free_mb ({self.min_free_mb})")
+        return self
+
+    @model_validator(mode="after")
+    def _one_port(self) -> Self:
+        if self.processes > 1 and self.port == 0:
+            raise ValueError("several receive.processes need a receive.port that is not 0")
         return self
 
     @field_validator("ae_title")
@@ -238,7 +251,9 @@ class ModelSettings(_Section):
 class WorkSettings(_Section):
     """The worker."""
 
-    studies_at_a_time: int = Field(4, ge=1, description="studies read at a time by one worker")
+    studies_at_a_time: int = Field(
+        4, ge=1, description="large studies read at a time by one worker, and as many small ones"
+    )
     chunk_instances: int = Field(32, ge=1, description="instances between two checkpoints of a study")
     poll_s: float = Field(0.25, gt=0, description="how often the index is asked for due work, seconds")
     executor_id: str = Field(
@@ -453,7 +468,9 @@ class MonitorSettings(_Section):
 
     enabled: bool = Field(True, description="serve /healthz, /readyz and /metrics")
     host: str = Field("127.0.0.1", description="address to listen on; another than loopback needs tls and bearer_token")
-    receive_port: int = Field(8140, ge=0, le=65535, description="port of the receiver's")
+    receive_port: int = Field(
+        8140, ge=0, le=65535, description="port of the receiver's, and every tenth after it of further ones"
+    )
     work_port: int = Field(8141, ge=0, le=65535, description="port of the worker's")
     bearer_token: SecretStr | None = Field(
         None, description="who asks for /metrics has to bear it; unset: anybody", examples=["…"]

@@ -81,3 +81,15 @@ class Listener(ThreadedAssociationServer):  # type: ignore[misc]
         # Not the base class's: that also removes us from the list of servers that only `AE.start_server` fills.
         socketserver.BaseServer.shutdown(self)
         self.server_close()
+
+
+class SharedListener(Listener):
+    """Listens on a port together with other processes: the kernel gives each connection to one of them.
+
+    Source: Linux socket(7), SO_REUSEPORT.
+    """
+
+    def server_bind(self) -> None:
+        """Bind the socket, letting others of this user do so too."""
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        super().server_bind()

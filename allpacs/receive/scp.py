@@ -32,7 +32,7 @@ from allpacs.receive.capacity import Capacity, CapacityLimits, RateLimit
 from allpacs.receive.commitment import CommitmentService
 from allpacs.receive.guard import Memory
 from allpacs.receive.header import read_header
-from allpacs.receive.listener import Listener, Network
+from allpacs.receive.listener import Listener, Network, SharedListener
 from allpacs.receive.port import Sink, TransferAudit
 from allpacs.receive.reactor import WaitingHandler
 from allpacs.tls import Tls
@@ -118,6 +118,8 @@ class StorageScp:
         When instances are refused with 0xA700.
     commitments:
         Answers requests for storage commitment; None: the service is not offered.
+    shares_port:
+        Whether other processes listen on the same port.
     audit:
         Is told of transfers and of peers that were refused; None: nobody is.
     clock:
@@ -147,6 +149,7 @@ class StorageScp:
         max_memory_bytes: int = 2_000_000_000,
         limits: CapacityLimits | None = None,
         commitments: CommitmentService | None = None,
+        shares_port: bool = False,
         audit: TransferAudit | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -164,6 +167,7 @@ class StorageScp:
             if rule.instances_per_s is not None
         }
         self._commitments = commitments
+        self._listener = SharedListener if shares_port else Listener
         self._audit = audit
         self._allowed_networks = tuple(allowed_networks)
         self._tls = tls
@@ -218,7 +222,7 @@ class StorageScp:
                 (evt.EVT_N_EVENT_REPORT, self._commitments.on_event_report),
             ]
         self._server = self._ae.make_server(
-            self._address, server_class=Listener, evt_handlers=handlers, request_handler=WaitingHandler
+            self._address, server_class=self._listener, evt_handlers=handlers, request_handler=WaitingHandler
         )
         self._server.tls = self._tls
         self._server.allowed_networks = self._allowed_networks

@@ -136,3 +136,10 @@ def test_what_is_no_table_in_the_environment_is_an_error_as_any_other(
     monkeypatch.setenv(variable, value)
     with pytest.raises(ConfigFault, match=r"^environment"):
         load_settings()
+
+
+def test_several_receivers_need_a_port_that_all_of_them_know(tmp_path: Path) -> None:
+    path = tmp_path / "allpacs.toml"
+    path.write_text("[receive]\nport = 0\nprocesses = 2\n")
+    with pytest.raises(ConfigFault, match=r"receive\.port"):
+        load_settings(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from hospital import Hospital, wait_until
+from hospital import Hospital, drawn_study, wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -67,3 +68,19 @@ def test_a_receiver_of_its_own_does_not_stop_with_its_parent(tmp_path: Path) -> 
         finally:
             os.kill(pid, signal.SIGTERM)
             wait_until(lambda: not _running(pid), 20, "the receiver's end")
+
+
+def test_several_receivers_share_the_port_and_one_that_is_killed_stops_none(tmp_path: Path) -> None:
+    with Hospital(tmp_path) as hospital:
+        hospital.config.write_text(hospital.config.read_text().replace("[receive]\n", "[receive]\nprocesses = 2\n", 1))
+        with hospital.running("receive"):
+            log = tmp_path / "receive.log"
+            wait_until(lambda: log.read_text().count("receiver_started") == 2, 60, "two receivers")
+            lines = [json.loads(line) for line in log.read_text().splitlines() if line[:1] == "{"]
+            pids = {one["process"]: one["pid"] for one in lines if one["event"] == "process_started"}
+            assert set(pids) == {"receive", "receive-2"}
+            sent = hospital.send(drawn_study(tmp_path / "drawn", range(2))[0].parent)
+            assert [one.status for one in sent] == [0x0000, 0x0000]
+            os.kill(pids["receive-2"], signal.SIGKILL)
+            wait_until(lambda: log.read_text().count("receiver_started") == 3, 60, "started again")
+            hospital.wait_for_echo()

@@ -336,6 +336,26 @@ def test_stopping_lets_an_association_end_and_frees_the_port(receiver: Start, co
     assert receiver(port=port).port == port
 
 
+def test_receivers_that_share_a_port_each_take_some_of_the_associations(tmp_path: Path, connect: Connect) -> None:
+    stores = [Store.open(tmp_path / name) for name in "ab"]
+    first = StorageScp(stores[0].receiving, ae_title="ALLPACS", transfer_syntaxes=TRANSFER_SYNTAXES, shares_port=True)
+    first.start()
+    others = {"port": first.port, "ae_title": "ALLPACS", "transfer_syntaxes": TRANSFER_SYNTAXES, "shares_port": True}
+    second = StorageScp(stores[1].receiving, **others)  # type: ignore[arg-type]
+    second.start()
+    try:
+        for number in range(24):
+            assert connect(first.port).send(make_instance(number)) == 0x0000
+    finally:
+        first.stop()
+        second.stop()
+    taken = [len(kept(store)) for store in stores]
+    for store in stores:
+        store.close()
+    assert sum(taken) == 24
+    assert min(taken) >= 1, "one in 8 million runs gives all to one of them"
+
+
 def test_noise_on_the_port_does_not_stop_the_receiver(receiver: Start, connect: Connect) -> None:
     scp = receiver()
     for noise in (b"", b"GET / HTTP/1.1\r\n\r\n", b"\x01\x00\xff\xff\xff\xff", bytes(100)):
