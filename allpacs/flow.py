@@ -64,6 +64,9 @@ _log = structlog.get_logger("allpacs.flow")
 APPLICATION_VERSION = "1"
 
 READ_QUEUE = "read"
+#: Studies of at most so many bytes (some 80 single cells) have places of their own: none waits for slides.
+SMALL_STUDY_BYTES = 50_000_000
+READ_SMALL_QUEUE = "read-small"
 _QUEUE_POLL_S = 0.1
 #: A worker that dies this often over one study leaves it for a person to look at.
 _MAX_RECOVERIES = 10
@@ -212,9 +215,9 @@ class Flow:
         """Take up what this worker had begun, then whatever is due."""
         self._store.workers.register(self._options.executor_id, self._incarnation)
         DBOS.launch()
-        DBOS.register_queue(
-            READ_QUEUE, worker_concurrency=self._options.studies_at_a_time, polling_interval_sec=_QUEUE_POLL_S
-        )
+        places = self._options.studies_at_a_time
+        for name in (READ_QUEUE, READ_SMALL_QUEUE):
+            DBOS.register_queue(name, worker_concurrency=places, polling_interval_sec=_QUEUE_POLL_S)
         for name in self._destinations:
             DBOS.register_queue(self._queue_of(name), worker_concurrency=1, polling_interval_sec=_QUEUE_POLL_S)
         for row in self._store.revisions.in_state(RevisionState.REPORTED):
@@ -278,7 +281,10 @@ class Flow:
         for row in self._store.revisions.ready():
             identity = _reading_id(row.study_uid, row.revision, row.attempts)
             seen.add(identity)
-            self._enqueue(READ_QUEUE, identity, self._read, row.study_uid, row.revision, row.attempts)
+            if identity not in self._enqueued:
+                small = self._store.revisions.received_bytes(row.study_uid) <= SMALL_STUDY_BYTES
+                queue = READ_SMALL_QUEUE if small else READ_QUEUE
+                self._enqueue(queue, identity, self._read, row.study_uid, row.revision, row.attempts)
         for answer in self._store.commitments.answers():
             self._delivering.take_answer(answer)
         for delivery in self._store.deliveries.due(self._now()):

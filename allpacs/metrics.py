@@ -23,6 +23,10 @@ MODEL_SECONDS = Histogram("allpacs_model_seconds", "One run of the network.", bu
 BATCH_CELLS = Histogram(
     "allpacs_batch_cells", "Cells in one run of the network.", buckets=(1, 2, 4, 8, 16, 32, 64, 128)
 )
+CELLS_WAITING = Gauge("allpacs_cells_waiting", "Cells that wait for a run of the network.")
+CELL_WAIT_SECONDS = Histogram(
+    "allpacs_cell_wait_seconds", "How long the oldest cell of a run had waited for it.", buckets=_SLOW
+)
 CELLS = Counter("allpacs_cells", "Cells that the model has read, by outcome.", ["outcome"])
 ATTEMPTS = Counter(
     "allpacs_delivery_attempts", "Attempts at a delivery by what came of them.", ["destination", "state"]

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from functools import lru_cache
+from functools import lru_cache, partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from PIL import Image
 from pydicom import Dataset, dcmread
 
 from allpacs import metrics, sampling, tracing
+from allpacs.ahead import Ahead
 from allpacs.classify import aggregate
 from allpacs.classify.saliency import Explain
 from allpacs.decode.part10 import read_header
@@ -43,6 +44,8 @@ from allpacs.store.store import Store
 _log = structlog.get_logger("allpacs.reading")
 
 _REVISIONS_REMEMBERED = 8
+#: Chunks whose cells are sought at a time while the network is busy with others.
+_AHEAD = 2
 #: Regions of a slide between two checkpoints.
 _REGIONS_IN_A_CHUNK = 16
 _SAMPLE_FILE = "sample.npy"
@@ -103,7 +106,11 @@ class _Chunk:
 
 
 class Reading:
-    """The steps of a reading. Holds no state of its own: everything is in the store and the work folder."""
+    """The steps of a reading. Whatever they need is in the store and the work folder.
+
+    While the network judges a chunk, the cells of the next one are sought already; they are kept nowhere, and what is
+    lost of them is made again.
+    """
 
     def __init__(
         self,
@@ -121,6 +128,7 @@ class Reading:
         # What is in a closed revision never changes; asking for it once keeps the cost of a chunk that of its cells.
         self._instances = lru_cache(maxsize=_REVISIONS_REMEMBERED)(store.revisions.instances)
         self._chunks = lru_cache(maxsize=_REVISIONS_REMEMBERED)(self._planned)
+        self._ahead: Ahead[tuple[str, int, int], tuple[list[InstanceFindings], list[Crops]]] = Ahead(_AHEAD)
         self._work_folder = work_folder
         self._options = options
         self.pipeline = pipeline
@@ -148,7 +156,7 @@ class Reading:
         """
         planned = self._chunks(study_uid, revision)[chunk]
         with tracing.span("decode", study_uid, revision=revision, instances=len(planned.uids)):
-            found, crops = self._find(planned)
+            found, crops = self._ahead.take((study_uid, revision, chunk), partial(self._find, planned))
         size = self.pipeline.max_cells
         priorities = (sampling.priority(cell) for one in found for cell in one.cells)
         kept = sampling.smallest([*self._sample(study_uid, revision), *priorities], size)
@@ -164,6 +172,8 @@ class Reading:
         findings = self._found(study_uid, revision, chunk)
         crops = self._crops(study_uid, revision, chunk, findings)
         ends = np.cumsum([len(instance.cells) for instance in findings])
+        if chunk + 1 < len(chunks):
+            self._ahead.begin((study_uid, revision, chunk + 1), partial(self._find, chunks[chunk + 1]))
         labelled = self.pipeline.label_all(findings, np.split(crops, ends[:-1]), self._ask)
         self._store.findings.put(study_uid, revision, labelled, stage=LABELLED, part=chunks[chunk].part)
         self._store.revisions.progress(study_uid, revision, read=chunk + 1, pieces=len(chunks))
@@ -195,7 +205,8 @@ class Reading:
         }
 
     def discard_work(self, study_uid: str, revision: int) -> None:
-        """Delete the work files of a revision whose artefacts are written."""
+        """Delete the work files of a revision whose artefacts are written, and what was begun of it."""
+        self._ahead.forget(lambda key: key[:2] == (study_uid, revision))
         shutil.rmtree(self._work(study_uid, revision), ignore_errors=True)
 
     # ------------------------------------------------------------------------------------------------------- parts

@@ -2,8 +2,8 @@
 
 Theory of operation. `submit` queues the cells of one caller and returns a future. One worker thread forms batches: it
 waits until a full batch is queued or the oldest cell has waited `max_delay_s`, then takes cells from all waiting
-submissions in turn, so that a study of thousands of cells never starves a small one. What can go wrong with a batch,
-and what is done:
+submissions in turn, so that a study of thousands of cells never starves a small one: the cells of a small one are in
+the first batch that is formed after they came. What can go wrong with a batch, and what is done:
 
     a row is not finite, or the engine raises ModelFault   the batch is bisected: the poison cell's logits become NaN,
                                                            its neighbours get their answers
@@ -62,7 +62,8 @@ class Batcher:
     max_delay_s:
         Longest time that a cell waits for company.
     max_waiting:
-        Number of queued cells from which on `submit` blocks (back-pressure).
+        Number of queued cells from which on `submit` blocks (back-pressure); those of larger submissions than one's
+        own do not count.
     outputs:
         Number of the network's outputs.
     """
@@ -106,7 +107,7 @@ class Batcher:
         return self._worker.is_alive()
 
     def submit(self, inputs: NDArray[np.uint8]) -> Future[NDArray[np.float32]]:
-        """Queue cells and return the future of their logits; blocks while too many cells wait.
+        """Queue cells and return the future of their logits; blocks while too many cells of no larger callers wait.
 
         Parameters
         ----------
@@ -131,12 +132,12 @@ class Batcher:
             submission.future.set_result(submission.logits)
             return submission.future
         with self._changed:
-            self._changed.wait_for(lambda: self._closed or self._waiting < self._max_waiting)
+            self._changed.wait_for(lambda: self._closed or self._ahead_of(len(inputs)) < self._max_waiting)
             if self._closed:
                 raise ModelFault("the batcher is closed: no more cells are taken")
             submission.since_s = time.monotonic()
             self._queue.append(submission)
-            self._waiting += len(inputs)
+            self._count(len(inputs))
             self._changed.notify_all()
         return submission.future
 
@@ -163,7 +164,8 @@ class Batcher:
             # Reached early only if this thread itself breaks: nobody may wait for an answer that will never come.
             with self._changed:
                 self._closed = True
-                left, self._waiting = list(self._queue), 0
+                left = list(self._queue)
+                self._count(-self._waiting)
                 self._queue.clear()
                 self._changed.notify_all()
             for submission in left:
@@ -186,18 +188,26 @@ class Batcher:
                 else:
                     self._changed.wait()
 
+    def _ahead_of(self, cells: int) -> int:
+        """Return how many cells wait of submissions that are not larger: a single cell is not held back by a slide."""
+        return sum(submission.untaken for submission in self._queue if len(submission.inputs) <= cells)
+
+    def _count(self, more: int) -> None:
+        self._waiting += more
+        metrics.CELLS_WAITING.inc(more)
+
     def _take(self) -> Iterator[tuple[_Submission, slice]]:
         """Yield the parts of one batch, a fair share of each waiting submission in turn."""
         room = self._max_batch
         while room and self._queue:
             submission = self._queue.popleft()
             if submission.taken == 0 and not submission.future.set_running_or_notify_cancel():
-                self._waiting -= submission.untaken
+                self._count(-submission.untaken)
                 continue
             share = min(max(1, room // (len(self._queue) + 1)), submission.untaken)
             part = slice(submission.taken, submission.taken + share)
             submission.taken += share
-            self._waiting -= share
+            self._count(-share)
             room -= share
             if submission.untaken:
                 self._queue.append(submission)
@@ -206,6 +216,7 @@ class Batcher:
 
     def _run(self, batch: list[tuple[_Submission, slice]]) -> None:
         """Answer one batch."""
+        metrics.CELL_WAIT_SECONDS.observe(time.monotonic() - min(submission.since_s for submission, _ in batch))
         try:
             logits = self._answer(np.concatenate([submission.inputs[part] for submission, part in batch]))
         except BaseException as error:  # the thread's boundary: whatever an engine throws, callers must hear of it
@@ -235,7 +246,7 @@ class Batcher:
         with self._changed:
             if submission in self._queue:
                 self._queue.remove(submission)
-                self._waiting -= submission.untaken
+                self._count(-submission.untaken)
                 self._changed.notify_all()
 
     def _answer(self, inputs: NDArray[np.uint8], *, sound: bool = False) -> NDArray[np.float32]:

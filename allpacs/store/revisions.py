@@ -220,6 +220,12 @@ class Revisions:
             for row in sorted(rows, key=lambda row: (row.series_uid, row.sop_instance_uid))
         ]
 
+    def received_bytes(self, study_uid: str) -> int:
+        """Return how many bytes a study's instances have together; 0 where there are none."""
+        query = sa.select(sa.func.coalesce(sa.func.sum(_INSTANCE.size_bytes), 0))
+        with self._database.reading() as connection:
+            return int(connection.execute(query.where(_INSTANCE.study_uid == study_uid)).scalar_one())
+
     def set_state(
         self,
         study_uid: str,

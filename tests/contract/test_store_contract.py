@@ -740,3 +740,11 @@ def test_what_is_owed_is_answered_by_one_of_several_receivers(store: Store) -> N
     assert (again.attempts, again.instances) == (1, (("1.2", "1.3"),))
     store.commitments.paid(again)
     assert store.commitments.owed(1e9) == []
+
+
+def test_bytes_of_a_study_are_those_of_its_instances(store: Store) -> None:
+    assert store.revisions.received_bytes(STUDY) == 0
+    keep(store, identity(1), b"12345")
+    keep(store, identity(2), b"123")
+    keep(store, identity(3, study="1.2.826.9"), b"123456789")
+    assert store.revisions.received_bytes(STUDY) == 2 * len(META) + 8

@@ -10,6 +10,7 @@ from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from prometheus_client import REGISTRY
 
 from allpacs.classify.batcher import Batcher
 from allpacs.classify.engines.port import OutOfDeviceMemory
@@ -133,7 +134,8 @@ def test_a_full_queue_holds_the_submitter_back() -> None:
     with Batcher(engine, max_batch=2, max_delay_s=0, max_waiting=3) as batcher:
         first = batcher.submit(cells(1))
         assert engine.entered.wait(PATIENCE_S)
-        batcher.submit(cells(2, 3, 4))
+        for value in (2, 3, 4):
+            batcher.submit(cells(value))
         late: list[Future[NDArray[np.float32]]] = []
         submitter = threading.Thread(target=lambda: late.append(batcher.submit(cells(5))))
         submitter.start()
@@ -143,6 +145,40 @@ def test_a_full_queue_holds_the_submitter_back() -> None:
         submitter.join(PATIENCE_S)
         np.testing.assert_array_equal(first.result(PATIENCE_S), answers(1))
         np.testing.assert_array_equal(late[0].result(PATIENCE_S), answers(5))
+
+
+def test_an_urgent_cell_is_not_held_back_by_a_slide_of_50_000() -> None:
+    engine = CountingEngine()
+    engine.gate.clear()
+    slide = np.zeros((50_000, 1, 1, 3), np.uint8)
+    with Batcher(engine, max_batch=512, max_delay_s=0, max_waiting=1024) as batcher:
+        large = batcher.submit(slide)
+        assert engine.entered.wait(PATIENCE_S)
+        urgent: list[Future[NDArray[np.float32]]] = []
+        submitter = threading.Thread(target=lambda: urgent.append(batcher.submit(slide[:1] + 7)), daemon=True)
+        submitter.start()
+        submitter.join(PATIENCE_S)
+        engine.gate.set()
+        np.testing.assert_array_equal(urgent[0].result(PATIENCE_S), answers(7))
+        large.result(PATIENCE_S)
+    assert 7 in engine.batches[1], "it is in the first batch formed after it came"
+
+
+def test_what_waits_is_counted() -> None:
+    before = waiting_cells()
+    engine = CountingEngine()
+    engine.gate.clear()
+    with Batcher(engine, max_batch=2, max_delay_s=0) as batcher:
+        batcher.submit(cells(1, 2))
+        assert engine.entered.wait(PATIENCE_S)
+        batcher.submit(cells(3, 4, 5))
+        assert waiting_cells() - before == 3
+        engine.gate.set()
+    assert waiting_cells() == before
+
+
+def waiting_cells() -> float:
+    return REGISTRY.get_sample_value("allpacs_cells_waiting") or 0.0
 
 
 def raise_on_poison(batch: NDArray[np.uint8], logits: NDArray[np.float32]) -> None:
@@ -268,7 +304,7 @@ def test_a_worker_that_dies_leaves_nobody_waiting() -> None:
     assert engine.entered.wait(PATIENCE_S)
     queued = batcher.submit(cells(2, 3))
     with ThreadPoolExecutor(1) as pool:
-        blocked = pool.submit(batcher.submit, cells(4))
+        blocked = pool.submit(batcher.submit, cells(4, 5))
         engine.gate.set()
         for future in (running, queued, blocked):
             with pytest.raises(ModelFault):
