@@ -18,11 +18,24 @@ from hypothesis import settings
 
 from places import REPOSITORY, postgresql_programs
 
+#: Of a program that a fixture runs, seconds.
+PROGRAM_TIMEOUT_S = 60.0
+
 settings.register_profile("repeatable", derandomize=True, deadline=None, max_examples=100)
 settings.load_profile("repeatable")
 
 # One conversion of the shipped network for all tests and the programs they start, and none in the user's own cache.
 os.environ.setdefault("ALLPACS_MODEL__CACHE", str(REPOSITORY / "build" / "model-cache"))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object | None:
+    """Let a test process that dies cost the test it died in, not the run."""
+    if config.getvalue("dist") != "loadfile":
+        return None
+    from scheduling import LoadFileSurvivingCrashes
+
+    return LoadFileSurvivingCrashes(config, log)
 
 
 @pytest.fixture(autouse=True)
@@ -61,6 +74,7 @@ def postgresql() -> Iterator[sa.URL]:
         subprocess.run(
             [str(programs / program), *arguments],
             check=True, user=user, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            timeout=PROGRAM_TIMEOUT_S,
         )  # fmt: skip
 
     try:

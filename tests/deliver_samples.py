@@ -306,5 +306,5 @@ def hl7_server(
     finally:
         loop.call_soon_threadsafe(server.close)
         loop.call_soon_threadsafe(loop.stop)
-        thread.join()
+        thread.join(10)
         loop.close()

@@ -120,8 +120,7 @@ timeout_s = 10
             try:
                 yield process
             finally:
-                process.terminate()
-                process.wait(60)
+                end_program(process)
 
     def pid_of(self, process: str) -> int:
         """Return the process id of a process that the supervisor started last, from its log."""
@@ -141,6 +140,17 @@ timeout_s = 10
                 time.sleep(0.02)
             else:
                 return time.monotonic() - started
+
+
+def end_program(process: subprocess.Popen[Any], within_s: float = 60.0) -> None:
+    """Ask a program to end; kill it where it does not, and fail."""
+    process.terminate()
+    try:
+        process.wait(within_s)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait(10)
+        raise
 
 
 def free_port() -> int:

@@ -53,7 +53,7 @@ def run(stamps: int, filled: int, max_cells: int, folder: Path, timeout_s: float
                     except (OSError, IndexError):
                         continue
 
-        watcher = threading.Thread(target=watch)
+        watcher = threading.Thread(target=watch, daemon=True)
         watcher.start()
         try:
             sent = send_files(files, "127.0.0.1", hospital.port, AE_TITLE, SENDER, timeout_s=600)
@@ -81,7 +81,7 @@ def run(stamps: int, filled: int, max_cells: int, folder: Path, timeout_s: float
             store.close()
         finally:
             done.set()
-            watcher.join()
+            watcher.join(10)
     facts["peak_mb"] = {process: round(peak) for process, peak in sorted(peaks.items())}
     return facts
 

@@ -527,8 +527,8 @@ def test_several_workers_never_close_a_study_twice_nor_lose_an_instance(
             received = [threads.submit(receive, number) for number in range(60)]
             workers = [threads.submit(work, worker) for worker in (1, 2, 3)]
             for done in received:
-                done.result()
-            closed = [one for worker in workers for one in worker.result()]
+                done.result(60)
+            closed = [one for worker in workers for one in worker.result(60)]
         closed += stores[1].revisions.close_due(200.0)
         assert len(closed) == len(set(closed))
         assert sorted((r.study_uid, r.revision) for r in stores[2].revisions.in_state(RevisionState.QUEUED)) == sorted(
@@ -557,7 +557,7 @@ def test_deliveries_that_end_together_leave_the_revision_delivered(
         return (RevisionState.DELIVERED if all(sent) else RevisionState.REPORTED), None
 
     def end(destination: str) -> None:
-        together.wait()
+        together.wait(30)
         store.deliveries.set_state(study, revision, destination, DeliveryState.SENT, now=1001.0)
         store.revisions.settle(study, revision, now=1001.0)
 

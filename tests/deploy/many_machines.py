@@ -53,8 +53,8 @@ class Machine:
         ip("link", "add", f"v{number}", "type", "veth", "peer", "name", "eth0", "netns", str(self._keeper.pid))
         ip("link", "set", f"v{number}", "master", "lan", "up")
         for setting in (["link", "set", "lo", "up"], ["addr", "add", f"{address}/24", "dev", "eth0"]):
-            self.run(["ip", *setting]).wait()
-        self.run(["ip", "link", "set", "eth0", "up"]).wait()
+            self.run(["ip", *setting]).wait(10)
+        self.run(["ip", "link", "set", "eth0", "up"]).wait(10)
 
     def _namespace(self, path: str | None = None) -> str:
         return str(Path(path or f"/proc/{self._keeper.pid}/ns/net").readlink())
@@ -69,7 +69,7 @@ class Machine:
     def end(self) -> None:
         """Let go of the namespace."""
         self._keeper.terminate()
-        self._keeper.wait()
+        self._keeper.wait(10)
 
 
 def main(programs: Path, scratch: Path) -> dict[str, object]:

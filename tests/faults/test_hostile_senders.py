@@ -168,7 +168,7 @@ def test_hundreds_of_associations_at_once_lose_nothing(
             time.sleep(0.2)
 
     threading.stack_size(256 * 1024)
-    senders = [threading.Thread(target=send, args=(number,)) for number in range(FLOOD)]
+    senders = [threading.Thread(target=send, args=(number,), daemon=True) for number in range(FLOOD)]
     threading.stack_size(0)
     for sender in senders:
         sender.start()

@@ -57,7 +57,7 @@ def test_studies_come_in_and_are_delivered_all_the_same(
         try:
             for number in range(3):
                 files = drawn_study(tmp_path / str(number), [number, number + 10])
-                restart = threading.Thread(target=_restart, args=(postgresql, 1.0))
+                restart = threading.Thread(target=_restart, args=(postgresql, 1.0), daemon=True)
                 restart.start()
                 acknowledged: set[str] = set()
                 deadline = time.monotonic() + 60
@@ -69,7 +69,8 @@ def test_studies_come_in_and_are_delivered_all_the_same(
                         continue
                     acknowledged |= {one.sop_instance_uid for one in sent if one.stored}
                     refused += sum(one.status == 0xA700 for one in sent)
-                restart.join()
+                restart.join(60)
+                assert not restart.is_alive()
                 if not worker.is_alive():  # the engine's database went: the supervisor starts it again
                     worker = start_worker(hospital.config, ask=slow_logits)
 

@@ -26,8 +26,8 @@ from allpacs.deliver.c_store import send_files
 from allpacs.domain.errors import DeliveryRejected, DeliveryUnavailable
 from allpacs.store.records import RevisionState
 from allpacs.store.scrub import Damage, Scrubbed
-from faults.worker_process import start_worker
-from hospital import AE_TITLE, SENDER, Hospital, drawn_study, wait_until
+from faults.worker_process import end_worker, start_worker
+from hospital import AE_TITLE, SENDER, Hospital, drawn_study, end_program, wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -68,13 +68,13 @@ class Killed:
             self._stop.wait(self._chance.uniform(0.05, 2.0))
             if self._chance.random() < 0.5:
                 self._receiver.kill()
-                self._receiver.wait()
+                self._receiver.wait(30)
                 self._receiver = self._start_receiver()
                 self.kills["receiver"] += 1
             else:
                 assert self._worker.pid is not None
                 os.kill(self._worker.pid, signal.SIGKILL)
-                self._worker.join()
+                self._worker.join(30)
                 self._worker = start_worker(self._hospital.config)
                 self.kills["worker"] += 1
             self._left -= 1
@@ -85,11 +85,9 @@ class Killed:
 
     def stop(self) -> None:
         self._stop.set()
-        self._thread.join()
-        self._receiver.terminate()
-        self._receiver.wait(30)
-        self._worker.terminate()
-        self._worker.join(30)
+        self._thread.join(90)
+        end_program(self._receiver)
+        end_worker(self._worker)
 
 
 def _send_until_acknowledged(hospital: Hospital, files: list[Path], acknowledged: set[str]) -> None:

@@ -18,8 +18,8 @@ from allpacs.app import open_store
 from allpacs.store.records import RevisionState
 from faults.raw_sender import RawSender
 from faults.test_hostile_senders import instance
-from faults.worker_process import start_worker
-from hospital import Hospital, wait_until
+from faults.worker_process import end_worker, start_worker
+from hospital import Hospital, end_program, wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -75,10 +75,8 @@ def test_memory_and_descriptors_stay_flat(tmp_path: Path, record_property: Calla
                     f"{name} {middle[name][0]:.0f} → {memory:.0f} MB, {middle[name][1]} → {descriptors} descriptors"
                 )
         finally:
-            receiver.terminate()
-            receiver.wait(30)
-            worker.terminate()
-            worker.join(30)
+            end_program(receiver)
+            end_worker(worker)
             store.close()
         # Instances that come slowly make further revisions: one folder a study.
         assert len({path.parent for path in hospital.reports}) == studies

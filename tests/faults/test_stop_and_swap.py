@@ -63,7 +63,7 @@ def test_a_study_that_another_bundle_began_is_read_again_from_its_start(tmp_path
         with worker(hospital.config, ask=slow_logits) as first:
             wait_until(lambda: _labelled(store) >= 2, 60, "two cells labelled")
             first.kill()
-            first.join()
+            first.join(30)
         contract = json.loads((swapped / "bundle.json").read_text())
         contract["version"] += "-swapped"
         (swapped / "bundle.json").write_text(json.dumps(contract))

@@ -52,7 +52,7 @@ def test_a_dead_workers_study_is_ended_by_another_from_its_checkpoints(
             with worker(_named(hospital, "two"), ask=brightness_logits):
                 wait_until(lambda: len(store.workers.others("")) == 2, 30, "both beat")
                 first.kill()
-                first.join()
+                first.join(30)
                 died, done = time.monotonic(), _labelled(store)
                 assert done < 8
                 wait_until(lambda: store.audit.count("work_taken_over", study_uid), 60, "taken over")

@@ -65,7 +65,7 @@ def run_worker(config: Path, die_at: int | None, ask: AskModel = brightness_logi
     settings = load_settings(config)
     part = Worker(settings, open_store(settings), ask=ask, flow_type=DyingFlow)
     part.start()
-    until_stopped()
+    until_stopped(os.getppid())  # the fork server, which ends with the test's process
     part.stop()
     end_process()
 
@@ -76,9 +76,18 @@ _context.set_forkserver_preload(["faults.worker_process", "allpacs.flow", "allpa
 
 def start_worker(config: Path, die_at: int | None = None, ask: AskModel = brightness_logits) -> ForkServerProcess:
     """Start a worker in a process of its own."""
-    process = _context.Process(target=run_worker, args=(config, die_at, ask))
+    process = _context.Process(target=run_worker, args=(config, die_at, ask), daemon=True)
     process.start()
     return process
+
+
+def end_worker(process: ForkServerProcess) -> None:
+    """Ask a worker to stop; kill it where it does not."""
+    process.terminate()
+    process.join(30)
+    if process.is_alive():
+        process.kill()
+        process.join(10)
 
 
 @contextmanager
@@ -88,8 +97,4 @@ def worker(config: Path, die_at: int | None = None, ask: AskModel = brightness_l
     try:
         yield process
     finally:
-        process.terminate()
-        process.join(30)
-        if process.is_alive():
-            process.kill()
-            process.join()
+        end_worker(process)

@@ -48,7 +48,7 @@ def test_processes_do_not_outlive_a_killed_supervisor(tmp_path: Path) -> None:
         hospital.wait_for_echo()
         receiver = hospital.pid_of("receive")
         serve.kill()
-        serve.wait()
+        serve.wait(10)
         wait_until(lambda: not _running(receiver), 20, "the receiver's end")
 
 
@@ -60,7 +60,7 @@ def test_a_receiver_of_its_own_does_not_stop_with_its_parent(tmp_path: Path) -> 
             outer = subprocess.Popen(["sh", "-c", command], stdout=subprocess.PIPE, stderr=log, text=True)
             assert outer.stdout is not None
             pid = int(outer.stdout.readline())
-            outer.wait()
+            outer.wait(10)
         try:
             hospital.wait_for_echo()
             time.sleep(1.2)

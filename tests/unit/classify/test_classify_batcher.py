@@ -137,7 +137,7 @@ def test_a_full_queue_holds_the_submitter_back() -> None:
         for value in (2, 3, 4):
             batcher.submit(cells(value))
         late: list[Future[NDArray[np.float32]]] = []
-        submitter = threading.Thread(target=lambda: late.append(batcher.submit(cells(5))))
+        submitter = threading.Thread(target=lambda: late.append(batcher.submit(cells(5))), daemon=True)
         submitter.start()
         submitter.join(0.2)
         assert submitter.is_alive(), "three cells wait: the fourth has to"
@@ -319,7 +319,7 @@ def test_closing_answers_what_was_taken_and_takes_no_more() -> None:
     engine.gate.clear()
     batcher = Batcher(engine, max_batch=2, max_delay_s=PATIENCE_S)
     futures = [batcher.submit(cells(1, 2)), batcher.submit(cells(3, 4, 5))]
-    closing = threading.Thread(target=batcher.close)
+    closing = threading.Thread(target=batcher.close, daemon=True)
     closing.start()
     engine.gate.set()
     closing.join(PATIENCE_S / 2)

@@ -69,7 +69,7 @@ def test_wait_for_a_class_or_a_predicate(archive, tmp_path):
     later = threading.Timer(0.1, send, (archive, tmp_path, dicom_object("one"), dicom_object("two")))
     later.start()
     assert len(archive.wait_for(Comprehensive3DSRStorage, 10, count=2)) == 2
-    later.join()
+    later.join(10)
     (one,) = archive.wait_for(lambda kept: kept.sop_instance_uid == dicom_object("one").SOPInstanceUID, 0)
     assert one.times_received == 1
 

@@ -210,7 +210,7 @@ def test_wait_for(endpoint):
     later.start()
     (report,) = endpoint.wait_for("DiagnosticReport", 5, lambda resource: resource["conclusion"] == "late")
     assert report["status"] == "preliminary"
-    later.join()
+    later.join(10)
 
 
 def test_only_this_machine_can_reach_it(endpoint):

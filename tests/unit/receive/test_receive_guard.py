@@ -110,7 +110,7 @@ def test_above_the_limit_all_wait_but_the_first() -> None:
         assert memory.take("second", 60, 10.0)
         order.append("second")
 
-    waiting = threading.Thread(target=second)
+    waiting = threading.Thread(target=second, daemon=True)
     waiting.start()
     time.sleep(0.1)
     assert memory.take("first", 30, 1.0)
@@ -134,7 +134,7 @@ def test_many_large_instances_at_once_are_all_taken_with_bounded_memory(receiver
         data_set.add_new(0x7FE00010, "OB", bytes(3 * 576 * 576))
         statuses.append(peers[number].send(data_set))
 
-    senders = [threading.Thread(target=send, args=(number,)) for number in range(4)]
+    senders = [threading.Thread(target=send, args=(number,), daemon=True) for number in range(4)]
     for sender in senders:
         sender.start()
     while any(sender.is_alive() for sender in senders):

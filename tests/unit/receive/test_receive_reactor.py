@@ -166,12 +166,15 @@ def _associate_request() -> bytes:
         ae = AE("PACS")
         ae.acse_timeout = 0.2
         ae.add_requested_context(Verification)
-        asking = threading.Thread(target=ae.associate, args=(*listener.getsockname(),), kwargs={"ae_title": "ALLPACS"})
+        listener.settimeout(10)
+        asking = threading.Thread(
+            target=ae.associate, args=(*listener.getsockname(),), kwargs={"ae_title": "ALLPACS"}, daemon=True
+        )
         asking.start()
         connection, _ = listener.accept()
         with connection:
             request = connection.recv(65536)
-        asking.join()
+        asking.join(10)
     return request
 
 

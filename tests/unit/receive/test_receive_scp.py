@@ -415,7 +415,7 @@ def process(store: Store) -> Iterator[subprocess.Popen[str]]:
     )  # fmt: skip
     yield process
     process.kill()
-    process.communicate()
+    process.communicate(timeout=10)
 
 
 def test_a_receiver_starts_light_and_ends_cleanly(
