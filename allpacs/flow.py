@@ -481,8 +481,11 @@ class Flow:
         """End the process: what the engine could not write down it will do again at the next start.
 
         The store's errors are `StoreFault`; a bare one is the engine's, which waits by itself for a database that is
-        locked or away, but not for a full disk.
+        locked or away, but not for a full disk. Where the flow has been stopped, the engine's database may be closed
+        under what outlives it: no reason to end a process that goes on without it.
         """
+        if self._stop.is_set():
+            return
         _log.critical("engine_lost", reason=type(error).__name__)
         self._on_engine_lost()
 

@@ -7,6 +7,7 @@ import os
 import pwd
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -45,6 +46,18 @@ def logs_go_where_they_went() -> Iterator[None]:
     yield
     structlog.reset_defaults()
     logging.root.handlers[:] = handlers
+
+
+@pytest.fixture(autouse=True, scope="session")
+def no_worker_ends_the_tests() -> Iterator[None]:
+    """A worker that loses its engine ends its process: not where that is the tests' own."""
+
+    def told(exit_code: int) -> None:
+        sys.stderr.write(f"a worker in the tests' process would have ended it with {exit_code}\n")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("allpacs.flow.end_process", told)
+        yield
 
 
 @pytest.fixture(scope="session")
