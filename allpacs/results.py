@@ -13,7 +13,7 @@ from pydicom import dcmread
 
 from allpacs.domain.artefacts import Artefact
 from allpacs.domain.findings import StudyFindings
-from allpacs.report.annotations import annotated_image, cell_annotations
+from allpacs.report.annotations import annotated_images, cell_annotations
 from allpacs.report.context import Attached, ReportContext
 from allpacs.report.fhir import fhir_bundle
 from allpacs.report.hl7v2 import oru_message
@@ -25,12 +25,10 @@ from allpacs.report.sr import structured_report
 
 def results(findings: StudyFindings, headers: Headers, context: ReportContext) -> Iterator[Artefact]:
     """Yield the results of one revision of a study, in every format; all of them state the same."""
-    image = annotated_image(findings, context.annotations_above)
-    if image is not None:
-        context = replace(context, annotated=image.sop_instance_uid)
+    crowded = annotated_images(findings, context.annotations_above)
+    context = replace(context, annotated=tuple(image.sop_instance_uid for image in crowded))
     beside = [key_images(findings, headers, context)]
-    if image is not None:
-        beside.append(cell_annotations(findings, headers, context, image))
+    beside += [cell_annotations(findings, headers, context, image) for image in crowded]
     for one in beside:
         if one is not None:
             yield one

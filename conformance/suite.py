@@ -78,11 +78,15 @@ def _results(hospital: Hospital, files: Sequence[Path]) -> dict[str, Path]:
         found = [one for one in store.artefacts.get(study_uid, 1) if one.kind in DICOM_KINDS]
     summary = any(one.kind is ArtefactKind.ANNOTATIONS for one in found)
     names = {ArtefactKind.SR: "summary report" if summary else "structured report"}
-    named = {names.get(one.kind, str(one.kind).replace("-", " ")): one for one in found}
-    for artefact in found:
-        (hospital.folder / artefact.file_name).write_bytes(artefact.content)
     suffix = " of many cells" if summary else ""
-    return {f"{name}{suffix}": hospital.folder / one.file_name for name, one in named.items()}
+    files: dict[str, Path] = {}
+    for artefact in found:
+        name = f"{names.get(artefact.kind, str(artefact.kind).replace('-', ' '))}{suffix}"
+        several = sum(one.startswith(name) for one in files)
+        file = hospital.folder / artefact.file_name
+        file.write_bytes(artefact.content)
+        files[f"{name}, {several + 1}" if several else name] = file
+    return files
 
 
 def _signed(hospital: Hospital, files: Sequence[Path], sr: Artefact) -> dict[ArtefactKind, Artefact]:

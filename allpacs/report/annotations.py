@@ -1,4 +1,4 @@
-"""Thousands of cells of one image as Microscopy Bulk Simple Annotations (Supplement 222), beside a summary report.
+"""Thousands of cells of an image as Microscopy Bulk Simple Annotations (Supplement 222), beside a summary report.
 
 A group of annotations a class, each annotation a cell's outline with its probability. A structured report with as many
 groups of content items is slow to load in any viewer; this is what viewers of whole slides read instead.
@@ -31,25 +31,33 @@ SERIES_NUMBER = 9903
 SERIES_DESCRIPTION = "AI annotations of white cells (research use only)"
 
 
-def annotated_image(findings: StudyFindings, most: int) -> InstanceFindings | None:
-    """Return the image whose cells are annotations; None where no image has more than `most`.
+def annotated_images(findings: StudyFindings, most: int) -> list[InstanceFindings]:
+    """Return the images whose cells are annotations: those of more than `most` cells, in the study's order.
 
-    It is the one with most cells, of those whose places can be told in one plane: a slide's total pixel matrix, or an
-    image of one frame. Cells of other images stay in the report.
+    Of images whose places can be told in one plane: a slide's total pixel matrix, or an image of one frame. Cells of
+    other images stay in the report.
     """
     flat = (one for one in findings.instances if one.matrix is not None or one.frames == 1)
-    image = max(flat, key=lambda one: len(one.cells), default=None)
-    return image if image is not None and len(image.cells) > most else None
+    return [one for one in flat if len(one.cells) > most]
 
 
 def cell_annotations(
     findings: StudyFindings, headers: Headers, context: ReportContext, image: InstanceFindings
 ) -> Artefact:
-    """Return the annotations of an image's cells as a Part 10 file."""
-    uid = result_uid("annotations", findings, context)
+    """Return the annotations of an image's cells as a Part 10 file: one object an image, all in one series.
+
+    Parameters
+    ----------
+    context:
+        Its `annotated` says which images of the study have annotations.
+    image:
+        One of these.
+    """
+    uid = result_uid("annotations", findings, context, image.sop_instance_uid)
     series_uid = derive_uid("series", "annotations", findings.study_uid, findings.model.digest)
     of = Series(series_uid, SERIES_NUMBER, SERIES_DESCRIPTION, "ANN")
     made = result_object(findings, headers, context, uid, MicroscopyBulkSimpleAnnotationsStorage, of)
+    made.InstanceNumber = 1 + context.annotated.index(image.sop_instance_uid)
     made.DeviceSerialNumber = findings.model.device_uid[:64]
     made.ContentLabel = "WHITE_CELLS"
     made.ContentDescription = "White cells by class (research use only)"

@@ -87,7 +87,7 @@ class ReportContext:
     annotations_above:
         An image with more cells than these has annotations, and no group of the report for each cell.
     annotated:
-        SOP Instance UID of the image whose cells are annotations and no groups of the report; None: no image's.
+        SOP Instance UIDs of the images whose cells are annotations and no groups of the report.
     """
 
     made_at: datetime
@@ -100,7 +100,7 @@ class ReportContext:
     pictures: Mapping[str, CellPicture] = field(default_factory=dict)
     attached: tuple[Attached, ...] = ()
     annotations_above: int = 2_000
-    annotated: str | None = None
+    annotated: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.made_at.utcoffset() is None:
@@ -112,18 +112,18 @@ class ReportContext:
         return self.made_at if self.signed is None else self.signed.review.signed_at
 
 
-def result_uid(kind: str, findings: StudyFindings, context: ReportContext) -> str:
+def result_uid(kind: str, findings: StudyFindings, context: ReportContext, *of: str) -> str:
     """Return the UID of one result: the same for a retry, another one whenever anything it was made from changes.
 
     Derived from the kind of result, the revision, the model's digest, the decision digest and the sorted source SOP
     Instance UIDs; of a signed report also from everything that was signed; where there are key images or annotations
-    also from which cells they show, since the report points to them.
+    also from which cells they show, since the report points to them. `of` tells apart results of one kind.
     """
     sources = sorted(instance.sop_instance_uid for instance in findings.instances)
     digests = (findings.model.digest, findings.decision_digest)
     signed = () if context.signed is None else ("signed", context.signed.review.digest)
     pictured = sorted(f"{uid} {one.evidence is not None}" for uid, one in context.pictures.items())
-    beside = (*pictured, context.annotated or "") if pictured or context.annotated else ()
+    beside = (*pictured, *context.annotated, *of)
     return derive_uid("result", kind, findings.study_uid, str(findings.revision), *digests, *sources, *signed, *beside)
 
 

@@ -142,7 +142,7 @@ class _Maker:
     def _cells(self) -> Iterator[tuple[InstanceFindings, CellFinding]]:
         """Yield the cells that have an Observation each: not the thousands of an image with annotations."""
         for instance in self.findings.instances:
-            if instance.sop_instance_uid != self.context.annotated:
+            if instance.sop_instance_uid not in self.context.annotated:
                 for cell in instance.cells:
                     yield instance, cell
 

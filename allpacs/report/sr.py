@@ -97,7 +97,7 @@ def _root_content(findings: StudyFindings, source: Source, context: ReportContex
     groups = [
         _cell_group(instance, cell, source, algorithm, () if signed is None else _review(signed, cell))
         for instance in findings.instances
-        if instance.sop_instance_uid != context.annotated
+        if instance.sop_instance_uid not in context.annotated
         for cell in instance.cells
     ]
     yield container(CONTAINS, codes.IMAGING_MEASUREMENTS, groups or algorithm)
@@ -221,7 +221,7 @@ def _evaluations(findings: StudyFindings, context: ReportContext) -> Iterator[by
         if clean(signed.review.comment):
             yield written(CONTAINS, codes.COMMENT, clean(signed.review.comment))
     for instance in findings.instances:
-        if instance.sop_instance_uid == context.annotated:
+        if instance.sop_instance_uid in context.annotated:
             cells = wording.counted(len(instance.cells), "cell is", "cells are")
             yield written(CONTAINS, codes.COMMENT, f"{instance.sop_instance_uid}: its {cells} in the annotations.")
         if instance.fault is not None:

@@ -95,11 +95,11 @@ def checks(hospital: Hospital, files: list[Path]) -> Iterator[Check]:
 
 
 def annotations(hospital: Hospital, files: list[Path]) -> Iterator[Check]:
-    """Send an image of many cells: annotations come back beside a summary report."""
+    """Send images of many cells: annotations of each come back beside a summary report, which names them."""
     pacs = hospital.pacs
     study_uid = dcmread(files[0], stop_before_pixels=True).StudyInstanceUID
     run(dcmtk("storescu"), "-R", "-aet", "MODALITY", "-aec", AE_TITLE, "127.0.0.1", str(pacs.dicom_port), *files)
-    what = "annotations of an image of many cells come back into the same study"
+    what = "annotations of every image of many cells come back into the same study"
     try:
         hospital.wait_until_delivered(study_uid)
     except TimeoutError as late:
@@ -107,7 +107,19 @@ def annotations(hospital: Hospital, files: list[Path]) -> Iterator[Check]:
         return
     held = [dcmread(BytesIO(content)) for content in pacs.files(study_uid)]
     made = [one for one in held if one.SOPClassUID == MicroscopyBulkSimpleAnnotationsStorage]
-    yield Check("Orthanc", pacs.version, what, () if len(made) == 1 else (f"{len(made)} came back",))
+    images = {one.ReferencedImageSequence[0].ReferencedSOPInstanceUID for one in made}
+    sent = {dcmread(file, stop_before_pixels=True).SOPInstanceUID for file in files}
+    yield Check("Orthanc", pacs.version, what, () if images == sent else (f"of {len(images)} of {len(sent)} images",))
+    (report,) = [one for one in held if one.SOPClassUID == Comprehensive3DSRStorage]
+    named = {
+        item.ReferencedSOPSequence[0].ReferencedSOPInstanceUID
+        for item in report.ContentSequence
+        if item.ValueType == "COMPOSITE"
+    }
+    yield Check(
+        "Orthanc", pacs.version, "the summary report names all of them",
+        () if named == {one.SOPInstanceUID for one in made} else (f"it names {len(named)} of {len(made)}",),
+    )  # fmt: skip
     with hospital.store() as store:
         cells = [cell for instance in store.findings.get(study_uid, 1) for cell in instance.cells]
     found = sum(int(group.NumberOfAnnotations) for one in made for group in one.AnnotationGroupSequence)

@@ -1,4 +1,4 @@
-"""Thousands of cells of one image: annotations beside a summary report, read back by highdicom."""
+"""Thousands of cells of an image: annotations beside a summary report, read back by highdicom."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pydicom.dataset import Dataset
 from allpacs.domain.artefacts import Artefact, ArtefactKind
 from allpacs.domain.findings import CellFinding, CellLabel, MatrixPlace, NotAssessable, StudyFindings
 from allpacs.domain.geometry import BoxPx, PixelMatrix
-from allpacs.report.annotations import annotated_image
+from allpacs.report.annotations import annotated_images
 from allpacs.results import results
 from unit.report.report_samples import CONTEXT, SERIES, WHOLE_SLIDE, cell, header, instance, study
 
@@ -58,9 +58,33 @@ def made() -> dict[ArtefactKind, Artefact]:
 
 def test_few_cells_and_cells_of_many_frames_stay_in_the_report() -> None:
     few, _ = slide_study(MANY_CELLS - 1)
-    assert annotated_image(few, MANY_CELLS) is None
+    assert annotated_images(few, MANY_CELLS) == []
     stack = instance(1, [cell(SLIDE, k, frame=k, label=CellLabel.ALL) for k in range(1, MANY_CELLS + 9)], frames=9_000)
-    assert annotated_image(study([stack]), MANY_CELLS) is None
+    assert annotated_images(study([stack]), MANY_CELLS) == []
+
+
+def test_every_image_of_many_cells_has_annotations_of_its_own() -> None:
+    fields = [
+        instance(n, [cell(f"{SERIES}.{n}", k, label=CellLabel.HEM, probability_all=0.2) for k in range(1, cells + 1)])
+        for n, cells in ((1, 12), (2, 3), (3, 15))
+    ]
+    headers = {f"{SERIES}.{n}": header(n) for n in (1, 2, 3)}
+    made = list(results(study(fields), headers, replace(CONTEXT, annotations_above=10)))
+    annotations = [pydicom.dcmread(BytesIO(a.content)) for a in made if a.kind is ArtefactKind.ANNOTATIONS]
+    assert [one.ReferencedImageSequence[0].ReferencedSOPInstanceUID for one in annotations] == [
+        f"{SERIES}.1",
+        f"{SERIES}.3",
+    ]
+    assert [sum(g.NumberOfAnnotations for g in one.AnnotationGroupSequence) for one in annotations] == [12, 15]
+    assert len({one.SOPInstanceUID for one in annotations}) == 2
+    assert len({one.SeriesInstanceUID for one in annotations}) == 1
+    (report,) = [pydicom.dcmread(BytesIO(a.content)) for a in made if a.kind is ArtefactKind.SR]
+    named = [i for i in report.ContentSequence if i.ConceptNameCodeSequence[0].CodeValue == "ANNOTATIONS"]
+    assert [i.ReferencedSOPSequence[0].ReferencedSOPInstanceUID for i in named] == [
+        one.SOPInstanceUID for one in annotations
+    ]
+    (measurements,) = [i for i in report.ContentSequence if i.ConceptNameCodeSequence[0].CodeValue == "126010"]
+    assert len(measurements.ContentSequence) == 3, "the cells of the image of few cells"
 
 
 def test_every_cell_is_an_annotation_of_its_class_with_its_probability(made: dict[ArtefactKind, Artefact]) -> None:
