@@ -176,6 +176,7 @@ def _transfer() -> Iterator[dict[str, str]]:
 
 def _private_codes() -> list[Any]:
     several = [*codes.TABLE.values(), *codes.REASONS.values(), *codes.DECISIONS.values()]
+    several += codes.CLASS_PROBABILITIES.values()
     private = {code.value: code for code in several if code.scheme_designator == codes.PRIVATE_SCHEME}
     return [private[value] for value in sorted(private)]
 

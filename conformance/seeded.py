@@ -86,6 +86,10 @@ SR: dict[str, Callable[[Dataset], object]] = {
         _first(r, "122157").MeasuredValueSequence[0].MeasurementUnitsCodeSequence[0], "CodeValue", "%"
     ),
     "probability without a value": lambda r: delattr(_first(r, "122157").MeasuredValueSequence[0], "NumericValue"),
+    "probability of another class": lambda r: _set(
+        next(iter([*_items(r, "P_LYMPHOBLAST"), *_items(r, "P_HEMATOGONE")])).MeasuredValueSequence[0],
+        "NumericValue", "0.123",
+    ),
     "count that does not count": lambda r: _set(_first(r, "CELLS").MeasuredValueSequence[0], "NumericValue", "999"),
     "interval that misses the fraction": lambda r: _set(
         _first(r, "CI95_HIGH").MeasuredValueSequence[0], "NumericValue", "0"

@@ -27,14 +27,13 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Any
-from urllib.parse import urlsplit
 
 import httpx
 
-from allpacs.deliver.retry_after import retry_after_s
+from allpacs.deliver.http import address_name, retry_after_s
 from allpacs.deliver.smart import BackendServices
 from allpacs.domain.artefacts import Artefact, ArtefactKind, Receipt
-from allpacs.domain.errors import ConfigFault, DeliveryRejected, DeliveryUnavailable
+from allpacs.domain.errors import DeliveryRejected, DeliveryUnavailable
 from allpacs.tls import Tls
 
 _FHIR_JSON = "application/fhir+json"
@@ -89,14 +88,7 @@ class FhirRestDestination:
         tls: Tls | None = None,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
-        try:
-            parts = urlsplit(base_url)
-            if parts.scheme not in ("http", "https") or not parts.hostname:
-                raise ConfigFault("base_url: write http://host/path or https://host/path of the FHIR server")
-            # For messages: neither credentials nor a query.
-            self._name = f"{parts.hostname}:{parts.port or (443 if parts.scheme == 'https' else 80)}{parts.path}"
-        except ValueError as invalid:
-            raise ConfigFault("base_url: not an address; write https://host:port/path of the FHIR server") from invalid
+        self._name = address_name(base_url, "FHIR server")
         self._base_url = base_url.rstrip("/")
         self._headers = {"Accept": _FHIR_JSON, **(headers or {})}
         if bearer_token is not None and tokens is None:

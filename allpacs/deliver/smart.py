@@ -17,7 +17,7 @@ from authlib.oauth2.rfc7523 import private_key_jwt_sign
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-from allpacs.deliver.retry_after import retry_after_s
+from allpacs.deliver.http import retry_after_s
 from allpacs.domain.errors import ConfigFault, DeliveryRejected, DeliveryUnavailable
 from allpacs.tls import Tls
 

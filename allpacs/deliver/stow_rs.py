@@ -6,7 +6,9 @@ How an answer is judged:
 answer                                      meaning
 ==========================================  =======================================================================
 200, 202: every object referenced           delivered; a Warning Reason is recorded
-200, 202, 409: a Failure Reason             judged as the C-STORE status of that number (`allpacs.deliver.association`)
+200, 202, 409: a Failure Reason             judged as the C-STORE status of that number (`allpacs.deliver.association`);
+                                            0122 (SOP Class not supported) of a Comprehensive 3D SR: the same report is
+                                            posted as Comprehensive SR
 408, 425, 429, 5xx, no or half an answer    unavailable: tried again, not before Retry-After
 3xx, other 4xx, 2xx that is no STOW answer  rejected: a person has to look
 ==========================================  =======================================================================
@@ -18,17 +20,21 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from io import BytesIO
 from typing import Any
-from urllib.parse import urlsplit
 
 import httpx
+from pydicom import dcmread
+from pydicom.uid import Comprehensive3DSRStorage
 
 from allpacs.deliver.association import Verdict, judge, status_text
-from allpacs.deliver.retry_after import retry_after_s
+from allpacs.deliver.comprehensive import as_comprehensive
+from allpacs.deliver.http import address_name, retry_after_s
 from allpacs.domain.artefacts import DICOM_KINDS, Artefact, ArtefactKind, Receipt
-from allpacs.domain.errors import ConfigFault, DeliveryRejected, DeliveryUnavailable
+from allpacs.domain.errors import DeliveryRejected, DeliveryUnavailable
 from allpacs.tls import Tls
 
 _DICOM_JSON = "application/dicom+json"
@@ -37,6 +43,18 @@ _LATER = frozenset({408, 425, 429})
 # Attributes of the answer (PS3.18 Table 10.5.3-3), as DICOM JSON names them.
 _REFERENCED, _FAILED = "00081199", "00081198"
 _UID, _FAILURE_REASON, _WARNING_REASON = "00081155", "00081197", "00081196"
+
+
+_SOP_CLASS_NOT_SUPPORTED = 0x0122
+
+
+@dataclass(frozen=True, slots=True)
+class _Said:
+    """An archive's answer: its HTTP status, and by UID the warning (0: none) of what it stored or why it did not."""
+
+    status: int
+    stored: dict[str, int]
+    failed: dict[str, int]
 
 
 class StowRsDestination:
@@ -65,15 +83,7 @@ class StowRsDestination:
         tls: Tls | None = None,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
-        try:
-            parts = urlsplit(base_url)
-            if parts.scheme not in ("http", "https") or not parts.hostname:
-                raise ConfigFault("base_url: write http://host/path or https://host/path of the DICOMweb service")
-            self._name = f"{parts.hostname}:{parts.port or (443 if parts.scheme == 'https' else 80)}{parts.path}"
-        except ValueError as invalid:
-            raise ConfigFault("base_url: not an address; write https://host:port/path of the DICOMweb service") from (
-                invalid
-            )
+        self._name = address_name(base_url, "DICOMweb service")
         self._base_url = base_url.rstrip("/")
         self._headers = {"Accept": _DICOM_JSON}
         if bearer_token is not None:
@@ -90,6 +100,8 @@ class StowRsDestination:
     def deliver(self, artefacts: Sequence[Artefact]) -> Receipt:
         """Post the artefacts in one request; those of kinds that it does not take are left out.
 
+        A Comprehensive 3D SR that the archive does not know is posted again as what it may know.
+
         Raises
         ------
         DeliveryUnavailable, DeliveryRejected
@@ -98,16 +110,15 @@ class StowRsDestination:
         objects = [artefact for artefact in artefacts if artefact.kind in self.takes]
         if not objects:
             return Receipt(detail="nothing sent")
-        boundary = uuid.uuid4().hex
-        answer = self._request(
-            "POST",
-            "/studies",
-            content=_multipart(boundary, [one.content for one in objects]),
-            headers={"Content-Type": f'multipart/related; type="application/dicom"; boundary={boundary}'},
-        )
-        if answer.status_code not in (200, 202, 409):
-            raise self._failure(answer)
-        return self._receipt(answer, [one.uid for one in objects])
+        sent = {one.uid: one.content for one in objects}
+        said = self._store(sent)
+        unknown = [uid for uid, reason in said.failed.items() if reason == _SOP_CLASS_NOT_SUPPORTED and uid in sent]
+        instead = {uid: other for uid in unknown if (other := _comprehensive(sent[uid])) is not None}
+        if instead:
+            sent = {uid: content for uid, content in sent.items() if uid not in instead} | dict(instead.values())
+            again = self._store(dict(instead.values()))
+            said = _Said(again.status, said.stored | again.stored, said.failed | again.failed)
+        return self._receipt(said, list(sent))
 
     def check(self) -> str:
         """Ask for one study (QIDO-RS, PS3.18 section 10.6).
@@ -121,6 +132,27 @@ class StowRsDestination:
         if not answer.is_success:
             raise DeliveryUnavailable(self._failure(answer).reason)
         return f"DICOMweb service at {self._name}"
+
+    def _store(self, objects: Mapping[str, bytes]) -> _Said:
+        """Post objects, by their UIDs, in one request; return what the archive says of each."""
+        boundary = uuid.uuid4().hex
+        answer = self._request(
+            "POST",
+            "/studies",
+            content=_multipart(boundary, list(objects.values())),
+            headers={"Content-Type": f'multipart/related; type="application/dicom"; boundary={boundary}'},
+        )
+        if answer.status_code not in (200, 202, 409):
+            raise self._failure(answer)
+        if "json" not in answer.headers.get("Content-Type", ""):
+            raise DeliveryRejected(f"{self._name}: {answer.status_code}, but no answer of a DICOMweb service")
+        try:
+            told = json.loads(answer.content)
+            stored = {_uid(item): _number(item, _WARNING_REASON) for item in _items(told, _REFERENCED)}
+            failed = {_uid(item): _number(item, _FAILURE_REASON) or 0x0110 for item in _items(told, _FAILED)}
+        except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError):
+            raise DeliveryUnavailable(f"{self._name}: its answer is cut off or broken") from None
+        return _Said(answer.status_code, stored, failed)
 
     def _request(self, method: str, path: str, **options: Any) -> httpx.Response:
         try:
@@ -145,23 +177,15 @@ class StowRsDestination:
             return DeliveryRejected(f"{line}: it wants other credentials, or gives us no right to store")
         return DeliveryRejected(f"{line}: check the address of the DICOMweb service (without /studies)")
 
-    def _receipt(self, answer: httpx.Response, uids: Sequence[str]) -> Receipt:
+    def _receipt(self, said: _Said, uids: Sequence[str]) -> Receipt:
         """Return the receipt where every object was stored; raise for what was not."""
-        if "json" not in answer.headers.get("Content-Type", ""):
-            raise DeliveryRejected(f"{self._name}: {answer.status_code}, but no answer of a DICOMweb service")
-        try:
-            told = json.loads(answer.content)
-            stored = {_uid(item): _number(item, _WARNING_REASON) for item in _items(told, _REFERENCED)}
-            failed = {_uid(item): _number(item, _FAILURE_REASON) or 0x0110 for item in _items(told, _FAILED)}
-        except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError):
-            raise DeliveryUnavailable(f"{self._name}: its answer is cut off or broken") from None
-        warnings = {reason for uid, reason in stored.items() if uid in uids and reason}
+        warnings = {reason for uid, reason in said.stored.items() if uid in uids and reason}
         later: list[str] = []
         never: list[str] = []
         for uid in uids:
-            reason = failed.get(uid)
+            reason = said.failed.get(uid)
             if reason is None:
-                if uid not in stored:
+                if uid not in said.stored:
                     never.append(f"{uid}: the archive says nothing of it")
             elif judge(reason) is Verdict.WARNING:  # it has it already: the same UID is the same object
                 warnings.add(reason)
@@ -172,7 +196,17 @@ class StowRsDestination:
         if later:
             raise DeliveryUnavailable(f"{self._name}: {'; '.join(later)}")
         told_warning = "; ".join(status_text(reason) for reason in sorted(warnings))
-        return Receipt(detail=f"{answer.status_code}, {len(uids)} stored", warning=told_warning or None)
+        return Receipt(detail=f"{said.status}, {len(uids)} stored", warning=told_warning or None)
+
+
+def _comprehensive(content: bytes) -> tuple[str, bytes] | None:
+    """Return a Comprehensive 3D SR as Comprehensive SR, with its UID; None where the object is no such report."""
+    report = dcmread(BytesIO(content))
+    if report.SOPClassUID != Comprehensive3DSRStorage:
+        return None
+    other, buffer = as_comprehensive(report), BytesIO()
+    other.save_as(buffer, enforce_file_format=True)
+    return str(other.SOPInstanceUID), buffer.getvalue()
 
 
 def _multipart(boundary: str, parts: Sequence[bytes]) -> bytes:

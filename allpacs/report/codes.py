@@ -84,6 +84,13 @@ _EXCLUDED: Final = _private("EXCLUDED", "Excluded by the reviewer")
 
 LABELS: Final = {CellLabel.ALL: LYMPHOBLAST, CellLabel.HEM: HEMATOGONE}
 
+#: The probability of a cell's own class, where `PROBABILITY` is that of a lymphoblast whatever the class. Viewers that
+#: write numbers, with their names, and no finding beside an outline show the class by these.
+CLASS_PROBABILITIES: Final = {
+    CellLabel.ALL: _private("P_LYMPHOBLAST", "Lymphoblast (probability)"),
+    CellLabel.HEM: _private("P_HEMATOGONE", "Hematogone (probability)"),
+}
+
 #: The finding that stands in for a class: the picture is not good enough, or it is and the model cannot tell.
 NOT_ASSESSABLE: Final = {
     NotAssessable.EMPTY: INSUFFICIENT_QUALITY,

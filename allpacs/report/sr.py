@@ -156,6 +156,9 @@ def _cell_group(
     if cell.probability_all is not None:
         number = wording.decimal_string(cell.probability_all)
         group.append(measured(CONTAINS, codes.PROBABILITY, number, codes.NO_UNITS))
+        if cell.label is not None:  # viewers write the numbers of a group beside its outline, and no finding
+            number = wording.decimal_string(wording.class_probability(cell.label, cell.probability_all))
+            group.append(measured(CONTAINS, codes.CLASS_PROBABILITIES[cell.label], number, codes.NO_UNITS))
     if cell.reason is not None:
         group.append(coded(CONTAINS, codes.REASON_NOT_ASSESSABLE, codes.REASONS[cell.reason]))
     group += review

@@ -58,6 +58,11 @@ def stated(number: float) -> float:
     return round(float(number), DECIMALS)
 
 
+def class_probability(label: CellLabel, probability_all: float) -> float:
+    """Return the probability, 0 to 1, of a cell's own class, which agrees in its last digit with the stated one."""
+    return stated(probability_all) if label is CellLabel.ALL else 1.0 - stated(probability_all)
+
+
 def decimal_string(number: float) -> str:
     """Return the stated number as a DICOM decimal string of at most 16 characters (PS3.5 section 6.2, VR DS)."""
     return f"{stated(number):.{DECIMALS}f}"

@@ -1,8 +1,9 @@
-"""OHIF shows the image with every cell's outline and number where the report says they are."""
+"""OHIF shows the image with every cell's outline, class and number where the report says they are."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +18,19 @@ from conformance.peers import ohif
 SCREENSHOT = Path(__file__).parents[2] / "docs" / "conformance-ohif.png"
 SERIES = "AI white cell classification"
 _OUTLINES = "() => [...document.querySelectorAll('svg.svg-layer polyline')].map((one) => one.getAttribute('points'))"
-_LABELS = "() => [...document.querySelectorAll('svg.svg-layer text')].map((one) => one.textContent)"
+_LABELS = """() => [...document.querySelectorAll('svg.svg-layer text')].map(
+    (one) => [...one.querySelectorAll('tspan')].map((line) => line.textContent))"""
 #: Farthest that a drawn corner may lie from where the report has it, in pixels of the screen.
 _TOLERANCE_PX = 3.0
+
+
+@dataclass(frozen=True)
+class _Cell:
+    """What the report says of a cell: its outline (points, 2), its class, and its numbers as OHIF writes them."""
+
+    outline: NDArray[np.float64]
+    label: str
+    numbers: tuple[str, ...]
 
 
 def checks(hospital: Hospital, report: Path) -> Iterator[Check]:
@@ -42,11 +53,16 @@ def checks(hospital: Hospital, report: Path) -> Iterator[Check]:
         "draws the outline of every cell on the image",
         "" if len(outlines) == len(cells) else f"{len(outlines)} outlines for {len(cells)} cells",
     )
-    yield check("draws each outline where the report has it", *_misplaced(outlines, [points for points, _ in cells]))
-    # It writes the numbers of a group and its finding site; the finding itself it keeps to its lists.
-    expected = sorted(f"Probability: {number:.2f}" for _, number in cells if number is not None)
-    found = sorted(label.split(" 1")[0] for label in labels if label.startswith("Probability"))
+    yield check("draws each outline where the report has it", *_misplaced(outlines, [cell.outline for cell in cells]))
+    # It writes the numbers of a group, by their names, and its finding site.
+    expected = sorted(cell.numbers for cell in cells)
+    found = sorted(tuple(line for line in label if "robability" in line) for label in labels)
     yield check("writes each cell's probability beside it", "" if found == expected else f"{found}, not {expected}")
+    classes = sorted(cell.label for cell in cells)
+    written = sorted(line.partition(" (probability)")[0] for label in labels for line in label if "(prob" in line)
+    yield check(
+        "writes each cell's class beside it", "" if written == classes and classes else f"{written}, not {classes}"
+    )
 
 
 def _open(page: Page, address: str) -> None:
@@ -61,8 +77,11 @@ def _open(page: Page, address: str) -> None:
     series.dblclick()
 
 
-def _drawn(page: Page, cells: int) -> tuple[list[NDArray[np.float64]], list[str]]:
-    """Go through the measurements to an image with as many cells; return outlines (points on the screen) and labels."""
+def _drawn(page: Page, cells: int) -> tuple[list[NDArray[np.float64]], list[list[str]]]:
+    """Go through the measurements to an image with as many cells; return outlines (points on the screen) and labels.
+
+    A label is the lines that are written beside an outline.
+    """
     forward = page.locator("svg.rotate-180").filter(has_text="arrow-left")
     forward.wait_for(timeout=30_000)
     outlines: list[str] = []
@@ -81,17 +100,25 @@ def _points(text: str) -> NDArray[np.float64]:
     return np.array(text.replace(",", " ").split(), dtype=np.float64).reshape(-1, 2)
 
 
-def _most_cells_on_an_image(sr: Dataset) -> list[tuple[NDArray[np.float64], float | None]]:
-    """Return outline and probability of each cell of the image that has most."""
-    by_image: dict[str, list[tuple[NDArray[np.float64], float | None]]] = {}
+def _most_cells_on_an_image(sr: Dataset) -> list[_Cell]:
+    """Return the cells of the image that has most."""
+    by_image: dict[str, list[_Cell]] = {}
     (measurements,) = [item for item in sr.ContentSequence if _name(item) == "126010"]
     for group in measurements.ContentSequence:
         items = {_name(item): item for item in group.ContentSequence}
-        region, number = items["111030"], items.get("122157")
+        region = items["111030"]
         image = region.ContentSequence[0].ReferencedSOPSequence[0].ReferencedSOPInstanceUID
-        value = None if number is None else float(number.MeasuredValueSequence[0].NumericValue)
-        by_image.setdefault(image, []).append((np.array(region.GraphicData).reshape(-1, 2), value))
+        numbers = tuple(_as_written(item) for item in group.ContentSequence if item.ValueType == "NUM")
+        label = str(items["121071"].ConceptCodeSequence[0].CodeMeaning)
+        outline = np.array(region.GraphicData).reshape(-1, 2)
+        by_image.setdefault(image, []).append(_Cell(outline, label, numbers))
     return max(by_image.values(), key=len)
+
+
+def _as_written(number: Dataset) -> str:
+    (value,) = number.MeasuredValueSequence
+    unit = value.MeasurementUnitsCodeSequence[0].CodeValue
+    return f"{number.ConceptNameCodeSequence[0].CodeMeaning}: {float(value.NumericValue):.2f} {unit}"
 
 
 def _misplaced(drawn: list[NDArray[np.float64]], stated: list[NDArray[np.float64]]) -> Iterator[str]:

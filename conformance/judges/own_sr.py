@@ -6,7 +6,7 @@ Written against the file alone, with pydicom: nothing here calls the code that w
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 
 from pydicom.dataset import Dataset
@@ -15,7 +15,7 @@ from pydicom.sr._concepts_dict import concepts
 from allpacs.report import codes
 
 _PRIVATE = {code.value: code.meaning for code in codes.TABLE.values() if code.scheme_designator == codes.PRIVATE_SCHEME}
-for _table in (codes.REASONS, codes.DECISIONS):
+for _table in (codes.REASONS, codes.DECISIONS, codes.CLASS_PROBABILITIES):
     _PRIVATE |= {code.value: code.meaning for code in _table.values()}
 
 #: Relationship that each concept has to its parent wherever it stands (PS3.16 TID 1002, 1204, 1410, 1500, 4019).
@@ -62,6 +62,11 @@ _NEEDED_IN_GROUP = {
 }
 _CLASSES = {"15433008": "N_LYMPHOBLAST", "HEM": "N_HEMATOGONE"}
 _UNCLASSED = {"110531", "82334004"}
+#: The number that names a cell's class, and what it has to be by the probability that the cell is a lymphoblast.
+_CLASS_PROBABILITIES: dict[str, tuple[str, Callable[[float], float]]] = {
+    "15433008": ("P_LYMPHOBLAST", lambda probability: probability),
+    "HEM": ("P_HEMATOGONE", lambda probability: 1 - probability),
+}
 _COPIED = ("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "AccessionNumber", "StudyID")
 _DISEASES = {"93143009", "91857003", "C3167", "111047", "26446-5", "34922-5"}
 
@@ -208,15 +213,29 @@ def _groups(report: Dataset) -> Iterator[str]:
             unit = _only(value, "MeasurementUnitsCodeSequence").get("CodeValue")
             if unit != "1" or not 0 <= float(value.get("NumericValue", -1)) <= 1:
                 yield "a probability is not a number from 0 to 1 of unit 1"
+        yield from _class_probability(group, finding)
         if _children(group, "BEFORE_REVIEW") and not _children(group, "DECISION"):
             yield "a changed cell does not say who changed it"
     if any(count > 1 for count in uids.values()):
         yield "two cells have the same tracking UID"
 
 
+def _class_probability(group: Dataset, finding: str) -> Iterator[str]:
+    numbers = {
+        _name(item): _number(item) for item in group.get("ContentSequence", []) if item.get("ValueType") == "NUM"
+    }
+    probability = numbers.pop("122157", None)
+    expected = {}
+    if probability is not None and finding in _CLASS_PROBABILITIES:
+        name, of = _CLASS_PROBABILITIES[finding]
+        expected[name] = of(probability)
+    if numbers.keys() != expected.keys() or any(abs(numbers[name] - expected[name]) > 1e-6 for name in expected):
+        yield "the probability of its class is not that of the cell"
+
+
 def _numbers(report: Dataset) -> Iterator[str]:
     stated = {
-        _name(item): float(_only(item, "MeasuredValueSequence").get("NumericValue", "nan"))
+        _name(item): _number(item)
         for item in _walk(report)
         if item.get("ValueType") == "NUM" and _name(item) != "122157"
     }
@@ -258,6 +277,10 @@ def _walk(item: Dataset) -> Iterator[Dataset]:
 
 def _children(item: Dataset, name: str) -> list[Dataset]:
     return [child for child in item.get("ContentSequence", []) if _name(child) == name]
+
+
+def _number(item: Dataset) -> float:
+    return float(_only(item, "MeasuredValueSequence").get("NumericValue", "nan"))
 
 
 def _only(item: Dataset, sequence: str) -> Dataset:

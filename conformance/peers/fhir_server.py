@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import subprocess
-import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Self
 
 import httpx
 
 from conformance.peers.programs import NODE_PACKAGES
+from conformance.peers.server import server
 
 _SCRIPT = Path(__file__).with_suffix(".mjs")
 
@@ -29,29 +30,24 @@ class FhirServer:
         self._port = port
         self.base_url = f"http://127.0.0.1:{port}"
         self.http = httpx.Client(base_url=self.base_url, timeout=30.0, trust_env=False)
-        self._process: subprocess.Popen[bytes] | None = None
+        self._running = ExitStack()
 
     def __enter__(self) -> Self:
         self.folder.mkdir(parents=True)
-        with (self.folder / "fhir.log").open("wb") as log:
-            command = ["node", str(_SCRIPT), str(self._port)]
-            self._process = subprocess.Popen(command, cwd=NODE_PACKAGES, stdout=log, stderr=log)
-        until = time.monotonic() + 60
-        while True:
-            try:
-                self.http.get("/metadata").raise_for_status()
-            except httpx.HTTPError:
-                if time.monotonic() > until or self._process.poll() is not None:
-                    raise
-                time.sleep(0.1)
-            else:
-                return self
+        command = ["node", str(_SCRIPT), str(self._port)]
+        self._running.enter_context(self.http)
+        self._running.enter_context(
+            server(
+                command,
+                self.folder / "fhir.log",
+                lambda: self.http.get("/metadata").raise_for_status(),
+                folder=NODE_PACKAGES,
+            )
+        )
+        return self
 
     def __exit__(self, *_: object) -> None:
-        self.http.close()
-        if self._process is not None:
-            self._process.terminate()
-            self._process.wait(30)
+        self._running.close()
 
     def search(self, resource_type: str, **parameters: str) -> list[dict[str, Any]]:
         """Return the resources that a search finds."""

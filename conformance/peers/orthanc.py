@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Self
 
 import httpx
 
 from conformance.peers.programs import debian_version
+from conformance.peers.server import server
 
 AE_TITLE = "ORTHANC"
 _DICOMWEB = "/usr/share/orthanc/plugins/libOrthancDicomWeb.so"
@@ -41,7 +41,7 @@ class Orthanc:
             "DicomWeb": {"Enable": True, "Root": "/dicom-web/", "Host": f"127.0.0.1:{http_port}"},
             "UnknownSopClassAccepted": True,
         }
-        self._process: subprocess.Popen[bytes] | None = None
+        self._running = ExitStack()
 
     @property
     def version(self) -> str:
@@ -52,24 +52,13 @@ class Orthanc:
         self.folder.mkdir(parents=True)
         configuration = self.folder / "orthanc.json"
         configuration.write_text(json.dumps(self._configuration))
-        with (self.folder / "orthanc.log").open("wb") as log:
-            self._process = subprocess.Popen(["/usr/sbin/Orthanc", str(configuration)], stdout=log, stderr=log)
-        until = time.monotonic() + 60
-        while True:
-            try:
-                self.get("/system")
-            except httpx.HTTPError:
-                if time.monotonic() > until or self._process.poll() is not None:
-                    raise
-                time.sleep(0.1)
-            else:
-                return self
+        command = ["/usr/sbin/Orthanc", str(configuration)]
+        self._running.enter_context(self.http)
+        self._running.enter_context(server(command, self.folder / "orthanc.log", lambda: self.get("/system")))
+        return self
 
     def __exit__(self, *_: object) -> None:
-        self.http.close()
-        if self._process is not None:
-            self._process.terminate()
-            self._process.wait(30)
+        self._running.close()
 
     def get(self, path: str, **parameters: str) -> Any:
         """Return the JSON of a GET."""

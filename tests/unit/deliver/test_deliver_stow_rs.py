@@ -5,13 +5,19 @@ from __future__ import annotations
 import json
 import socket
 from http.server import BaseHTTPRequestHandler
+from io import BytesIO
 from pathlib import Path
 
 import pytest
+from pydicom import dcmread
+from pydicom.uid import ComprehensiveSRStorage
 
 from allpacs.deliver.stow_rs import StowRsDestination
 from allpacs.domain.errors import ConfigFault, DeliveryRejected, DeliveryUnavailable
+from allpacs.domain.identity import comprehensive_uid
+from allpacs.report.sr import structured_report
 from deliver_samples import http_server, leaks, sr_artefact, stow_server, tcp_server
+from unit.report.report_samples import CONTEXT, usual_headers, usual_study
 
 ONE, TWO = sr_artefact("first"), sr_artefact("second")
 
@@ -28,7 +34,7 @@ def test_the_bytes_arrive_as_they_are(tmp_path: Path) -> None:
     [
         (0xA700, DeliveryUnavailable),
         (0xC000, DeliveryRejected),
-        (0x0122, DeliveryRejected),
+        (0x0124, DeliveryRejected),
         (0x0110, DeliveryUnavailable),
     ],
 )
@@ -43,6 +49,31 @@ def test_one_object_that_failed_is_judged_as_a_c_store_status(
     assert TWO.uid in str(failed.value)
     assert ONE.uid not in str(failed.value)
     assert not leaks(str(failed.value))
+
+
+def test_a_report_of_an_unknown_class_is_posted_as_comprehensive_sr(tmp_path: Path) -> None:
+    report, seen = structured_report(usual_study(2), usual_headers(), CONTEXT), []
+
+    def answer(uid: str) -> int:
+        seen.append(uid)
+        return 0x0122 if uid == report.uid else 0
+
+    with stow_server(tmp_path / "kept", answer) as base_url:
+        receipt = StowRsDestination(base_url).deliver([ONE, report])
+    assert seen == [ONE.uid, report.uid, comprehensive_uid(report.uid)], "what it has taken is not sent again"
+    kept = dcmread(tmp_path / "kept" / f"{comprehensive_uid(report.uid)}.dcm")
+    assert kept.SOPClassUID == kept.file_meta.MediaStorageSOPClassUID == ComprehensiveSRStorage
+    assert kept.ContentSequence == dcmread(BytesIO(report.content)).ContentSequence
+    assert receipt.detail == "200, 2 stored"
+
+
+@pytest.mark.parametrize(("reason", "outcome"), [(0x0122, DeliveryRejected), (0xA700, DeliveryUnavailable)])
+def test_one_that_takes_neither_has_rejected_the_report(tmp_path: Path, reason: int, outcome: type[Exception]) -> None:
+    report = structured_report(usual_study(2), usual_headers(), CONTEXT)
+    other = comprehensive_uid(report.uid)
+    answers = {report.uid: 0x0122, other: reason}
+    with stow_server(tmp_path, answers.__getitem__) as base_url, pytest.raises(outcome, match=other):
+        StowRsDestination(base_url).deliver([report])
 
 
 def test_a_warning_and_a_duplicate_are_stored_and_recorded(tmp_path: Path) -> None:

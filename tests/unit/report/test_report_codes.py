@@ -131,6 +131,10 @@ def test_every_outcome_has_a_code() -> None:
     assert set(codes.LABELS) == set(CellLabel)
     assert set(codes.NOT_ASSESSABLE) == set(NotAssessable) == set(codes.REASONS)
     assert len({code.value for code in codes.REASONS.values()}) == len(NotAssessable)
+    assert {label: (code.value, code.meaning) for label, code in codes.CLASS_PROBABILITIES.items()} == {
+        CellLabel.ALL: ("P_LYMPHOBLAST", "Lymphoblast (probability)"),
+        CellLabel.HEM: ("P_HEMATOGONE", "Hematogone (probability)"),
+    }
 
 
 def test_private_codes_are_unique() -> None:

@@ -272,6 +272,22 @@ def test_highdicom_reads_every_group(report: Dataset) -> None:
     assert len(read) == len(groups(report))
 
 
+def test_the_probability_of_its_class_names_the_class_of_a_cell(report: Dataset) -> None:
+    """Viewers write the numbers of a group beside the outline, by their names."""
+    for group, found in zip(groups(report), usual_study(2).cells, strict=True):
+        numbers = {
+            item.ConceptNameCodeSequence[0].CodeMeaning: float(item.MeasuredValueSequence[0].NumericValue)
+            for item in group.ContentSequence
+            if item.ValueType == "NUM"
+        }
+        expected = {} if found.probability_all is None else {"Probability": round(found.probability_all, 6)}
+        if found.label is CellLabel.ALL:
+            expected["Lymphoblast (probability)"] = expected["Probability"]
+        elif found.label is CellLabel.HEM:
+            expected["Hematogone (probability)"] = pytest.approx(1 - expected["Probability"], abs=1e-9)
+        assert numbers == expected
+
+
 def test_each_group_says_which_algorithm(report: Dataset) -> None:
     for group in groups(report):
         assert group.ContentTemplateSequence[0].TemplateIdentifier == "1410"
