@@ -407,7 +407,10 @@ class Worker:
         from allpacs.deliver.retry import RetryPolicy
         from allpacs.flow import Flow, FlowOptions, workflow_database
         from allpacs.reading import Reading, ReadingOptions
+        from allpacs.report.pdf import check_printing
 
+        if settings.report.pdf:
+            check_printing()
         pipeline = make_pipeline(settings)
         self._batcher: Batcher | None = None
         self._warm_up: threading.Thread | None = None
@@ -434,6 +437,7 @@ class Worker:
                 host_name=socket.gethostname(),
                 key_images=settings.report.key_images,
                 annotations_above=settings.report.annotations_above,
+                pdf=settings.report.pdf,
             ),
         )
         self._flow = (flow_type or Flow)(

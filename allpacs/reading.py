@@ -72,6 +72,8 @@ class ReadingOptions:
         Cells that key images show, at most; 0: there are none.
     annotations_above:
         An image with more cells than these has annotations beside a summary report.
+    pdf:
+        Whether the report is printed, too.
     """
 
     chunk_instances: int
@@ -80,6 +82,7 @@ class ReadingOptions:
     spacing_um: Mapping[str, float] = field(default_factory=dict)
     key_images: int = 0
     annotations_above: int = 2_000
+    pdf: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,6 +240,7 @@ class Reading:
             thumbnails=self._thumbnails(findings),
             pictures=self._key_pictures(findings),
             annotations_above=self._options.annotations_above,
+            pdf=self._options.pdf,
         )
         return headers, context
 

@@ -19,6 +19,7 @@ from allpacs.report.fhir import fhir_bundle
 from allpacs.report.hl7v2 import oru_message
 from allpacs.report.html import html_report
 from allpacs.report.key_images import key_images
+from allpacs.report.pdf import encapsulated_pdf, pdf_report
 from allpacs.report.source import Headers
 from allpacs.report.sr import structured_report
 
@@ -37,7 +38,10 @@ def results(findings: StudyFindings, headers: Headers, context: ReportContext) -
     yield sr
     html = html_report(findings, headers, context)
     yield html
-    yield fhir_bundle(findings, headers, context, sr.uid, html)
+    pdf = pdf_report(findings, headers, context) if context.pdf else None
+    if pdf is not None:
+        yield encapsulated_pdf(findings, headers, context, pdf, sr)
+    yield fhir_bundle(findings, headers, context, sr.uid, html, pdf)
     yield oru_message(findings, headers, context, sr.uid)
 
 

@@ -278,6 +278,9 @@ class ReportSettings(_Section):
     annotations_above: int = Field(
         2000, ge=1, description="an image with more cells has annotations (ANN) beside a summary report"
     )
+    pdf: bool = Field(
+        False, description="the report as PDF, too: to the EHR within the FHIR report, to the PACS as Encapsulated PDF"
+    )
 
 
 class CStoreSettings(_Section):

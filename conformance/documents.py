@@ -7,14 +7,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from pydicom import dcmread
 from pydicom.uid import (
     UID,
     Comprehensive3DSRStorage,
     ComprehensiveSRStorage,
+    EncapsulatedPDFStorage,
     MicroscopyBulkSimpleAnnotationsStorage,
     MultiFrameTrueColorSecondaryCaptureImageStorage,
 )
@@ -22,12 +27,15 @@ from pydicom.uid import (
 import allpacs
 from allpacs.app import accepted_transfer_syntaxes
 from allpacs.deliver.association import Verdict, judge, status_text
+from allpacs.domain.artefacts import DICOM_KINDS, ArtefactKind
 from allpacs.domain.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from allpacs.receive import admit
-from allpacs.report import annotations, codes, document, key_images
+from allpacs.report import annotations, codes, document, key_images, pdf
+from allpacs.report.context import CellPicture
 from allpacs.report.fhir import fhir_bundle
+from allpacs.results import results
 from allpacs.settings import CStoreSettings, ReceiveSettings, ReportSettings
-from unit.report.report_samples import CONTEXT, usual_headers, usual_study
+from unit.report.report_samples import CONTEXT, PRIOR, usual_headers, usual_study
 
 HERE = Path(__file__).parent
 
@@ -52,6 +60,7 @@ _CREATED = (
     ComprehensiveSRStorage,
     MultiFrameTrueColorSecondaryCaptureImageStorage,
     MicroscopyBulkSimpleAnnotationsStorage,
+    EncapsulatedPDFStorage,
 )
 _ONE_FOR = {
     "Observation": "a cell; the panel of a study",
@@ -81,6 +90,8 @@ def dicom() -> str:
         sr_series=document.SERIES_NUMBER,
         key_series=key_images.SERIES_NUMBER,
         ann_series=annotations.SERIES_NUMBER,
+        pdf_series=pdf.SERIES_NUMBER,
+        attributes=list(_attributes()),
         many_cells=ReportSettings().annotations_above,
         private_scheme=codes.PRIVATE_SCHEME,
         private_scheme_uid=codes.PRIVATE_SCHEME_UID,
@@ -171,6 +182,27 @@ def _transfer() -> Iterator[dict[str, str]]:
             "creates": "yes" if created else "no",
             "sends": "yes" if created else "no",
             "takes": "yes" if taken else "no",
+        }
+
+
+def _attributes() -> Iterator[dict[str, str]]:
+    """Yield what each created object has at its root, from objects made of a made-up study."""
+    study, headers = usual_study(), usual_headers()
+    pictures = {cell.tracking_uid: CellPicture(np.zeros((8, 8, 3), np.uint8)) for cell in study.cells}
+    context = replace(CONTEXT, annotations_above=1, pictures=pictures, predecessor=PRIOR)
+    made = {one.kind: one for one in results(study, headers, context) if one.kind in DICOM_KINDS}
+    made[ArtefactKind.PDF] = pdf.encapsulated_pdf(study, headers, context, b"%PDF-", made[ArtefactKind.SR])
+    objects = {kind: dcmread(BytesIO(one.content)) for kind, one in made.items()}
+    copied = {*document.COPIED, *document.SPECIMEN}
+    rows = {element.tag: element for one in objects.values() for element in one}
+    for tag in sorted(rows):
+        element = rows[tag]
+        origin = "copied" if element.keyword in copied else "made"
+        yield {
+            "name": element.name,
+            "tag": str(tag),
+            "vr": element.VR,
+            **{kind.name.lower(): origin if tag in one else "" for kind, one in objects.items()},
         }
 
 

@@ -110,6 +110,7 @@ min_free_mb = 10
 folder = {json.dumps(str(folder / "store"))}
 [report]
 annotations_above = 8
+pdf = true
 [log]
 format = "json"
 [retry]

@@ -15,14 +15,21 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 import structlog
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from places import REPOSITORY, postgresql_programs
 
 #: Of a program that a fixture runs, seconds.
 PROGRAM_TIMEOUT_S = 60.0
 
-settings.register_profile("repeatable", derandomize=True, deadline=None, max_examples=100)
+# How long an example takes says how busy the machine is, nothing about what is tested.
+settings.register_profile(
+    "repeatable",
+    derandomize=True,
+    deadline=None,
+    max_examples=100,
+    suppress_health_check=[HealthCheck.too_slow],
+)
 settings.load_profile("repeatable")
 
 # One conversion of the shipped network for all tests and the programs they start, and none in the user's own cache.

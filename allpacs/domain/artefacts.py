@@ -14,11 +14,12 @@ class ArtefactKind(StrEnum):
     KEY_IMAGES = "key-images"
     ANNOTATIONS = "annotations"
     HTML = "html"
+    PDF = "pdf"
     HL7V2 = "hl7v2"
 
 
 #: Results that are DICOM objects.
-DICOM_KINDS = frozenset({ArtefactKind.SR, ArtefactKind.KEY_IMAGES, ArtefactKind.ANNOTATIONS})
+DICOM_KINDS = frozenset({ArtefactKind.SR, ArtefactKind.KEY_IMAGES, ArtefactKind.ANNOTATIONS, ArtefactKind.PDF})
 
 
 @dataclass(frozen=True, slots=True)

@@ -88,6 +88,8 @@ class ReportContext:
         An image with more cells than these has annotations, and no group of the report for each cell.
     annotated:
         SOP Instance UIDs of the images whose cells are annotations and no groups of the report.
+    pdf:
+        Whether the report is printed, too.
     """
 
     made_at: datetime
@@ -101,6 +103,7 @@ class ReportContext:
     attached: tuple[Attached, ...] = ()
     annotations_above: int = 2_000
     annotated: tuple[str, ...] = ()
+    pdf: bool = False
 
     def __post_init__(self) -> None:
         if self.made_at.utcoffset() is None:

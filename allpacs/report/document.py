@@ -36,7 +36,7 @@ SERIES_DESCRIPTION = "AI white cell classification (research use only)"
 
 #: Copied unchanged from the source: Patient, Clinical Trial Subject, General Study and Patient Study modules
 #: (PS3.3 C.7.1.1, C.7.1.3, C.7.2.1, C.7.2.2).
-_COPIED = (
+COPIED = (
     *("PatientName", "PatientID", "IssuerOfPatientID", "IssuerOfPatientIDQualifiersSequence"),
     *("OtherPatientIDsSequence", "PatientBirthDate", "PatientBirthTime", "PatientSex", "OtherPatientNames"),
     *("EthnicGroup", "PatientComments", "QualityControlSubject", "PatientSpeciesDescription"),
@@ -52,7 +52,7 @@ _COPIED = (
 )
 
 #: Specimen module (PS3.3 C.7.6.22); copied where every instance names the same container.
-_SPECIMEN = (
+SPECIMEN = (
     *("ContainerIdentifier", "IssuerOfTheContainerIdentifierSequence", "ContainerTypeCodeSequence"),
     *("ContainerDescription", "ContainerComponentSequence", "SpecimenDescriptionSequence"),
 )
@@ -132,7 +132,7 @@ def part_10(made: Dataset) -> bytes:
 def about_study(findings: StudyFindings, headers: Headers, said: str) -> Dataset:
     """Return the modules of patient, study and specimen as the source has them, in a character set for the text too."""
     character_set = _character_set(findings, headers, said)
-    copied = (*_COPIED, *_SPECIMEN) if _one_container(findings, headers) else _COPIED
+    copied = (*COPIED, *SPECIMEN) if _one_container(findings, headers) else COPIED
     report = _copied(lead_header(findings, headers), copied, character_set)
     for keyword in _TYPE_2:
         if keyword not in report:

@@ -2,7 +2,7 @@
 
     DiagnosticReport (preliminary) ── result ──► Observation: the panel (counts, fraction, interval)
         │                                            └─ hasMember ──► Observation: one a cell
-        ├─ presentedForm: the HTML report
+        ├─ presentedForm: the HTML report, and as PDF where it is printed
     DocumentReference ──► the DICOM structured report          Provenance ──► made by Device (the model) ──► host
 
 Sending a bundle twice leaves one of each: everything is a conditional update on an identifier that derives from the
@@ -84,6 +84,7 @@ def fhir_bundle(
     context: ReportContext,
     sr_artefact_uid: str,
     html: Artefact | None = None,
+    pdf: bytes | None = None,
 ) -> Artefact:
     """Return the transaction bundle of one revision of a study, as JSON.
 
@@ -93,6 +94,8 @@ def fhir_bundle(
         SOP Instance UID of the structured report that states the same findings.
     html:
         The HTML report of the same findings, where it is already made.
+    pdf:
+        The same report printed, where it is; left out where it is larger than `PRESENTED_FORM_LIMIT`.
 
     Raises
     ------
@@ -102,7 +105,7 @@ def fhir_bundle(
     uid = result_uid("fhir", findings, context)
     maker = _Maker(findings, headers, context, sr_artefact_uid)
     cells = maker.cells()
-    rest = maker.rest(_presented_form(findings, headers, context, html))
+    rest = maker.rest(_presented_form(findings, headers, context, html, pdf))
     document = {
         "resourceType": "Bundle",
         "identifier": own_identifier(uid),
@@ -153,7 +156,7 @@ class _Maker:
             for instance, cell in self._cells()
         ]
 
-    def rest(self, presented_form: Resource) -> list[Resource]:
+    def rest(self, presented_form: list[Resource]) -> list[Resource]:
         """Return the entries of everything that is there once."""
         host = [_updated(self.host_url, self._host())] if self.context.host_name else []
         return [
@@ -347,7 +350,7 @@ class _Maker:
             document["relatesTo"] = [{"code": "replaces", "target": replaced}]
         return document
 
-    def _report(self, presented_form: Resource) -> Resource:
+    def _report(self, presented_form: list[Resource]) -> Resource:
         code = concept(codes.DIAGNOSTIC_IMAGING_REPORT)
         code["coding"].append(coding(codes.CLASSIFICATION))
         code["text"] = f"{codes.CLASSIFICATION.meaning} (research use only)"
@@ -364,7 +367,7 @@ class _Maker:
             "result": [{"reference": self.panel_url}],
             "imagingStudy": [self.study],
             "conclusion": conclusion,
-            "presentedForm": [presented_form],
+            "presentedForm": presented_form,
             **self.about,
         }
         if self.organisation:
@@ -412,16 +415,23 @@ class _Maker:
 
 
 def _presented_form(
-    findings: StudyFindings, headers: Headers, context: ReportContext, html: Artefact | None
-) -> Resource:
+    findings: StudyFindings, headers: Headers, context: ReportContext, html: Artefact | None, pdf: bytes | None
+) -> list[Resource]:
     form = html.content if html is not None else html_report(findings, headers, context).content
     if len(form) > PRESENTED_FORM_LIMIT:
         context = replace(context, thumbnails={})
         form = html_report(findings, headers, context).content
     if len(form) > PRESENTED_FORM_LIMIT:
         form = html_report(findings, headers, context, list_cells=False).content
+    forms = [_attachment("text/html", form, context)]
+    if pdf is not None and len(pdf) <= PRESENTED_FORM_LIMIT:
+        forms.append(_attachment("application/pdf", pdf, context))
+    return forms
+
+
+def _attachment(media_type: str, form: bytes, context: ReportContext) -> Resource:
     return {
-        "contentType": "text/html",
+        "contentType": media_type,
         "language": "en",
         "data": base64.b64encode(form).decode("ascii"),
         "size": len(form),

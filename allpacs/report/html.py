@@ -26,6 +26,7 @@ from allpacs.report.source import Headers, clean, read_source, text
 BINS = 20
 
 _STYLES = {CellLabel.ALL: "all", CellLabel.HEM: "hem", None: "none"}
+_COLOURS = {"all": "#b4470f", "hem": "#1f6aa5", "none": "#777"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +73,7 @@ class _Bar:
     """One piece of a histogram bar, in the units of its drawing: 400 wide and 100 high."""
 
     style: str
+    colour: str
     x: float
     y: float
     width: float
@@ -209,7 +211,8 @@ def _histogram(cells: Sequence[CellFinding]) -> tuple[list[_Bar], int]:
             if pieces[place]:
                 height = 100 * pieces[place] / tallest
                 top -= height
-                bars.append(_Bar(style, 400 / BINS * place + 1, round(top, 2), 400 / BINS - 2, round(height, 2)))
+                left, width = 400 / BINS * place + 1, 400 / BINS - 2
+                bars.append(_Bar(style, _COLOURS[style], left, round(top, 2), width, round(height, 2)))
     return bars, tallest
 
 

@@ -10,6 +10,7 @@ from dicomweb_client import DICOMwebClient
 from pydicom import Dataset, dcmread
 from pydicom.uid import (
     Comprehensive3DSRStorage,
+    EncapsulatedPDFStorage,
     MicroscopyBulkSimpleAnnotationsStorage,
     MultiFrameTrueColorSecondaryCaptureImageStorage,
 )
@@ -25,6 +26,7 @@ KEY_IMAGE = Path(__file__).parents[2] / "docs" / "conformance-key-images.png"
 _RESULTS = {
     "structured report": Comprehensive3DSRStorage,
     "key image": MultiFrameTrueColorSecondaryCaptureImageStorage,
+    "PDF": EncapsulatedPDFStorage,
 }
 
 
