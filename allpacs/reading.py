@@ -192,13 +192,13 @@ class Reading:
             self._settle_sample(study_uid, revision)
         findings = self._findings(study_uid, revision)
         if review is None:
-            artefacts, after = results(findings, *self._sources(findings)), findings
+            artefacts, after = results(findings, *self._sources(findings, findings)), findings
             for outcome in ("all", "hem", "not_assessable"):
                 metrics.CELLS.labels(outcome).inc(getattr(findings.counts, outcome))
         else:
             review = review.of(findings.cells)
-            artefacts = signed_results(findings, *self._sources(findings), review)
             after = findings_as_signed(findings, review)
+            artefacts = signed_results(findings, *self._sources(findings, after), review)
         for artefact in artefacts:
             self._store.artefacts.put(study_uid, revision, artefact)
         self._store.outcomes.put(after)
@@ -227,8 +227,14 @@ class Reading:
         found = self._store.findings.get(study_uid, revision)
         return aggregate.study_findings(study_uid, revision, model, decision_digest, found)
 
-    def _sources(self, findings: StudyFindings) -> tuple[dict[str, Dataset], ReportContext]:
-        """Return the headers that a report quotes, and what else it needs."""
+    def _sources(self, findings: StudyFindings, after: StudyFindings) -> tuple[dict[str, Dataset], ReportContext]:
+        """Return the headers that a report quotes, and what else it needs.
+
+        Parameters
+        ----------
+        after:
+            The findings as they are reported: of a signed revision, with the person's decisions.
+        """
         study_uid, revision = findings.study_uid, findings.revision
         headers = {row.sop_instance_uid: _header(row) for row in self._instances(study_uid, revision)}
         context = ReportContext(
@@ -238,7 +244,7 @@ class Reading:
             model_card=self.pipeline.bundle.contract.intended_use,
             host_name=self._options.host_name,
             thumbnails=self._thumbnails(findings),
-            pictures=self._key_pictures(findings),
+            pictures=self._key_pictures(after),
             annotations_above=self._options.annotations_above,
             pdf=self._options.pdf,
         )

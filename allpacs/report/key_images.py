@@ -21,7 +21,7 @@ from pydicom.tag import Tag
 from pydicom.uid import MultiFrameTrueColorSecondaryCaptureImageStorage
 
 from allpacs.domain.artefacts import Artefact, ArtefactKind
-from allpacs.domain.findings import CellFinding, CellLabel, StudyFindings
+from allpacs.domain.findings import CellFinding, CellLabel, NotAssessable, StudyFindings
 from allpacs.domain.identity import derive_uid
 from allpacs.report import wording
 from allpacs.report.context import CellPicture, ReportContext, result_uid
@@ -41,6 +41,10 @@ _PAPER, _INK, _SOFT = (250, 249, 246), (29, 33, 41), (93, 100, 112)
 _TINTS = {CellLabel.ALL: (180, 71, 15), CellLabel.HEM: (31, 106, 165), None: (110, 115, 124)}
 
 
+#: Without a review this is the order of the probabilities, too: classes are told by thresholds.
+_RANK = {CellLabel.ALL: 0, None: 1, CellLabel.HEM: 2}
+
+
 def page_height(cells: int) -> int:
     """Return the height of the pages: all rows where there are several, of a single page those that it needs."""
     rows = -(-cells // COLUMNS)
@@ -48,9 +52,15 @@ def page_height(cells: int) -> int:
 
 
 def key_cells(findings: StudyFindings, number: int) -> list[CellFinding]:
-    """Return the cells that key images show: the most like lymphoblasts first, at most so many."""
-    judged = [cell for cell in findings.cells if cell.probability_all is not None]
-    return sorted(judged, key=lambda cell: (-(cell.probability_all or 0.0), cell.tracking_uid))[:number]
+    """Return the cells that key images show: the most like lymphoblasts first, at most so many.
+
+    A person's word goes before the model's number: what they called a lymphoblast comes first, what they called a
+    hematogone last, and what they excluded is not shown.
+    """
+    judged = [c for c in findings.cells if c.probability_all is not None and c.reason is not NotAssessable.EXCLUDED]
+    return sorted(judged, key=lambda cell: (_RANK[cell.label], -(cell.probability_all or 0.0), cell.tracking_uid))[
+        :number
+    ]
 
 
 def key_images(findings: StudyFindings, headers: Headers, context: ReportContext) -> Artefact | None:
@@ -131,10 +141,12 @@ def _page(
     _add_scale(page, (_MARGIN + 424, 46))
     draw.text((PAGE_WIDTH - _MARGIN, 16), f"page {number} of {pages}", _SOFT, _font(16), anchor="ra")
     numbers = {one.sop_instance_uid: place for place, one in enumerate(findings.instances, start=1)}
-    for place, cell in enumerate(cells):
-        row, column = divmod(place, COLUMNS)
+    for number_on_page, cell in enumerate(cells):
+        row, column = divmod(number_on_page, COLUMNS)
         corner = (_MARGIN + column * (_TILE_WIDTH + _MARGIN), _HEAD + row * (_TILE_HEIGHT + _GAP))
-        _add_cell(page, corner, cell, numbers[cell.sop_instance_uid], context.pictures[cell.tracking_uid])
+        changed = context.signed is not None and context.signed.changed(cell) is not None
+        place = f"image {numbers[cell.sop_instance_uid]}, {cell.tracking_id}"
+        _add_cell(page, corner, cell, place, context.pictures[cell.tracking_uid], changed=changed)
     model = f"{findings.model.name} {findings.model.version}"
     draw.text((_MARGIN, height - 28), wording.notice(context.signed), _INK, _font(13))
     draw.text((PAGE_WIDTH - _MARGIN, height - 28), model, _SOFT, _font(13), anchor="ra")
@@ -142,7 +154,13 @@ def _page(
 
 
 def _add_cell(
-    page: Image.Image, corner: tuple[int, int], cell: CellFinding, image_number: int, picture: CellPicture
+    page: Image.Image,
+    corner: tuple[int, int],
+    cell: CellFinding,
+    place: str,
+    picture: CellPicture,
+    *,
+    changed: bool,
 ) -> None:
     draw = ImageDraw.Draw(page)
     left, top = corner
@@ -157,10 +175,11 @@ def _add_cell(
     tint = _TINTS[cell.label]
     draw.rectangle((left, top + _SIDE + 6, left + 5, top + _SIDE + 52), fill=tint)
     draw.text((left + 14, top + _SIDE + 5), wording.outcome(cell), tint, _font(19))
+    if changed:
+        draw.text((left + _TILE_WIDTH, top + _SIDE + 8), "by review", tint, _font(14), anchor="ra")
     probability = wording.percent(wording.stated(cell.probability_all or 0.0))
     draw.text((left + 14, top + _SIDE + 31), f"probability of a lymphoblast {probability}", _INK, _font(16))
-    where = f"image {image_number}, {cell.tracking_id}"
-    draw.text((left + _TILE_WIDTH, top + _SIDE + 33), where, _SOFT, _font(14), anchor="ra")
+    draw.text((left + _TILE_WIDTH, top + _SIDE + 33), place, _SOFT, _font(14), anchor="ra")
 
 
 def _overlaid(plain: Image.Image, evidence: NDArray[np.float32]) -> Image.Image:

@@ -13,6 +13,7 @@ from io import BytesIO
 from pathlib import Path
 
 import highdicom
+import numpy as np
 import pydicom
 import pytest
 from pydicom.dataset import Dataset
@@ -21,8 +22,9 @@ from allpacs.domain.artefacts import Artefact, ArtefactKind
 from allpacs.domain.findings import CellLabel, StudyFindings
 from allpacs.domain.review import CellReview, Decision, Review, Reviewer
 from allpacs.reading import prior_report
-from allpacs.report.context import ReportContext
+from allpacs.report.context import CellPicture, ReportContext
 from allpacs.report.sr import structured_report
+from allpacs.results import results as write_results
 from allpacs.signing import findings_as_signed, signed_results
 from unit.report.report_samples import CONTEXT, PRIOR, usual_headers, usual_study
 
@@ -286,3 +288,42 @@ def test_pixelmed_finds_no_template_error(tmp_path: Path) -> None:
     assert "Found Root Template TID_1500 (MeasurementReport)" in told
     known = "not found in context group 100"  # its own strictness: the group is extensible
     assert [line for line in told if line.startswith("Error") and known not in line] == []
+
+
+def test_key_images_of_a_signed_report_follow_the_person() -> None:
+    shades = {cell.tracking_uid: 20 * place for place, cell in enumerate(CELLS, start=1)}
+    pictures = {uid: CellPicture(np.full((8, 8, 3), shade, np.uint8)) for uid, shade in shades.items()}
+    reviewed, signed = (
+        {one.kind: one for one in made}
+        for made in (
+            write_results(BEFORE, usual_headers(), replace(CONTEXT, pictures=pictures)),
+            signed_results(BEFORE, usual_headers(), replace(ON_UNSIGNED, pictures=pictures), REVIEW),
+        )
+    )
+    before, after = (shown(one[ArtefactKind.KEY_IMAGES]) for one in (reviewed, signed))
+    # The model's first is the one that the person excluded; its hematogone is a lymphoblast now.
+    assert before[0] == shades[CELLS[-1].tracking_uid]
+    assert after[:2] == [shades[CELLS[0].tracking_uid], shades[CELLS[1].tracking_uid]]
+    assert set(after) == set(before) - {shades[CELLS[-1].tracking_uid]}
+    # Each report points to the pictures of its own revision.
+    assert signed[ArtefactKind.KEY_IMAGES].uid != reviewed[ArtefactKind.KEY_IMAGES].uid
+    for results_of in (reviewed, signed):
+        sr = pydicom.dcmread(BytesIO(results_of[ArtefactKind.SR].content))
+        (item,) = [one for one in sr.ContentSequence if one.ConceptNameCodeSequence[0].CodeValue == "121080"]
+        assert item.ReferencedSOPSequence[0].ReferencedSOPInstanceUID == results_of[ArtefactKind.KEY_IMAGES].uid
+    # Cells that are not shown any more are no reason to name their image.
+    image = pydicom.dcmread(BytesIO(signed[ArtefactKind.KEY_IMAGES].content))
+    still = {cell.sop_instance_uid for cell in CELLS[:-1] if shades[cell.tracking_uid] in after}
+    assert {one.ReferencedSOPInstanceUID for one in image.SourceImageSequence} == still
+
+
+def shown(artefact: Artefact) -> list[int]:
+    """Return the grey of each cell on the first page, in its order; 250 is paper."""
+    image = pydicom.dcmread(BytesIO(artefact.content))
+    page = image.pixel_array if image.pixel_array.ndim == 3 else image.pixel_array[0]
+    places = (
+        (76 + 100 + row * (256 + 62 + 10), 24 + 100 + column * (2 * 256 + 10 + 24))
+        for row in range(3)
+        for column in range(2)
+    )
+    return [int(page[y, x, 0]) for y, x in places if y < page.shape[0] and page[y, x, 0] != 250]
