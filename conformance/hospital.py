@@ -108,6 +108,8 @@ quiet_s = 2.0
 min_free_mb = 10
 [store]
 folder = {json.dumps(str(folder / "store"))}
+[console]
+port = {free_port()}
 [report]
 annotations_above = 8
 pdf = true

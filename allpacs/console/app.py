@@ -77,6 +77,7 @@ class Page:
 
 
 _SERIES = "/dicom-web/studies/{study_uid}/series/{series_uid}"
+_INSTANCE = _SERIES + "/instances/{sop_instance_uid}"
 _STUDY = "/studies/{study_uid}/revisions/{revision:int}"
 
 PAGES: tuple[Page, ...] = (
@@ -111,8 +112,13 @@ PAGES: tuple[Page, ...] = (
     Page(_SERIES, dicomweb.retrieve, Permission.VIEW),
     Page(_SERIES + "/metadata", dicomweb.metadata, Permission.VIEW),
     Page(_SERIES + "/instances", dicomweb.search_instances, Permission.VIEW),
-    Page(_SERIES + "/instances/{sop_instance_uid}", dicomweb.retrieve, Permission.VIEW),
-    Page(_SERIES + "/instances/{sop_instance_uid}/metadata", dicomweb.metadata, Permission.VIEW),
+    Page(_INSTANCE, dicomweb.retrieve, Permission.VIEW),
+    Page(_INSTANCE + "/metadata", dicomweb.metadata, Permission.VIEW),
+    Page(_INSTANCE + "/frames/{frames}", dicomweb.frames, Permission.VIEW),
+    Page(_INSTANCE + "/frames/{frames}/rendered", dicomweb.rendered, Permission.VIEW),
+    Page(_INSTANCE + "/rendered", dicomweb.rendered, Permission.VIEW),
+    Page(_INSTANCE + "/thumbnail", dicomweb.thumbnail, Permission.VIEW),
+    Page(_SERIES + "/thumbnail", dicomweb.thumbnail, Permission.VIEW),
     Page("/drift", drift.show, Permission.VIEW),
     Page("/operations", operations.show, Permission.OPERATE),
     Page("/operations/receiver", operations.receiver, Permission.OPERATE),

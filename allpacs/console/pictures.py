@@ -64,13 +64,10 @@ class Pictures:
         UndecodablePixels
             As `crop`.
         """
-
-        def make() -> bytes:
-            picture = Image.fromarray(self.frame(sop_instance_uid, frame_number))
-            picture.thumbnail((FIELD_SIDE_PX, FIELD_SIDE_PX), Image.Resampling.LANCZOS)
-            return _jpeg(picture)
-
-        return self._made.get_or_make(("field", sop_instance_uid, frame_number), make)
+        return self._made.get_or_make(
+            ("field", sop_instance_uid, frame_number),
+            lambda: jpeg(self.frame(sop_instance_uid, frame_number), FIELD_SIDE_PX),
+        )
 
     def frame(self, sop_instance_uid: str, frame_number: int) -> Rgb:
         """Return one decoded frame, ``uint8`` of shape (rows, columns, 3).
@@ -91,6 +88,13 @@ class Pictures:
         if path is None or not path.is_file():
             raise UndecodablePixels("the image is not in the spool any more")
         return read_frame_of(path, frame_number, max_pixels=self._max_pixels).rgb
+
+
+def jpeg(rgb: Rgb, side_px: int) -> bytes:
+    """Return a frame as JPEG, shrunk where a side is longer than that."""
+    picture = Image.fromarray(rgb)
+    picture.thumbnail((side_px, side_px), Image.Resampling.LANCZOS)
+    return _jpeg(picture)
 
 
 def square_around(box: BoxPx, shape: tuple[int, ...]) -> tuple[int, int, int]:

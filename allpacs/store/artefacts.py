@@ -87,6 +87,14 @@ class Artefacts:
         with self._database.reading() as connection:
             return [self._spool.folder / path for path in connection.scalars(query.order_by(_T.revision, _T.kind))]
 
+    def studies_with_dicom(self) -> list[str]:
+        """Return the studies that DICOM objects were made of, the one that received an instance last first."""
+        study = schema.studies.c
+        made = sa.exists().where(_T.study_uid == study.study_uid, _T.media_type == "application/dicom")
+        query = sa.select(study.study_uid).where(made).order_by(study.last_received_at.desc(), study.study_uid)
+        with self._database.reading() as connection:
+            return list(connection.scalars(query))
+
     def paths(self, study_uid: str, revision: int) -> dict[ArtefactKind, Path]:
         """Return where the results of a revision lie."""
         query = sa.select(_T.kind, _T.path).where(_T.study_uid == study_uid, _T.revision == revision)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from playwright.sync_api import Error, Page
 from pydicom import Dataset, dcmread
 
+from allpacs.console import server as console
 from conformance.hospital import Hospital
 from conformance.outcome import Check
 from conformance.peers import ohif
@@ -34,18 +35,29 @@ class _Cell:
 
 
 def checks(hospital: Hospital, report: Path) -> Iterator[Check]:
-    """Open the study and its report as a clinician does, and compare what is drawn with the report."""
+    """Open the study and its report as a clinician does, from the PACS and then from allpacs's own DICOMweb."""
+    yield from _checks(report, "", SCREENSHOT, hospital.pacs.base_url)
+    settings = hospital.settings
+    own = console.address(settings, with_token=False).rstrip("/")
+    shot = hospital.folder / "ohif-console.png"
+    yield from _checks(report, "from allpacs's own DICOMweb, signed in: ", shot, own, console.address(settings))
+
+
+def _checks(
+    report: Path, prefix: str, screenshot: Path, dicomweb: str, sign_in_at: str | None = None
+) -> Iterator[Check]:
+    """Compare what is drawn with the report."""
     sr = dcmread(report)
     cells = _most_cells_on_an_image(sr)
 
     def check(what: str, *faults: str) -> Check:
-        return Check("OHIF", ohif.version(), what, tuple(fault for fault in faults if fault))
+        return Check("OHIF", ohif.version(), prefix + what, tuple(fault for fault in faults if fault))
 
     try:
-        with ohif.viewer(hospital.pacs.base_url) as (page, address):
+        with ohif.viewer(dicomweb, sign_in_at=sign_in_at) as (page, address):
             _open(page, f"{address}/viewer?StudyInstanceUIDs={sr.StudyInstanceUID}")
             outlines, labels = _drawn(page, len(cells))
-            page.screenshot(path=SCREENSHOT)
+            page.screenshot(path=screenshot)
     except (Error, AssertionError) as failure:
         yield check("shows the image and the report", str(failure).splitlines()[0])
         return

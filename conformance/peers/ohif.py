@@ -1,6 +1,7 @@
 """OHIF, the viewer that clinicians open DICOM with, as its own prebuilt pages in headless Chromium.
 
-The pages and the PACS's DICOMweb are served from one origin, as a reverse proxy does in a hospital.
+The pages and the DICOMweb of a PACS, or of allpacs's console, are served from one origin, as a reverse proxy does in a
+hospital.
 """
 
 from __future__ import annotations
@@ -41,8 +42,8 @@ _CONFIGURATION = {
             "namespace": "@ohif/extension-default.dataSourcesModule.dicomweb",
             "sourceName": "dicomweb",
             "configuration": {
-                "friendlyName": "Orthanc",
-                "name": "orthanc",
+                "friendlyName": "DICOMweb",
+                "name": "dicomweb",
                 "wadoUriRoot": "/dicom-web",
                 "qidoRoot": "/dicom-web",
                 "wadoRoot": "/dicom-web",
@@ -65,14 +66,23 @@ def version() -> str:
 
 
 @contextmanager
-def viewer(pacs_url: str, size: tuple[int, int] = (1500, 900)) -> Iterator[tuple[Page, str]]:
-    """Serve OHIF beside the PACS's DICOMweb; yield a browser's page and the viewer's address."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(pacs_url))
+def viewer(url: str, size: tuple[int, int] = (1500, 900), sign_in_at: str | None = None) -> Iterator[tuple[Page, str]]:
+    """Serve OHIF beside the DICOMweb of ``url``; yield a browser's page and the viewer's address.
+
+    Parameters
+    ----------
+    sign_in_at:
+        Address of that server on 127.0.0.1 which signs the browser in when it is opened.
+    """
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(url))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
         with sync_playwright() as playwright:
             browser = playwright.chromium.launch(executable_path=CHROMIUM, args=list(_FLAGS))
             page = browser.new_page(viewport={"width": size[0], "height": size[1]})
+            if sign_in_at is not None:
+                page.goto(sign_in_at)
+                page.wait_for_url(lambda address: "sign-in" not in address, timeout=30_000)
             yield page, f"http://127.0.0.1:{server.server_port}"
             browser.close()
     finally:
@@ -80,7 +90,7 @@ def viewer(pacs_url: str, size: tuple[int, int] = (1500, 900)) -> Iterator[tuple
         server.server_close()
 
 
-def _handler(pacs_url: str) -> type[BaseHTTPRequestHandler]:
+def _handler(url: str) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
@@ -101,7 +111,9 @@ def _handler(pacs_url: str) -> type[BaseHTTPRequestHandler]:
             accept = (
                 self.headers.get("Accept", "*/*").replace("; transfer-syntax=*", "").replace(";transfer-syntax=*", "")
             )
-            answer = httpx.get(pacs_url + self.path, headers={"Accept": accept}, timeout=30.0, trust_env=False)
+            # Cookies are a host's, whatever the port: the browser sends those of the server that it is signed in to.
+            headers = {"Accept": accept} | ({"Cookie": self.headers["Cookie"]} if "Cookie" in self.headers else {})
+            answer = httpx.get(url + self.path, headers=headers, timeout=30.0, trust_env=False)
             self._answer(answer.status_code, answer.headers.get("Content-Type", ""), answer.content)
 
         def _answer(self, status: int, media_type: str, content: bytes) -> None:

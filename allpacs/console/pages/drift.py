@@ -13,13 +13,18 @@ _WEEKS = (4, 13, 26, 52)
 
 
 def show(visit: Visit) -> Response:
-    """Show what the model said in the last weeks (``?weeks=13``)."""
+    """Show what the model said in the last weeks (``?weeks=13``), of all sources or of one (``?source=AE``)."""
     asked = visit.query("weeks")
     weeks = int(asked) if asked.isdecimal() and int(asked) in _WEEKS else 13
     starts = trend.mondays(weeks, time.time())
+    rows = trend.by_week(visit.store.outcomes.summed(starts), starts)
+    sources = sorted({row.source_ae for row in rows})
+    source = visit.query("source") if visit.query("source") in sources else ""
     return visit.page(
         "drift.html",
-        rows=trend.by_week(visit.store.outcomes.summed(starts), starts),
+        rows=[row for row in rows if source in ("", row.source_ae)],
+        sources=sources,
+        source=source,
         weeks=weeks,
         choices=_WEEKS,
         shifted=trend.SHIFTED,

@@ -130,7 +130,8 @@ def test_drift_counts_what_people_changed(browse: Browse, store: Store, tmp_path
     text = browse(Role.VIEWER).see("/drift?weeks=4").text
     assert "33.3\u00a0%" in text
     assert "MICROSCOPE" in text
-    assert browse(Role.VIEWER).see("/drift?weeks=x").status_code == 200
+    assert "33.3\u00a0%" in browse(Role.VIEWER).see("/drift?weeks=4&source=MICROSCOPE").text
+    assert browse(Role.VIEWER).see("/drift?weeks=x&source=<b>").status_code == 200
 
 
 def consent(flag: str | None, **changes: str) -> Callable[[Dataset], None]:
