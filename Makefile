@@ -4,7 +4,7 @@ OUT ?= demo-out
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
-.PHONY: install install-dev demo test check conformance faults audit bench bench-quick docs image release lock clean
+.PHONY: install install-dev demo test check conformance faults audit bench bench-quick bench-gpu remote-engine docs image release lock clean
 
 install: .venv/installed
 install-dev: .venv/installed-dev
@@ -52,6 +52,16 @@ bench: install-dev
 
 bench-quick: install-dev
 	$(BIN)/python -m benchmarks --quick --out build/bench-quick.json
+
+# The engine on a GPU against the ceiling of its arithmetic and memory; ends with a message where there is none.
+bench-gpu: install-dev
+	$(BIN)/python -m benchmarks --only gpu --out build/bench-gpu.json
+
+# A KServe model server in an environment of its own, and the suite of the engines with one that asks it.
+remote-engine: install-dev
+	$(PYTHON) -m venv build/model-server
+	build/model-server/bin/pip install --quiet --disable-pip-version-check 'kserve>=0.15' openvino
+	$(BIN)/pytest tests/contract/test_engine_contract.py -k Remote
 
 # The documentation site, in build/site; a warning is an error.
 docs: install-dev

@@ -352,10 +352,14 @@ def start_model(settings: Settings, bundle: Bundle) -> Batcher:
         The network cannot be loaded, or answers otherwise than the bundle says.
     """
     from allpacs.classify.batcher import Batcher
-    from allpacs.classify.engines.choose import start_engine
+    from allpacs.classify.engines.choose import ModelServer, start_engine
 
     model = settings.model
-    engine = start_engine(bundle, model.engine, threads=model.threads, cache=model.cache)
+    server = None
+    if model.remote_url is not None:
+        token = None if model.remote_token is None else model.remote_token.get_secret_value()
+        server = ModelServer(model.remote_url, model.remote_model, token, model.remote_timeout_s)
+    engine = start_engine(bundle, model.engine, threads=model.threads, cache=model.cache, server=server)
     return Batcher(engine, max_batch=model.max_batch, max_delay_s=model.max_delay_s, outputs=len(bundle.outputs))
 
 

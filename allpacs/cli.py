@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import sys
 from datetime import UTC, datetime
@@ -179,7 +180,7 @@ def receive(
 
     number = process or 1
     name = "receive" if number == 1 else f"receive-{number}"
-    settings = _settings(config, name)
+    settings = _settings(config, "receive")
     if process is None and settings.receive.processes > 1:
         receivers = _receivers(settings, [] if config is None else ["--config", str(config)])
         Supervisor(receivers, longest_wait_s=_RECEIVER_WAIT_S).run()
@@ -199,6 +200,9 @@ def receive(
     def not_listening() -> str | None:
         return None if receiver.listening else "nothing listens for associations"
 
+    # What is there at the start stays: the collector need not look through it again while instances come.
+    gc.collect()
+    gc.freeze()
     port = settings.monitor.receive_port + _NEXT_MONITOR * (number - 1)
     start_monitor(settings, store, port, healthy=not_listening, ready=lambda: None)
     if number == 1:

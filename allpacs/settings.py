@@ -238,8 +238,20 @@ class ModelSettings(_Section):
     max_batch: int = Field(32, ge=1, description="cells in one run of the network, at most")
     max_delay_s: float = Field(0.02, ge=0, description="how long a cell waits for others to fill a batch, seconds")
     threads: int | None = Field(None, ge=1, description="CPU threads of the engine; unset: all cores", examples=[4])
-    engine: Literal["auto", "openvino", "tensorflow"] = Field(
-        "auto", description="auto: TensorFlow on a GPU, else the faster that repeats the bundle's golden cells"
+    engine: Literal["auto", "openvino", "tensorflow", "remote"] = Field(
+        "auto",
+        description="auto: TensorFlow on a GPU, else the faster that repeats the bundle's golden cells; "
+        "remote: a model server (Open Inference Protocol v2)",
+    )
+    remote_url: str | None = Field(
+        None, description="the model server's address, without /v2", examples=["https://gpu.hospital.example"]
+    )
+    remote_model: str = Field("allpacs", min_length=1, description="the network's name on the model server")
+    remote_token: SecretStr | None = Field(
+        None, description="sent to the model server as Authorization: Bearer; prefer the environment", examples=["…"]
+    )
+    remote_timeout_s: float = Field(
+        60.0, gt=0, description="longest silence of the model server; one that is away is waited for so long, seconds"
     )
     cache: Path = Field(
         default_factory=lambda: user_cache_path("allpacs"),

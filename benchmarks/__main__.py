@@ -1,4 +1,7 @@
-"""Run the benchmarks: ``python -m benchmarks [--quick] [--only NAME …] [--folder DIR]``."""
+"""Run the benchmarks: ``python -m benchmarks [--quick] [--only NAME …] [--folder DIR]``.
+
+``python -m benchmarks scaling`` only writes the capacity model anew, from what was measured.
+"""
 
 from __future__ import annotations
 
@@ -9,27 +12,33 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from benchmarks import machine, page, scale
+from benchmarks import machine, page, scale, scaling
 from benchmarks.measure import Row
 
 _ROOT = Path(__file__).resolve().parents[1]
-_SUBJECTS = ("receive", "classify", "plugin", "reports", "ready", "growth", "console")
+_SUBJECTS = ("receive", "classify", "plugin", "reports", "ready", "growth", "slide", "console")
+#: Measured only where it is asked for.
+_ON_DEMAND = ("gpu",)
 _INSIDE = "ALLPACS_BENCHMARK_NAMESPACE"
 
 
 def main() -> int:
     """Run what was asked for; return the exit status."""
+    if sys.argv[1:] == ["scaling"]:
+        scaling.write()
+        return 0
     arguments = _arguments()
     if os.environ.get(_INSIDE) != "1":
         return _in_a_namespace()
     console = Console()
-    folder = arguments.folder.resolve()
-    folder.mkdir(parents=True, exist_ok=True)
+    arguments.folder.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(dir=arguments.folder.resolve()))  # a run that was killed leaves its own behind
     size = scale.quick(folder) if arguments.quick else scale.full(folder)
     about = machine.describe()
     if about["load_before"] > 0.5:
@@ -54,12 +63,14 @@ def _write(rows: list[Row], about: dict[str, Any], arguments: argparse.Namespace
     arguments.out.write_text(json.dumps(latest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     if arguments.page is not None:
         page.write(latest, arguments.page)
+        scaling.write()
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="small runs that show that everything works")
-    parser.add_argument("--only", nargs="+", choices=_SUBJECTS, help="subjects to measure; all of them otherwise")
+    subjects = (*_SUBJECTS, *_ON_DEMAND)
+    parser.add_argument("--only", nargs="+", choices=subjects, help="subjects to measure; else all but gpu")
     parser.add_argument("--folder", type=Path, default=_ROOT / "build" / "bench", help="where studies and stores lie")
     parser.add_argument("--out", type=Path, default=_ROOT / "benchmarks" / "latest.json", help="file of the figures")
     parser.add_argument("--page", type=Path, help="page whose table and plot are written anew")

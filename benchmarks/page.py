@@ -20,8 +20,9 @@ def write(latest: dict[str, Any], page: Path) -> None:
     """
     text = page.read_text(encoding="utf-8")
     before, after = text.split(BEGIN)[0], text.split(END)[1]
-    plot(latest, page.with_suffix(".svg"))
-    page.write_text(f"{before}{BEGIN}\n\n{table(latest)}\n{END}{after}", encoding="utf-8")
+    picture = page.with_suffix(".svg")
+    shown = f"\n![Cost an instance, cells a second]({picture.name})\n" if plot(latest, picture) else ""
+    page.write_text(f"{before}{BEGIN}\n\n{table(latest)}{shown}\n{END}{after}", encoding="utf-8")
 
 
 def table(latest: dict[str, Any]) -> str:
@@ -41,21 +42,38 @@ def table(latest: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def plot(latest: dict[str, Any], file: Path) -> None:
-    """Draw the cost of an instance over the size of its study; nothing where that was not measured."""
-    points = sorted(
-        (int(row["name"].removeprefix("scaling_")), row["ours"] * 1000)
-        for row in latest["rows"]
-        if row["name"].startswith("scaling_")
-    )
-    if not points:
-        return
+def plot(latest: dict[str, Any], file: Path) -> bool:
+    """Draw the cost of an instance over the size of its study, and the engine's pace over the size of batches.
+
+    Returns whether there is a plot: nothing is drawn where neither was measured.
+    """
+    studies = _points(latest, "scaling_", 1000.0)
+    batches = _points(latest, "batch_", 1.0)
+    drawn = [
+        (studies, 10, "instances in the study", "ms an instance", "From the first C-STORE to the report at the PACS"),
+        (batches, 2, "cells in a batch", "cells a second", "The bare engine"),
+    ]
+    drawn = [one for one in drawn if one[0]]
+    if not drawn:
+        return False
     from matplotlib import pyplot as plt
 
-    figure, axes = plt.subplots(figsize=(6, 3.2), layout="constrained")
-    axes.plot(*zip(*points, strict=True), marker="o", color="#1f5fa8")
-    axes.set(xscale="log", xlabel="instances in the study", ylabel="ms an instance", ylim=(0, None))
-    axes.set_title("From the first C-STORE to the report at the PACS", fontsize=10)
-    axes.grid(alpha=0.3)
+    figure, row = plt.subplots(1, len(drawn), figsize=(5 * len(drawn), 3.2), layout="constrained", squeeze=False)
+    for axes, (points, base, across, up, title) in zip(row[0], drawn, strict=True):
+        axes.plot(*zip(*points, strict=True), marker="o", color="#1f5fa8")
+        axes.set_xscale("log", base=base)
+        axes.set(xlabel=across, ylabel=up, ylim=(0, None))
+        axes.set_title(title, fontsize=10)
+        axes.grid(alpha=0.3)
     figure.savefig(file, metadata={"Date": None})
     plt.close(figure)
+    return True
+
+
+def _points(latest: dict[str, Any], prefix: str, times: float) -> list[tuple[int, float]]:
+    """Return size and figure of the rows that are points of a plot, by size."""
+    return sorted(
+        (int(row["name"].removeprefix(prefix)), row["ours"] * times)
+        for row in latest["rows"]
+        if row["name"].startswith(prefix)
+    )

@@ -19,6 +19,7 @@ from pathlib import Path
 
 PDU_BYTES = 131_072
 _ENVIRONMENT = {**os.environ, "TCP_NODELAY": "1"}
+_LONGEST_S = 3600.0
 _DCMTK = Path("/usr/bin")  # pynetdicom puts programs of the same names into the virtual environment
 
 
@@ -39,7 +40,11 @@ def send_at_once(parts: Sequence[Sequence[Path]], port: int, called_ae: str = "A
     """
     processes = [_storescu(part, port, called_ae) for part in parts]
     for process in processes:
-        _, said = process.communicate()
+        try:
+            _, said = process.communicate(timeout=_LONGEST_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            raise RuntimeError(f"storescu has not ended within {_LONGEST_S:.0f} s") from None
         if process.returncode:
             raise RuntimeError(f"storescu: {said.decode(errors='replace')[-400:]}")
 

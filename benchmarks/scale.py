@@ -28,6 +28,8 @@ class Scale:
         Instances of the study that it is compared with.
     console_studies:
         Studies in the store whose pages are asked for.
+    slide_stamps, slide_filled:
+        Side of the slide, and of the corner of it with cells, in pieces of 1280 pixels.
     """
 
     folder: Path
@@ -39,13 +41,15 @@ class Scale:
     large: int
     small: int
     console_studies: int
+    slide_stamps: int
+    slide_filled: int
 
 
 def full(folder: Path) -> Scale:
     """Return the sizes of the published table."""
     return Scale(
         folder, runs=5, receive=600, plugin=1000, engine_cells=256, report_cells=1000, large=50_000, small=500,
-        console_studies=5000,
+        console_studies=5000, slide_stamps=32, slide_filled=12,
     )  # fmt: skip
 
 
@@ -53,5 +57,5 @@ def quick(folder: Path) -> Scale:
     """Return sizes that show that everything runs."""
     return Scale(
         folder, runs=2, receive=60, plugin=24, engine_cells=32, report_cells=100, large=400, small=100,
-        console_studies=200,
+        console_studies=200, slide_stamps=4, slide_filled=1,
     )  # fmt: skip

@@ -31,31 +31,18 @@ def rows(scale: Scale) -> Iterator[Row]:
 
         return measured
 
-    ours, plain, orthanc = receivers.allpacs, receivers.storescp, receivers.orthanc
-    yield paired(
-        "receive_1",
-        rate(ours, 1),
-        rate(plain, 1),
-        runs=scale.runs,
-        unit="instances/s",
-        aim=">= 1.0, at least 0.6",
-        setting=_SETTING + "against DCMTK storescp --fork, files not synced",
-    )
-    yield paired(
-        "receive_vs_orthanc",
-        rate(ours, 1),
-        rate(orthanc, 1),
-        runs=scale.runs,
-        unit="instances/s",
-        aim=">= 2",
-        setting=_SETTING + "against Orthanc, no plugins, HTTP off",
-    )
-    yield paired(
-        "receive_8",
-        rate(ours, 8),
-        rate(plain, 8),
-        runs=scale.runs,
-        unit="instances/s",
-        aim=">= 1.0",
-        setting=_SETTING + "8 associations, against DCMTK storescp --fork, files not synced",
-    )
+    unsynced = "against DCMTK storescp --fork, files not synced"
+    for name, associations, peer, aim, how in (
+        ("receive_1", 1, receivers.storescp, ">= 1.0, at least 0.6", unsynced),
+        ("receive_vs_orthanc", 1, receivers.orthanc, ">= 2", "against Orthanc, no plugins, HTTP off"),
+        ("receive_8", 8, receivers.storescp, ">= 1.0", f"8 associations, {unsynced}"),
+    ):
+        yield paired(
+            name,
+            rate(receivers.allpacs, associations),
+            rate(peer, associations),
+            runs=scale.runs,
+            unit="instances/s",
+            aim=aim,
+            setting=_SETTING + how,
+        )

@@ -22,14 +22,18 @@ from allpacs.classify.aggregate import LABELS, probability_all
 from allpacs.classify.batcher import Batcher
 from allpacs.classify.bundle import Bundle, load_bundle, save_golden, verify_engine, write_bundle
 from allpacs.classify.engines.network import build_network, load_weights, save_weights, set_state, state_of
+from allpacs.classify.engines.openvino import converted_network
 from allpacs.classify.engines.port import Engine, Explainer
+from allpacs.classify.engines.remote import RemoteEngine
 from allpacs.classify.preprocess import Preprocessing
 from allpacs.classify.saliency import saliency
 from allpacs.domain.errors import ModelFault
+from hospital import free_port
 
 pytestmark = pytest.mark.slow
 
 SIDE = 64
+REPOSITORY = Path(__file__).parents[2]
 
 
 def engine_classes() -> Iterator[type[Any]]:
@@ -42,6 +46,8 @@ def engine_classes() -> Iterator[type[Any]]:
 
 
 ENGINES = sorted(engine_classes(), key=lambda kind: kind.__name__)
+#: Those that load the bundle's weights themselves.
+LOCAL = [kind for kind in ENGINES if kind is not RemoteEngine]
 
 
 def pictures(count: int, seed: int = 0) -> NDArray[np.uint8]:
@@ -105,12 +111,37 @@ def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 @pytest.fixture(scope="session", params=ENGINES, ids=[kind.__name__ for kind in ENGINES])
 def engine(request: pytest.FixtureRequest, tiny_bundle: Bundle) -> Engine:
+    if request.param is RemoteEngine:
+        url = request.getfixturevalue("model_server")
+        return RemoteEngine(tiny_bundle, url=url, model="allpacs", timeout_s=60.0)
     made: Engine = request.param(tiny_bundle, threads=None)
     return made
 
 
+@pytest.fixture(scope="session")
+def model_server(tiny_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Run KServe's model server with the tiny bundle's network; yield its address."""
+    python = REPOSITORY / "build" / "model-server" / "bin" / "python"
+    if not python.exists():
+        pytest.skip("no model server: make remote-engine installs one")
+    folder = tmp_path_factory.mktemp("model-server")
+    converted = converted_network(tiny_bundle, folder)
+    port = free_port()
+    with (folder / "server.log").open("wb") as log:
+        program = [python, REPOSITORY / "tests" / "model_server" / "serve.py", converted, str(port)]
+        server = subprocess.Popen(program, stdout=log, stderr=log)
+        try:
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            server.terminate()
+            try:
+                server.wait(30)
+            except subprocess.TimeoutExpired:
+                server.kill()
+
+
 def test_there_are_engines() -> None:
-    assert {"TensorFlowEngine", "OpenVinoEngine"} <= {kind.__name__ for kind in ENGINES}
+    assert {"TensorFlowEngine", "OpenVinoEngine", "RemoteEngine"} <= {kind.__name__ for kind in ENGINES}
 
 
 @pytest.mark.parametrize("count", [1, 2, 5])
@@ -204,7 +235,7 @@ def test_behind_the_batcher(engine: Engine) -> None:
     np.testing.assert_allclose(logits, engine.logits(batch), rtol=0, atol=2e-3)
 
 
-@pytest.mark.parametrize("kind", ENGINES, ids=[kind.__name__ for kind in ENGINES])
+@pytest.mark.parametrize("kind", LOCAL, ids=[kind.__name__ for kind in LOCAL])
 def test_a_bundle_of_another_network_is_refused(kind: type[Any], tiny_bundle: Bundle, tmp_path: Path) -> None:
     shutil.copytree(tiny_bundle.folder, tmp_path, dirs_exist_ok=True)
     path = tmp_path / "bundle.json"
@@ -213,7 +244,7 @@ def test_a_bundle_of_another_network_is_refused(kind: type[Any], tiny_bundle: Bu
         kind(load_bundle(tmp_path), threads=None)
 
 
-@pytest.mark.parametrize("kind", ENGINES, ids=[kind.__name__ for kind in ENGINES])
+@pytest.mark.parametrize("kind", LOCAL, ids=[kind.__name__ for kind in LOCAL])
 def test_weights_of_another_width_are_refused(kind: type[Any], tiny_bundle: Bundle, tmp_path: Path) -> None:
     shutil.copytree(tiny_bundle.folder, tmp_path, dirs_exist_ok=True)
     path = tmp_path / "bundle.json"
@@ -222,7 +253,7 @@ def test_weights_of_another_width_are_refused(kind: type[Any], tiny_bundle: Bund
         kind(load_bundle(tmp_path), threads=None)
 
 
-@pytest.mark.parametrize("kind", ENGINES, ids=[kind.__name__ for kind in ENGINES])
+@pytest.mark.parametrize("kind", LOCAL, ids=[kind.__name__ for kind in LOCAL])
 def test_the_engine_starts_quietly(kind: type[Any], tiny_bundle: Bundle) -> None:
     """In a process of its own: nothing on the terminal; and the module alone loads no model library."""
     code = (

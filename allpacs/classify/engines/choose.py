@@ -1,13 +1,15 @@
 """Which engine runs the network: the fastest of this machine that repeats the bundle's golden cells.
 
 A GPU is TensorFlow's. On a CPU OpenVINO comes first, in bfloat16 where the processor computes in it, then in float32;
-TensorFlow is the one that every bundle was exported with. Each must pass `verify_engine` before it judges a cell.
+TensorFlow is the one that every bundle was exported with. A model server on another machine is asked only where it is
+configured. Each must pass `verify_engine` before it judges a cell.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -20,11 +22,26 @@ from allpacs.domain.errors import ModelFault
 _log = structlog.get_logger("allpacs.classify.engines")
 
 #: What may be configured; ``auto`` is the order above.
-EngineName = Literal["auto", "openvino", "tensorflow"]
+EngineName = Literal["auto", "openvino", "tensorflow", "remote"]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelServer:
+    """Where ``remote`` asks: see `allpacs.classify.engines.remote.RemoteEngine`."""
+
+    url: str
+    model: str
+    bearer_token: str | None = None
+    timeout_s: float = 60.0
 
 
 def start_engine(
-    bundle: Bundle, wanted: EngineName = "auto", *, threads: int | None = None, cache: Path | None = None
+    bundle: Bundle,
+    wanted: EngineName = "auto",
+    *,
+    threads: int | None = None,
+    cache: Path | None = None,
+    server: ModelServer | None = None,
 ) -> Engine:
     """Return the first engine that loads and repeats the golden cells; each that does not is logged with its figures.
 
@@ -34,6 +51,8 @@ def start_engine(
         Number of CPU threads, or None for one a core.
     cache:
         Folder that keeps converted networks; None keeps none.
+    server:
+        Whom ``remote`` asks.
 
     Raises
     ------
@@ -41,7 +60,7 @@ def start_engine(
         There is none; the message is the last one's.
     """
     refusal = ModelFault("there is no engine")
-    for name, make in _candidates(bundle, wanted, threads, cache):
+    for name, make in _candidates(bundle, wanted, threads, cache, server):
         started = time.monotonic()
         try:
             engine = make()
@@ -64,16 +83,22 @@ def start_engine(
 
 
 def _candidates(
-    bundle: Bundle, wanted: EngineName, threads: int | None, cache: Path | None
+    bundle: Bundle, wanted: EngineName, threads: int | None, cache: Path | None, server: ModelServer | None
 ) -> Iterator[tuple[str, Callable[[], Engine]]]:
     # Each library is imported only where its engine is asked for: TensorFlow alone takes some seconds and 0.5 GB.
+    if wanted == "remote":
+        from allpacs.classify.engines.remote import RemoteEngine
+
+        if server is None:
+            raise ModelFault("model.engine is remote: set model.remote_url")
+        yield "remote", lambda: RemoteEngine(bundle, **asdict(server))
     if wanted == "openvino" or (wanted == "auto" and not gpu_present()):
         from allpacs.classify.engines.openvino import OpenVinoEngine
 
         if OpenVinoEngine.supports("bf16"):
             yield "openvino-bf16", lambda: OpenVinoEngine(bundle, threads=threads, precision="bf16", cache=cache)
         yield "openvino-f32", lambda: OpenVinoEngine(bundle, threads=threads, precision="f32", cache=cache)
-    if wanted != "openvino":
+    if wanted in ("auto", "tensorflow"):
         from allpacs.classify.engines.tensorflow import TensorFlowEngine
 
         yield "tensorflow", lambda: TensorFlowEngine(bundle, threads=threads)

@@ -70,7 +70,7 @@ class OpenVinoEngine:
         if threads is not None:
             options["INFERENCE_NUM_THREADS"] = threads
         with tempfile.TemporaryDirectory() as scratch:
-            converted = _converted(bundle, Path(scratch) if cache is None else cache, openvino.__version__)
+            converted = converted_network(bundle, Path(scratch) if cache is None else cache)
             core = openvino.Core()
             try:
                 # Not memory-mapped: the folder may be gone, and a cache may be emptied under a running worker.
@@ -129,11 +129,17 @@ def _load_openvino() -> Any:
     return openvino
 
 
-def _converted(bundle: Bundle, folder: Path, version: str) -> Path:
-    """Return the file of the converted network, converting it where it is not there yet.
+def converted_network(bundle: Bundle, folder: Path) -> Path:
+    """Return the ``.xml`` file of the converted network in a folder, converting it where it is not there yet.
 
     Its name holds the bundle's digest and OpenVINO's version; what it holds is checked by the golden cells.
+
+    Raises
+    ------
+    ModelFault
+        OpenVINO is missing, or the network cannot be converted or kept.
     """
+    version = str(_load_openvino().__version__)
     stem = f"{bundle.digest.removeprefix('sha256:')[:32]}-{version.split('-')[0]}"
     target = folder / f"{stem}.xml"
     if target.is_file() and target.with_suffix(".bin").is_file():

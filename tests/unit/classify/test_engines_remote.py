@@ -1,0 +1,142 @@
+"""What a model server may do wrong, by a stand-in for one; a real one is asked in `tests/contract`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
+from typing import Any
+
+import numpy as np
+import pytest
+
+from allpacs.classify.bundle import Bundle, load_bundle
+from allpacs.classify.engines.choose import ModelServer, start_engine
+from allpacs.classify.engines.port import OutOfDeviceMemory
+from allpacs.classify.engines.remote import RemoteEngine
+from allpacs.domain.errors import ModelFault
+from allpacs.settings import SHIPPED_BUNDLE
+
+Answer = tuple[int, dict[str, str], bytes]
+DESCRIBED = {"name": "net", "inputs": [{"name": "in", "datatype": "UINT8", "shape": [-1, 128, 128, 3]}]}
+
+
+@pytest.fixture(scope="module")
+def bundle() -> Bundle:
+    return load_bundle(SHIPPED_BUNDLE)
+
+
+@contextmanager
+def stand_in(infer: Callable[[dict[str, str], bytes], Answer], described: Any = None) -> Iterator[str]:
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self._answer((200, {}, json.dumps(DESCRIBED if described is None else described).encode()))
+
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            self._answer(infer(dict(self.headers), body))
+
+        def _answer(self, answer: Answer) -> None:
+            status, headers, body = answer
+            self.send_response(status)
+            for name, value in {**headers, "Content-Length": str(len(body))}.items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def cells(count: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    return np.arange(count, dtype=np.uint8)[:, None, None, None] * np.ones((1, 128, 128, 3), np.uint8)
+
+
+def as_text(count: int) -> bytes:
+    return json.dumps({"outputs": [{"name": "o", "datatype": "FP32", "data": [0.5, -0.5] * count}]}).encode()
+
+
+def test_cells_go_as_bytes_and_logits_come_back_as_bytes(bundle: Bundle) -> None:
+    asked: list[Any] = []
+
+    def infer(headers: dict[str, str], body: bytes) -> Answer:
+        length = int(headers["Inference-Header-Content-Length"])
+        (tensor,) = json.loads(body[:length])["inputs"]
+        pixels = np.frombuffer(body, np.uint8, offset=length).reshape(tensor["shape"])
+        asked.append((headers.get("Authorization"), tensor["name"], tensor["parameters"]["binary_data_size"]))
+        logits = np.stack([pixels[:, 0, 0, 0], -1.0 * pixels[:, 0, 0, 0]], axis=1).astype("<f4").tobytes()
+        output = {"name": "o", "datatype": "FP32", "parameters": {"binary_data_size": len(logits)}}
+        header = json.dumps({"outputs": [output]}).encode()
+        return 200, {"Inference-Header-Content-Length": str(len(header))}, header + logits
+
+    with stand_in(infer) as url:
+        logits = RemoteEngine(bundle, url=url, model="net", bearer_token="secret").logits(cells(3))  # noqa: S106
+    np.testing.assert_array_equal(logits, [[0, 0], [1, -1], [2, -2]])
+    assert logits.dtype == np.float32 and logits.flags.writeable  # noqa: PT018
+    assert asked == [("Bearer secret", "in", 3 * 128 * 128 * 3)]
+
+
+def test_logits_as_text_are_read_too(bundle: Bundle) -> None:
+    with stand_in(lambda _, __: (200, {}, as_text(2))) as url:
+        logits = RemoteEngine(bundle, url=url, model="net").logits(cells(2))
+    np.testing.assert_array_equal(logits, [[0.5, -0.5]] * 2)
+
+
+def test_a_server_that_is_away_for_a_moment_is_waited_for(bundle: Bundle) -> None:
+    answers = iter([(503, {}, b""), (502, {}, b""), (200, {}, as_text(1))])
+    with stand_in(lambda _, __: next(answers)) as url:
+        assert RemoteEngine(bundle, url=url, model="net").logits(cells(1)).shape == (1, 2)
+
+
+@pytest.mark.parametrize(
+    ("answer", "fault", "said"),
+    [
+        ((400, {}, b"patient Doe"), ModelFault, "answered 400"),
+        ((503, {}, b""), ModelFault, "answered 503 for 0 s"),
+        ((500, {}, b"CUDA out of memory"), OutOfDeviceMemory, "no memory"),
+        ((200, {}, b"<html>"), ModelFault, "not one logit"),
+        ((200, {}, as_text(5)), ModelFault, "not one logit"),
+        ((200, {"Inference-Header-Content-Length": "many"}, as_text(1)), ModelFault, "not one logit"),
+    ],
+)
+def test_other_answers_are_faults_that_quote_nothing(
+    bundle: Bundle, answer: Answer, fault: type[ModelFault], said: str
+) -> None:
+    with stand_in(lambda _, __: answer) as url:
+        engine = RemoteEngine(bundle, url=url, model="net", timeout_s=0.3)
+        with pytest.raises(fault, match=said) as raised:
+            engine.logits(cells(1))
+    assert "Doe" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "described",
+    [{}, [], {"inputs": []}, {"inputs": [{"name": "in", "datatype": "INT64"}]}, {"inputs": [{}, {}]}],
+)
+def test_a_model_that_takes_something_else_is_refused_at_the_start(bundle: Bundle, described: Any) -> None:
+    with stand_in(lambda _, __: (200, {}, b""), described) as url, pytest.raises(ModelFault, match="model server"):
+        RemoteEngine(bundle, url=url, model="net")
+
+
+def test_another_network_than_the_bundles_is_refused_by_the_golden_cells(bundle: Bundle) -> None:
+    golden, _ = bundle.golden()
+    with (
+        stand_in(lambda _, __: (200, {}, as_text(len(golden)))) as url,
+        pytest.raises(ModelFault, match="does not repeat the golden cells"),
+    ):
+        start_engine(bundle, "remote", server=ModelServer(url, "net"))
+
+
+def test_remote_without_an_address_says_what_to_set(bundle: Bundle) -> None:
+    with pytest.raises(ModelFault, match=r"model\.remote_url"):
+        start_engine(bundle, "remote")
