@@ -25,6 +25,7 @@ from allpacs.classify.engines.network import build_network, load_weights, save_w
 from allpacs.classify.engines.openvino import converted_network
 from allpacs.classify.engines.port import Engine, Explainer
 from allpacs.classify.engines.remote import RemoteEngine
+from allpacs.classify.engines.tensorflow import TensorFlowEngine
 from allpacs.classify.preprocess import Preprocessing
 from allpacs.classify.saliency import saliency
 from allpacs.domain.errors import ModelFault
@@ -268,3 +269,14 @@ def test_the_engine_starts_quietly(kind: type[Any], tiny_bundle: Bundle) -> None
     assert ended.returncode == 0, ended.stderr
     assert ended.stderr == ""
     assert ended.stdout.startswith("worst ")
+
+
+def test_mixed_precision_is_near_and_leaves_the_process_as_it_was(tiny_bundle: Bundle) -> None:
+    half = TensorFlowEngine(tiny_bundle, half=True, warm_up=(1, 3))
+    assert half.name == "tensorflow-f16"
+    samples = pictures(4)
+    exact = TensorFlowEngine(tiny_bundle).logits(samples)
+    answer = half.logits(samples)
+    assert answer.dtype == np.float32
+    np.testing.assert_allclose(answer, exact, atol=0.05 * float(np.ptp(exact)))
+    assert not np.array_equal(answer, exact), "it computes in another precision"

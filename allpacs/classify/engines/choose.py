@@ -1,8 +1,8 @@
 """Which engine runs the network: the fastest of this machine that repeats the bundle's golden cells.
 
-A GPU is TensorFlow's. On a CPU OpenVINO comes first, in bfloat16 where the processor computes in it, then in float32;
-TensorFlow is the one that every bundle was exported with. A model server on another machine is asked only where it is
-configured. Each must pass `verify_engine` before it judges a cell.
+A GPU is TensorFlow's, in mixed precision where that repeats them. On a CPU OpenVINO comes first, in bfloat16 where the
+processor computes in it, then in float32; TensorFlow is the one that every bundle was exported with. A model server on
+another machine is asked only where it is configured. Each must pass `verify_engine` before it judges a cell.
 """
 
 from __future__ import annotations
@@ -20,6 +20,9 @@ from allpacs.classify.engines.port import Engine
 from allpacs.domain.errors import ModelFault
 
 _log = structlog.get_logger("allpacs.classify.engines")
+
+#: Sizes of batches that a GPU runs once before it is asked.
+_WARM_UP = (1, 8, 32)
 
 #: What may be configured; ``auto`` is the order above.
 EngineName = Literal["auto", "openvino", "tensorflow", "remote"]
@@ -101,7 +104,11 @@ def _candidates(
     if wanted in ("auto", "tensorflow"):
         from allpacs.classify.engines.tensorflow import TensorFlowEngine
 
-        yield "tensorflow", lambda: TensorFlowEngine(bundle, threads=threads)
+        if gpu_present():
+            yield "tensorflow-f16", lambda: TensorFlowEngine(bundle, threads=threads, half=True, warm_up=_WARM_UP)
+            yield "tensorflow", lambda: TensorFlowEngine(bundle, threads=threads, warm_up=_WARM_UP)
+        else:
+            yield "tensorflow", lambda: TensorFlowEngine(bundle, threads=threads)
 
 
 def gpu_present(devices: Path = Path("/dev")) -> bool:

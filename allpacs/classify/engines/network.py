@@ -25,6 +25,7 @@ def build_network(
     dense_units: int = 256,
     dropout: float = 0.45,
     seed: int | None = None,
+    mixed_precision: bool = False,
 ) -> Any:
     """Return EfficientNetB3 → BatchNormalization → Dense ReLU → Dropout → Dense, with random weights.
 
@@ -33,6 +34,8 @@ def build_network(
     temperature has to divide the logits first and the cross-entropy of logits is the stabler of the two. The
     function computed is the same.
 
+    With `mixed_precision` layers compute in float16, all but the last one, on weights that stay float32.
+
     Source: paper section IV step 3 (dropout 0.45, two output neurons); the width of the Dense layer, the input size
     and the average pooling are our choice, for the paper does not state them.
     """
@@ -40,11 +43,17 @@ def build_network(
 
     if seed is not None:  # seeds the whole process: for training only
         keras.utils.set_random_seed(seed)
-    backbone = keras.applications.EfficientNetB3(
-        weights=None, include_top=False, pooling="avg", input_shape=(input_px, input_px, 3)
-    )
-    logits = _head(backbone.output, len(labels), dense_units, dropout)
-    return keras.Model(backbone.input, logits, name=FAMILY)
+    usual = keras.config.dtype_policy()
+    if mixed_precision:
+        keras.config.set_dtype_policy("mixed_float16")  # of the process: `keras.applications` takes no other
+    try:
+        backbone = keras.applications.EfficientNetB3(
+            weights=None, include_top=False, pooling="avg", input_shape=(input_px, input_px, 3)
+        )
+        logits = _head(backbone.output, len(labels), dense_units, dropout)
+        return keras.Model(backbone.input, logits, name=FAMILY)
+    finally:
+        keras.config.set_dtype_policy(usual)
 
 
 def build_head(labels: Sequence[str], features: int, *, dense_units: int = 256, dropout: float = 0.45) -> Any:

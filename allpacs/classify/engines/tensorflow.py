@@ -2,7 +2,8 @@
 
 Measured on two CPU cores at 128 px: XLA (``jit_compile=True``) compiles again for every new batch size, 4 to 27 s
 each, and then runs a tenth as fast. Freezing the variables into constants runs 1.2 times (batches of 32 and 64) to 1.7
-times (single cells) as fast, but starts 3 s later and keeps 0.7 GB more. Hence neither.
+times (single cells) as fast, but starts 3 s later and keeps 0.7 GB more. Hence neither. On a GPU nothing was measured:
+none was at hand.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import os
 import re
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -39,6 +40,11 @@ class TensorFlowEngine:
     threads:
         Number of CPU threads, or None for TensorFlow's choice (one a core). It holds for the whole process, and only
         where no TensorFlow code ran before.
+    half:
+        Compute in float16 (mixed precision), for GPUs with tensor cores: the bundle's golden cells tell whether that is
+        good enough.
+    warm_up:
+        Sizes of batches that are run once: a GPU's library chooses its algorithms at the first batch of each.
 
     Raises
     ------
@@ -46,9 +52,10 @@ class TensorFlowEngine:
         TensorFlow is missing, or the weights do not fit the network that the bundle names.
     """
 
-    name = "tensorflow"
-
-    def __init__(self, bundle: Bundle, *, threads: int | None = None) -> None:
+    def __init__(
+        self, bundle: Bundle, *, threads: int | None = None, half: bool = False, warm_up: Sequence[int] = (1,)
+    ) -> None:
+        self.name = "tensorflow-f16" if half else "tensorflow"
         if bundle.network.name != FAMILY:
             raise ModelFault(f"bundle.json: network.name is {bundle.network.name!r}, but only {FAMILY} is known")
         self._tf = tf = _load_tensorflow(threads)
@@ -58,6 +65,7 @@ class TensorFlowEngine:
             input_px=side,
             dense_units=bundle.network.dense_units,
             dropout=bundle.network.dropout,
+            mixed_precision=half,
         )
         load_weights(network, bundle.weights)
 
@@ -85,7 +93,8 @@ class TensorFlowEngine:
         #: The compiled graph: ``uint8`` cells in, logits out.
         self.graph = infer
         self._side = side
-        self.logits(np.zeros((1, side, side, 3), np.uint8))  # warm-up: traces and optimises the graph
+        for size in warm_up:  # the first traces and optimises the graph
+            self.logits(np.zeros((size, side, side, 3), np.uint8))
 
     def logits(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return the network's logits, ``float32`` of shape (n, labels); see `allpacs.classify.engines.port.Engine`."""

@@ -109,10 +109,20 @@ def test_where_none_is_left_the_last_one_says_why(bundle: Bundle, monkeypatch: p
         start_engine(bundle, "openvino")
 
 
-def test_a_gpu_gets_tensorflow(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gpu_gets_tensorflow_in_mixed_precision_where_the_golden_cells_let_it(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Coarse(_Broken):
+        def __init__(self, bundle: Bundle, *, half: bool = False, **options: object) -> None:
+            assert options["warm_up"]
+            super().__init__(bundle, precision="f16" if half else "f32")
+
     monkeypatch.setattr("allpacs.classify.engines.choose.gpu_present", lambda: True)
     monkeypatch.setattr("allpacs.classify.engines.openvino.OpenVinoEngine", lambda *_, **__: pytest.fail("not asked"))
-    assert start_engine(bundle).name == "tensorflow"
+    monkeypatch.setattr("allpacs.classify.engines.tensorflow.TensorFlowEngine", Coarse)
+    with capture_logs() as logs, pytest.raises(ModelFault, match="engine broken-f32 does not repeat"):
+        start_engine(bundle)
+    assert [entry["engine"] for entry in logs] == ["tensorflow-f16", "tensorflow"]
 
 
 def test_a_bundle_that_cannot_be_converted_says_why(bundle: Bundle, tmp_path: Path) -> None:
