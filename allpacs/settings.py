@@ -172,7 +172,9 @@ class ReceiveSettings(_Section):
         examples=[500],
     )
     max_memory_mb: int = Field(
-        2048, ge=1, description="for unfinished messages of all associations; the largest instance is half of it, MB"
+        2048,
+        ge=1,
+        description="for unfinished messages of all associations, MB; instances of more than 64 MB go by disk instead",
     )
     sources: dict[str, SourceSettings] = Field(default_factory=dict, description="by calling AE title")
 

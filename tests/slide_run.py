@@ -13,14 +13,20 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent.parent)]
 
 from allpacs.deliver.c_store import send_files  # noqa: E402
 from allpacs.store.store import Store  # noqa: E402
+from faults.worker_process import brightness_logits, worker  # noqa: E402
 from hospital import AE_TITLE, SENDER, Hospital, wait_until  # noqa: E402
-from slide_maker import STAMP_PX, SyntheticSlide, write_pyramid  # noqa: E402
+from slide_maker import SyntheticSlide, write_pyramid  # noqa: E402
+
+#: The finest level takes minutes to arrive; the others belong to the same revision.
+QUIET_S = 60.0
 
 
 def peak_mb(pid: int) -> float:
@@ -31,35 +37,51 @@ def peak_mb(pid: int) -> float:
     return 0.0
 
 
-def run(stamps: int, filled: int, max_cells: int, folder: Path, timeout_s: float) -> dict[str, object]:
-    """Read a slide of `stamps` x `stamps`, of which a corner of `filled` x `filled` holds cells; return the facts."""
-    slide = SyntheticSlide((stamps, stamps), filled=lambda row, column: row < filled and column < filled)
-    files = write_pyramid(folder / "slide", slide)
+@contextmanager
+def plugin(hospital: Hospital, *, stand_in: bool) -> Iterator[Callable[[], dict[str, int]]]:
+    """Run receiver and worker while the block runs; yield what tells their process ids."""
+    if stand_in:
+        with hospital.running("receive") as receiver, worker(hospital.config, ask=brightness_logits) as work:
+            yield lambda: {"receive": receiver.pid, "work": work.pid or 0}
+    else:
+        with hospital.running("serve"):
+            yield lambda: {process: hospital.pid_of(process) for process in ("receive", "work")}
+
+
+def run(
+    stamps: tuple[int, int], filled: int, max_cells: int, folder: Path, timeout_s: float, *, stand_in: bool
+) -> dict[str, object]:
+    """Read a slide of `stamps` (down, across) with cells in a corner of `filled` x `filled`; return the facts."""
+    slide = SyntheticSlide(stamps, filled=lambda row, column: row < filled and column < filled)
+    files = write_pyramid(folder / "slide", slide, steps=(1, 4, 16, 64) if max(stamps) > 64 else (1, 4, 16))
     facts: dict[str, object] = {
-        "pixels": f"{stamps * STAMP_PX} x {stamps * STAMP_PX}",
-        "files_mb": round(sum(file.stat().st_size for file in files) / 1e6),
+        "pixels": f"{slide.size[1]} x {slide.size[0]}",
+        "files_mb": [round(file.stat().st_size / 1e6, 1) for file in files],
         "cells_on_the_slide": len(slide.cells()),
+        "network": "a stand-in that judges by brightness" if stand_in else "the bundle's",
     }
     peaks: dict[str, float] = {}
+    by_progress: dict[str, int] = {}
     done = threading.Event()
-    with Hospital(folder, extra=f"[work]\nmax_cells = {max_cells}\n") as hospital, hospital.running("serve"):
-        hospital.wait_for_echo(120)
+    more = f"[work]\nmax_cells = {max_cells}\n"
+    with Hospital(folder, quiet_s=QUIET_S, extra=more) as hospital, plugin(hospital, stand_in=stand_in) as pids:
+        hospital.wait_for_echo(300)
 
         def watch() -> None:
             while not done.wait(1.0):
-                for process in ("receive", "work"):
-                    try:
-                        peaks[process] = max(peaks.get(process, 0.0), peak_mb(hospital.pid_of(process)))
-                    except (OSError, IndexError):
-                        continue
+                with suppress(OSError, IndexError):  # a process that is not there yet
+                    for process, pid in pids().items():
+                        peaks[process] = max(peaks.get(process, 0.0), peak_mb(pid))
 
         watcher = threading.Thread(target=watch, daemon=True)
         watcher.start()
         try:
+            began = time.monotonic()
             sent = send_files(files, "127.0.0.1", hospital.port, AE_TITLE, SENDER, timeout_s=600)
             facts["sent"] = [f"{one.status:04X}" if one.status is not None else None for one in sent]
+            facts["seconds_to_send"] = round(time.monotonic() - began)
             store = Store.open(folder / "store")
-            started, last = time.monotonic(), ""
+            started, last, tenth = time.monotonic(), "", -1
             while not hospital.reports:
                 for row in store.studies.latest():
                     for revision in store.revisions.of_study(row.study_uid):
@@ -67,35 +89,43 @@ def run(stamps: int, filled: int, max_cells: int, folder: Path, timeout_s: float
                         if said != last:
                             print(f"{time.monotonic() - started:7.0f} s  {said}", file=sys.stderr, flush=True)  # noqa: T201
                             last = said
+                        if revision.pieces and revision.pieces_read * 10 // revision.pieces > tenth:
+                            tenth = revision.pieces_read * 10 // revision.pieces
+                            by_progress[f"{revision.pieces_read} of {revision.pieces}"] = round(peaks.get("work", 0.0))
                 if time.monotonic() - started > timeout_s:
                     raise TimeoutError(last)
                 time.sleep(1.0)
             facts["seconds"] = round(time.monotonic() - started)
             (row,) = store.studies.latest()
-            wait_until(lambda: store.studies.latest()[0].state == "delivered", 120, "delivered")
+            wait_until(lambda: store.studies.latest()[0].state == "delivered", 600, "delivered")
             found = store.findings.get(row.study_uid, 1)
             facts["cells_found"] = sum(one.found for one in found)
             facts["cells_judged"] = sum(len(one.cells) for one in found)
             facts["left_out"] = sum(one.left_out for one in found)
+            facts["remarks"] = sorted({remark.text for one in found for remark in one.remarks})
             facts["report_mb"] = round(hospital.reports[0].stat().st_size / 1e6, 1)
             store.close()
         finally:
             done.set()
             watcher.join(10)
     facts["peak_mb"] = {process: round(peak) for process, peak in sorted(peaks.items())}
+    facts["worker_peak_mb_by_pieces_read"] = by_progress
     return facts
 
 
 def main() -> None:
     """Read one slide and print the facts."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--stamps", type=int, default=32, help="the slide's side, in stamps of 1280 pixels")
+    parser.add_argument("--across", type=int, default=32, help="the slide's width, in stamps of 1280 pixels")
+    parser.add_argument("--down", type=int, default=32, help="the slide's height, in stamps")
     parser.add_argument("--filled", type=int, default=12, help="side of the corner with cells, in stamps")
     parser.add_argument("--max-cells", type=int, default=5000, help="cells judged, at most")
+    parser.add_argument("--stand-in", action="store_true", help="judge by brightness, without the network")
     parser.add_argument("--timeout", type=float, default=7200.0, help="seconds")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="slide") as folder:
-        facts = run(options.stamps, options.filled, options.max_cells, Path(folder), options.timeout)
+        size = (options.down, options.across)
+        facts = run(size, options.filled, options.max_cells, Path(folder), options.timeout, stand_in=options.stand_in)
     print(json.dumps(facts, indent=1))  # noqa: T201
 
 

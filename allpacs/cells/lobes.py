@@ -52,7 +52,8 @@ def joined(
     count = int(parts.max())
     disc = np.pi * radius**2
     areas = np.bincount(parts.ravel(), minlength=count + 1).astype(float)
-    peaks = ndimage.maximum(distance, parts, np.arange(count + 1))
+    inside = parts > 0  # scipy sorts all that it is given
+    peaks = ndimage.maximum(distance[inside], parts[inside], np.arange(count + 1))
     centres = np.array(ndimage.center_of_mass(parts > 0, parts, np.arange(1, count + 1))).reshape(count, 2)
     windows = ndimage.find_objects(cells, max_label=count)
     necks = _necks(parts, distance)

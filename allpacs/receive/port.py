@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Any, Literal, Protocol
+from typing import Any, BinaryIO, Literal, Protocol
 
 from allpacs.domain.instance import InstanceIdentity
 
 #: Bytes in memory, copied nowhere on their way to the disk.
 Buffer = bytes | bytearray | memoryview
+#: The same, or a file of them; where in it the caller has come to does not matter.
+Content = Buffer | BinaryIO
 
 
 class Sink(Protocol):
@@ -18,7 +20,7 @@ class Sink(Protocol):
         self,
         identity: InstanceIdentity,
         file_meta: Buffer,
-        data_set: Buffer,
+        data_set: Content,
         *,
         calling_ae: str,
         received_at: float,
@@ -27,8 +29,8 @@ class Sink(Protocol):
     ) -> Literal["stored", "same"]:
         """Keep an instance; when this returns, its bytes and its row are on disk.
 
-        The file is `file_meta` (preamble, ``DICM``, File Meta Information) followed by `data_set`. The buffers belong
-        to the caller, and are not read after the return.
+        The file is `file_meta` (preamble, ``DICM``, File Meta Information) followed by `data_set`. Both belong to the
+        caller, and are not read after the return.
 
         Raises
         ------
@@ -36,6 +38,15 @@ class Sink(Protocol):
             0x0111: other bytes are kept under this SOP Instance UID.
         StoreFault
             The instance could not be kept.
+        """
+
+    def scratch(self) -> BinaryIO:
+        """Return a new file, to write and to read, on the disk that instances are kept on; closed, it is gone.
+
+        Raises
+        ------
+        StoreFault
+            There can be none.
         """
 
     def note_refusal(

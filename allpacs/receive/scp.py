@@ -6,13 +6,13 @@ sent handed to the sink. 0x0000 is answered only after the sink has returned.
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from io import BytesIO
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
 import structlog
 from pydicom.dataset import Dataset, FileMetaDataset
@@ -32,11 +32,14 @@ from allpacs.receive.capacity import Capacity, CapacityLimits, RateLimit
 from allpacs.receive.commitment import CommitmentService
 from allpacs.receive.guard import Memory
 from allpacs.receive.header import read_header
+from allpacs.receive.large import LargeDataSet, begin
 from allpacs.receive.listener import Listener, Network, SharedListener
 from allpacs.receive.port import Sink, TransferAudit
 from allpacs.receive.reactor import WaitingHandler
 from allpacs.tls import Tls
 
+#: A data set of more goes by disk while it comes; so does one that fills a quarter of the memory for all.
+_LARGE_BYTES: Final = 64_000_000
 SUCCESS: Final = 0x0000
 OUT_OF_RESOURCES: Final = 0xA700
 
@@ -114,6 +117,7 @@ class StorageScp:
         How long one message may take from its first PDU to its last.
     max_memory_bytes:
         Unfinished messages of all associations together; one may fill half of it (`allpacs.receive.guard.Memory`).
+        Large instances go by disk and do not count (`allpacs.receive.large`).
     limits:
         When instances are refused with 0xA700.
     commitments:
@@ -160,6 +164,8 @@ class StorageScp:
         self._clock = clock
         self._capacity = Capacity(sink, limits or CapacityLimits())
         self._memory = Memory(max_memory_bytes)
+        self._large_from = min(_LARGE_BYTES, max_memory_bytes // 4)
+        self._large: dict[Any, LargeDataSet] = {}  # of unfinished messages
         self._message_timeout_s = message_timeout_s
         self._rates = {
             ae_title: RateLimit(rule.instances_per_s)
@@ -290,7 +296,8 @@ class StorageScp:
         if rate is not None:
             metrics.HELD_BACK_SECONDS.inc(rate.wait())
         now = self._clock()
-        encoded: BytesIO = event.request.DataSet
+        large: LargeDataSet | None = event.request._dataset_file
+        encoded: BinaryIO = event.request.DataSet if large is None else large.content()
         transfer_syntax_uid = str(event.context.transfer_syntax)
         header = read_header(encoded, transfer_syntax_uid)
         identity = admit(
@@ -300,18 +307,18 @@ class StorageScp:
             transfer_syntax_uid=transfer_syntax_uid,
         )
         rule = self._rules.get(tally.calling_ae, self._default_rule)
-        with encoded.getbuffer() as data_set:
-            self._capacity.check(len(data_set))
-            outcome = self._sink.keep_instance(
-                identity,
-                _file_meta(identity),
-                data_set,
-                calling_ae=tally.calling_ae,
-                received_at=now,
-                quiet_s=rule.quiet_s,
-                max_age_s=rule.max_age_s,
-            )
-            metrics.RECEIVED_BYTES.inc(len(data_set))
+        size = encoded.seek(0, os.SEEK_END)
+        self._capacity.check(size)
+        outcome = self._sink.keep_instance(
+            identity,
+            _file_meta(identity),
+            encoded,
+            calling_ae=tally.calling_ae,
+            received_at=now,
+            quiet_s=rule.quiet_s,
+            max_age_s=rule.max_age_s,
+        )
+        metrics.RECEIVED_BYTES.inc(size)
         metrics.RECEIVED.labels(outcome).inc()
         tally.study_uids.add(identity.study_uid)
         if tracing.on():
@@ -360,24 +367,39 @@ class StorageScp:
 
     def _on_closed(self, event: evt.Event) -> None:
         self._memory.give_back(event.assoc)
+        unfinished = self._large.pop(event.assoc, None)
+        if unfinished is not None:
+            unfinished.close()
 
     def _on_data(self, event: evt.Event) -> None:
-        """Count a PDU's bytes as held until its message is whole; runs in the thread that reads the socket."""
+        """Count a PDU's bytes as held until its message is whole; runs in the thread that reads the socket.
+
+        What has come of a large data set goes to a file instead; this PDU is not in the message yet.
+        """
         tally = self._tallies.get(event.assoc)
         if tally is None:
             return  # not established yet: PDUs of limited size, and only one
         now = time.monotonic()
         tally.message_began = began = now if tally.message_began is None else tally.message_began
-        if not self._memory.take(event.assoc, len(event.data), self._ae.network_timeout):
+        if self._goes_by_disk(event.assoc):
+            self._memory.give_back(event.assoc)
+        elif not self._memory.take(event.assoc, len(event.data), self._ae.network_timeout):
             self._cut(event, "larger than half of receive.max_memory_mb, or no room in time")
         elif now - began > self._message_timeout_s:
             self._cut(event, "a message that took too long")
         if event.assoc not in self._tallies:  # it ended meanwhile
             self._memory.give_back(event.assoc)
 
+    def _goes_by_disk(self, assoc: Any) -> bool:
+        message = assoc.dimse.message
+        if assoc not in self._large and isinstance(message, C_STORE_RQ) and message.data_set.tell() > self._large_from:
+            self._large[assoc] = begin(message, self._sink.scratch, self._capacity.check)
+        return assoc in self._large
+
     def _on_message(self, event: evt.Event) -> None:
         if not isinstance(event.message, C_STORE_RQ):  # whose bytes are held until they are kept
             self._memory.give_back(event.assoc)
+        self._large.pop(event.assoc, None)  # it is the request's now
         tally = self._tallies.get(event.assoc)
         if tally is not None:
             tally.message_began = None

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Literal
+from typing import BinaryIO, Literal
 
 import sqlalchemy as sa
 
@@ -16,7 +17,7 @@ from allpacs.store.audit import Audit
 from allpacs.store.database import Database
 from allpacs.store.group_commit import GroupCommit
 from allpacs.store.records import RECEIVING, RevisionState
-from allpacs.store.spool import Buffer, Spool
+from allpacs.store.spool import Buffer, Content, Spool
 
 #: Status "Duplicate SOP Instance" (PS3.7 section C.5.6).
 DUPLICATE_SOP_INSTANCE = 0x0111
@@ -52,7 +53,7 @@ class Receiving:
         self,
         identity: InstanceIdentity,
         file_meta: Buffer,
-        data_set: Buffer,
+        data_set: Content,
         *,
         calling_ae: str,
         received_at: float,
@@ -84,7 +85,8 @@ class Receiving:
         StoreFault
             The disk or the index cannot be written.
         """
-        sha256 = hashlib.sha256(data_set).hexdigest()
+        size, sha256 = _measured(data_set)
+        size += len(file_meta)
         digest = (identity.transfer_syntax_uid, sha256)
         with self._database.reading() as connection:
             kept = _kept(connection, identity.sop_instance_uid)
@@ -122,7 +124,7 @@ class Receiving:
                         "calling_ae": calling_ae,
                         "received_at": received_at,
                         "path": path.as_posix(),
-                        "size_bytes": len(file_meta) + len(data_set),
+                        "size_bytes": size,
                         "sha256": sha256,
                     },
                 )
@@ -130,7 +132,7 @@ class Receiving:
                     connection.execute(
                         sa.update(schema.instances)
                         .where(schema.instances.c.sop_instance_uid == identity.sop_instance_uid)
-                        .values(deleted_at=None, size_bytes=len(file_meta) + len(data_set))
+                        .values(deleted_at=None, size_bytes=size)
                     )
                 elif inserted is None:
                     raise _KeptAlready(_kept(connection, identity.sop_instance_uid))
@@ -151,6 +153,16 @@ class Receiving:
         if kept == digest:
             return "same"
         raise InstanceRefused(DUPLICATE_SOP_INSTANCE, "other bytes are kept under this SOP Instance UID")
+
+    def scratch(self) -> BinaryIO:
+        """Return a new file without a name on the spool's disk; closed, it is gone.
+
+        Raises
+        ------
+        StoreFault
+            There can be none.
+        """
+        return self._spool.scratch()
 
     def note_refusal(
         self, *, at: float, calling_ae: str, sop_instance_uid: str | None, status: int, reason: str
@@ -235,6 +247,15 @@ class _Statements:
         self.add_instance = (
             database.insert(schema.instances).on_conflict_do_nothing().returning(schema.instances.c.sop_instance_uid)
         )
+
+
+def _measured(data_set: Content) -> tuple[int, str]:
+    """Return how many bytes there are, and their SHA-256."""
+    if isinstance(data_set, Buffer):
+        return len(data_set), hashlib.sha256(data_set).hexdigest()
+    size = data_set.seek(0, os.SEEK_END)
+    data_set.seek(0)
+    return size, hashlib.file_digest(data_set, "sha256").hexdigest()  # type: ignore[arg-type]  # BinaryIO has readinto
 
 
 def _kept(connection: sa.Connection, sop_instance_uid: str) -> tuple[str, str] | None:

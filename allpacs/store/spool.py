@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 import tempfile
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from allpacs.domain.errors import StoreFault
 from allpacs.domain.identity import is_uid
 
 #: Bytes in memory, copied nowhere on their way to the disk.
 Buffer = bytes | bytearray | memoryview
+#: The same, or a file of them, copied from its beginning.
+Content = Buffer | BinaryIO
 
 _INCOMING = "incoming"  # no UID: never the folder of a study
 #: Where files go that belong to no study; no UID either.
 QUARANTINE = "quarantine"
 _KNOWN_FOLDERS = 4096
+_PIECE_BYTES = 1 << 20
 
 
 class Spool:
@@ -49,8 +54,19 @@ class Spool:
             raise StoreFault("not a UID, so not a file name")
         return Path(study_uid, f"{sop_instance_uid}.dcm")
 
-    def stage(self, content: Sequence[Buffer]) -> Path:
-        """Write the buffers, one after the other, to a synced file aside, and return its path.
+    def scratch(self) -> BinaryIO:
+        """Return a new file without a name, to write and to read; closed, it is gone.
+
+        Raises
+        ------
+        StoreFault
+            The disk is full or broken.
+        """
+        with _faults():
+            return tempfile.TemporaryFile(dir=self._incoming)
+
+    def stage(self, content: Sequence[Content]) -> Path:
+        """Write the contents, one after the other, to a synced file aside, and return its path.
 
         Raises
         ------
@@ -62,7 +78,7 @@ class Spool:
             try:
                 with os.fdopen(descriptor, "wb", buffering=0) as file:
                     for part in content:
-                        _write_all(file.fileno(), part)
+                        _write_all(file, part)
                     os.fsync(file.fileno())
             except BaseException:
                 self.discard(Path(name))
@@ -179,10 +195,18 @@ class Spool:
         self._known.add(folder)
 
 
-def _write_all(descriptor: int, part: Buffer) -> None:
-    view = memoryview(part).cast("B")
-    while view:
-        view = view[os.write(descriptor, view) :]
+def _write_all(file: io.FileIO, part: Content) -> None:
+    if isinstance(part, io.BytesIO):
+        with part.getbuffer() as view:
+            _write_all(file, view)
+    elif isinstance(part, Buffer):
+        view = memoryview(part).cast("B")
+        while view:
+            view = view[file.write(view) or 0 :]
+    else:
+        part.seek(0)
+        while piece := part.read(_PIECE_BYTES):
+            _write_all(file, piece)
 
 
 def _sync_folder(folder: Path) -> None:

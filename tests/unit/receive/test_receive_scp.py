@@ -211,11 +211,12 @@ def small_store(tmp_path: Path) -> Iterator[Store]:
     subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
+@pytest.mark.parametrize("memory", [2_000_000_000, 1_000_000], ids=["by memory", "by disk"])
 def test_a_full_disk_is_answered_with_a700_and_a_smaller_instance_is_served(
-    small_store: Store, receiver: Start, connect: Connect
+    small_store: Store, receiver: Start, connect: Connect, memory: int
 ) -> None:
     no_watermark = CapacityLimits(min_free_bytes=-(1 << 40), resume_free_bytes=-(1 << 40))  # the disk itself refuses
-    scp = receiver(small_store.receiving, limits=no_watermark)
+    scp = receiver(small_store.receiving, limits=no_watermark, max_memory_bytes=memory)
     peer = connect(scp.port)
     big = make_instance(1)
     big.add_new(0x7FE00010, "OB", bytes(8_000_000))
