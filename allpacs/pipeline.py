@@ -104,9 +104,10 @@ class Pipeline:
                     unreadable.append(frame)
                     continue
                 finder = finder_for(frame, image.cells_by)
-                scale = frame.scale or finder.scale(frame)
+                found, measured = finder.find_and_measure(frame)
+                scale = frame.scale or measured
                 scales += [] if scale is None else [scale]
-                for number, cell in enumerate(finder.find(frame), start=1):
+                for number, cell in enumerate(found, start=1):
                     finding = CellFinding(
                         sop_instance_uid=image.sop_instance_uid,
                         frame_number=frame.number,

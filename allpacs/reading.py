@@ -29,9 +29,10 @@ from allpacs.classify import aggregate
 from allpacs.classify.saliency import Explain
 from allpacs.decode.part10 import read_header
 from allpacs.domain.artefacts import Artefact, ArtefactKind
-from allpacs.domain.errors import InputFault, ModelFault, StoreFault
+from allpacs.domain.errors import InputFault, ModelFault, StoreDamaged, StoreFault
 from allpacs.domain.findings import CellFinding, CellLabel, InstanceFindings, RemarkKind, StudyFindings
 from allpacs.domain.geometry import BoxPx
+from allpacs.pictures import Pictures
 from allpacs.pipeline import NO_CELLS, AskModel, Crops, ImageFile, Pipeline
 from allpacs.report.context import CellPicture, PriorReport, ReportContext
 from allpacs.report.key_images import key_cells
@@ -236,6 +237,7 @@ class Reading:
             The findings as they are reported: of a signed revision, with the person's decisions.
         """
         study_uid, revision = findings.study_uid, findings.revision
+        pictures = self._pictures(findings, after)
         headers = {row.sop_instance_uid: _header(row) for row in self._instances(study_uid, revision)}
         context = ReportContext(
             # When the revision was closed, not now: writing the report again gives the same bytes.
@@ -243,8 +245,8 @@ class Reading:
             predecessor=self._predecessor(study_uid, revision),
             model_card=self.pipeline.bundle.contract.intended_use,
             host_name=self._options.host_name,
-            thumbnails=self._thumbnails(findings),
-            pictures=self._key_pictures(after),
+            thumbnails=pictures.thumbnails,
+            pictures=pictures.key,
             annotations_above=self._options.annotations_above,
             pdf=self._options.pdf,
         )
@@ -258,24 +260,45 @@ class Reading:
                     return prior_report(artefact)
         return None
 
-    def _thumbnails(self, findings: StudyFindings) -> dict[str, bytes]:
-        """Return a small JPEG of each cell, as the network saw it, by tracking UID."""
-        return {cell.tracking_uid: _jpeg(crop) for cell, crop in self._cells_with_crops(findings)}
+    def _pictures(self, findings: StudyFindings, after: StudyFindings) -> Pictures:
+        """Return the pictures of the cells; those of a revision that was made by signing were kept at its reading.
 
-    def _key_pictures(self, findings: StudyFindings) -> dict[str, CellPicture]:
-        """Return the cells of the key images, each with what in it spoke for a lymphoblast where the model tells."""
-        chosen = {cell.tracking_uid for cell in key_cells(findings, self._options.key_images)}
-        if not chosen:
-            return {}
-        crops = {
-            c.tracking_uid: np.array(crop) for c, crop in self._cells_with_crops(findings) if c.tracking_uid in chosen
-        }
-        if self._explain is None:
+        A key cell that only the person's decisions made one was kept as JPEG, and is explained as that shows it.
+        """
+        study_uid, reading = findings.study_uid, findings.revision
+        while (made := self._store.reviews.made(study_uid, reading)) is not None:
+            reading = made.revision
+        chosen = {cell.tracking_uid for cell in key_cells(after, self._options.key_images)}
+        kept = None if reading == findings.revision else self._kept_pictures(study_uid, reading)
+        if kept is not None:
+            known = {uid: picture for uid, picture in kept.key.items() if uid in chosen}
+            others = {
+                uid: _rgb(kept.thumbnails[uid]) for uid in sorted(chosen - known.keys()) if uid in kept.thumbnails
+            }
+            return Pictures(kept.thumbnails, known | self._explained(study_uid, others))
+        thumbnails, crops = {}, {}
+        for cell, crop in self._cells_with_crops(findings):
+            thumbnails[cell.tracking_uid] = _jpeg(crop)
+            if cell.tracking_uid in chosen:
+                crops[cell.tracking_uid] = np.array(crop)
+        pictures = Pictures(thumbnails, self._explained(study_uid, crops))
+        self._store.artefacts.put_pictures(study_uid, reading, pictures.packed())
+        return pictures
+
+    def _kept_pictures(self, study_uid: str, reading: int) -> Pictures | None:
+        kept = self._store.artefacts.pictures(study_uid, reading)
+        with suppress(StoreDamaged):
+            return None if kept is None else Pictures.unpacked(kept)
+        return None
+
+    def _explained(self, study_uid: str, crops: Mapping[str, Crops]) -> dict[str, CellPicture]:
+        """Return the cells with what in each spoke for a lymphoblast, where the model tells."""
+        if self._explain is None or not crops:
             return {uid: CellPicture(crop) for uid, crop in crops.items()}
         try:
             maps = self._explain(np.stack(list(crops.values())), [_LYMPHOBLAST] * len(crops))
         except ModelFault as fault:  # the cells are judged: their report does not wait for what would be nice to see
-            _log.warning("cells_not_explained", study_uid=findings.study_uid, reason=str(fault))
+            _log.warning("cells_not_explained", study_uid=study_uid, reason=str(fault))
             return {uid: CellPicture(crop) for uid, crop in crops.items()}
         return {uid: CellPicture(crop, evidence) for (uid, crop), evidence in zip(crops.items(), maps, strict=True)}
 
@@ -437,3 +460,7 @@ def _jpeg(crop: Crops) -> bytes:
     buffer = BytesIO()
     Image.fromarray(crop).save(buffer, "JPEG", quality=85)
     return buffer.getvalue()
+
+
+def _rgb(jpeg: bytes) -> Crops:
+    return np.asarray(Image.open(BytesIO(jpeg)).convert("RGB"))

@@ -77,13 +77,18 @@ class Nucleus:
 
     def find(self, frame: Frame) -> tuple[Cell, ...]:
         """Return the white cells, ordered by row then column of their boxes; empty where there are none."""
+        return self.find_and_measure(frame)[0]
+
+    def find_and_measure(self, frame: Frame) -> tuple[tuple[Cell, ...], Scale | None]:
+        """Return the white cells, and the scale that makes the red cells 7.2 µm wide; None: too few are seen."""
         rows, columns = frame.rgb.shape[:2]
         if min(rows, columns) < SMALLEST_SIDE_PX:
-            return ()
-        radius = _measured(frame.rgb)[0]
+            return (), None
+        radius, of_red_cells = _measured(frame.rgb)
         step = working_step(radius)
         labels = _cells_of(_stain_of(_shrink(frame.rgb, step)), radius / step)
-        return self._enlarged(labels, step, (rows, columns))
+        scale = Scale(RED_CELL_UM / (2 * radius), ScaleOrigin.RED_CELLS) if of_red_cells else None
+        return self._enlarged(labels, step, (rows, columns)), scale
 
     def find_by(self, rgb: NDArray[np.uint8], measures: Measures) -> tuple[Cell, ...]:
         """Return the white cells of a part of a slide, by what was measured of the whole of it.
@@ -104,13 +109,6 @@ class Nucleus:
             if mask.any():
                 cells.append(cell_of(mask, offset, shape))
         return tuple(sorted(cells, key=lambda cell: (cell.box.y, cell.box.x)))
-
-    def scale(self, frame: Frame) -> Scale | None:
-        """Return the distance of the pixels that makes the red cells 7.2 µm wide; None where too few are seen."""
-        if min(frame.rgb.shape[:2]) < SMALLEST_SIDE_PX:
-            return None
-        radius, of_red_cells = _measured(frame.rgb)
-        return Scale(RED_CELL_UM / (2 * radius), ScaleOrigin.RED_CELLS) if of_red_cells else None
 
 
 @dataclass(frozen=True, slots=True)

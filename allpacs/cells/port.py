@@ -16,5 +16,5 @@ class CellFinder(Protocol):
     def find(self, frame: Frame) -> Sequence[Cell]:
         """Return the cells of the frame, ordered by row then column of their boxes; empty where there are none."""
 
-    def scale(self, frame: Frame) -> Scale | None:
-        """Return the distance of the frame's pixels as what is seen in it tells; None where nothing does."""
+    def find_and_measure(self, frame: Frame) -> tuple[Sequence[Cell], Scale | None]:
+        """Return the cells, and the distance of the frame's pixels as what is seen in it tells; None: nothing does."""

@@ -45,9 +45,9 @@ class WholeFrame:
         cells = [cell_of(mask, offset, shape) for mask in masks.values()]
         return tuple(sorted(cells, key=lambda cell: (cell.box.y, cell.box.x)))
 
-    def scale(self, _: Frame) -> None:
-        """Return nothing: a cell alone is no measure."""
-        return
+    def find_and_measure(self, frame: Frame) -> tuple[tuple[Cell, ...], None]:
+        """Return the cells, and no scale: a cell alone is no measure."""
+        return self.find(frame), None
 
 
 def not_black(rgb: NDArray[np.uint8]) -> NDArray[np.bool_]:

@@ -81,6 +81,23 @@ class Artefacts:
             for row in rows
         ]
 
+    def put_pictures(self, study_uid: str, revision: int, content: bytes) -> None:
+        """Keep what the network saw of a reading's cells, beside its results.
+
+        Raises
+        ------
+        StoreFault
+            The disk cannot be written.
+        """
+        self._spool.write(_pictures(study_uid, revision), [content])
+
+    def pictures(self, study_uid: str, revision: int) -> bytes | None:
+        """Return what `put_pictures` has kept, or None where nothing can be read."""
+        try:
+            return (self._spool.folder / _pictures(study_uid, revision)).read_bytes()
+        except OSError:
+            return None
+
     def dicom_of_study(self, study_uid: str) -> list[Path]:
         """Return where the DICOM objects made of a study lie, of all revisions, first to last."""
         query = sa.select(_T.path).where(_T.study_uid == study_uid, _T.media_type == "application/dicom")
@@ -110,3 +127,7 @@ class Artefacts:
         if hashlib.sha256(content).hexdigest() != sha256:
             raise StoreDamaged(f"artefact {path}: not the bytes that were kept")
         return content
+
+
+def _pictures(study_uid: str, revision: int) -> Path:
+    return Path(study_uid, str(revision), "cells.npz")

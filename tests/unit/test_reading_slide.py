@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,9 +18,12 @@ from allpacs.commands.show import study_json
 from allpacs.decode.part10 import read_header
 from allpacs.domain.artefacts import ArtefactKind
 from allpacs.domain.instance import InstanceIdentity
+from allpacs.domain.review import Decision, Reviewer
 from allpacs.pipeline import Pipeline
 from allpacs.reading import Reading, ReadingOptions
 from allpacs.settings import SHIPPED_BUNDLE
+from allpacs.store.records import RevisionState
+from allpacs.store.reviews import NewDecision
 from allpacs.store.store import Store
 from slide_maker import SyntheticSlide, write_pyramid
 
@@ -74,13 +78,13 @@ def _sr(store: Store) -> str:
     return sr.content.decode("latin-1")
 
 
-def _reading(store: Store, tmp_path: Path, max_cells: int = 10_000) -> Reading:
+def _reading(store: Store, tmp_path: Path, max_cells: int = 10_000, key_images: int = 0) -> Reading:
     return Reading(
         store=store,
         pipeline=Pipeline(load_bundle(SHIPPED_BUNDLE), max_cells=max_cells),
         ask=_ask,
         work_folder=tmp_path / "work",
-        options=ReadingOptions(chunk_instances=2, cells_by={}, host_name="here"),
+        options=ReadingOptions(chunk_instances=2, cells_by={}, host_name="here", key_images=key_images),
     )
 
 
@@ -155,3 +159,40 @@ def test_an_empty_slide_is_told(tmp_path: Path) -> None:
     _read(_reading(store, tmp_path))
     assert _sr(store).count("No white cell was found.") == 1
     store.close()
+
+
+def test_signing_does_not_search_the_slide_again(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Report and key images of a signed revision show what those of the reading did."""
+
+    def again(*_: object, **__: object) -> None:
+        raise AssertionError("the slide is read again")
+
+    reading = _reading(store, tmp_path, max_cells=20, key_images=3)
+    _read(reading)
+    reading.discard_work(STUDY, 1)
+    for part in ("survey", "search"):
+        monkeypatch.setattr(reading_module, part, again)
+    (cell, *_) = (cell for one in store.findings.get(STUDY, 1) for cell in one.cells)
+    for revision in (1, 2):  # a signed one can be signed again
+        store.revisions.set_state(STUDY, revision, RevisionState.REPORTED)
+        version = store.reviews.decide(
+            STUDY, revision, [NewDecision(cell.tracking_uid, Decision.ACCEPTED, None, revision - 1)], by="sam", now=20.0
+        )[0].version
+        store.reviews.sign(
+            STUDY,
+            revision,
+            seen_version=version,
+            reviewer=Reviewer("Specialist^Sam", "Hospital", "sam"),
+            by="sam",
+            now=20.0,
+        )
+        reading.report(STUDY, revision + 1)
+        assert _thumbnails(store, revision + 1) == _thumbnails(store, 1)
+        assert len(_thumbnails(store, 1)) == 20
+        kinds = {one.kind for one in store.artefacts.get(STUDY, revision + 1)}
+        assert {ArtefactKind.KEY_IMAGES, ArtefactKind.SR} <= kinds
+
+
+def _thumbnails(store: Store, revision: int) -> list[str]:
+    (html,) = (one for one in store.artefacts.get(STUDY, revision) if one.kind is ArtefactKind.HTML)
+    return sorted(re.findall(r"data:image/jpeg;base64,[^\"]+", html.content.decode()))
