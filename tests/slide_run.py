@@ -13,9 +13,11 @@ import sys
 import tempfile
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent.parent)]
 
@@ -48,18 +50,9 @@ def plugin(hospital: Hospital, *, stand_in: bool) -> Iterator[Callable[[], dict[
             yield lambda: {process: hospital.pid_of(process) for process in ("receive", "work")}
 
 
-def run(
-    stamps: tuple[int, int], filled: int, max_cells: int, folder: Path, timeout_s: float, *, stand_in: bool
-) -> dict[str, object]:
-    """Read a slide of `stamps` (down, across) with cells in a corner of `filled` x `filled`; return the facts."""
-    slide = SyntheticSlide(stamps, filled=lambda row, column: row < filled and column < filled)
-    files = write_pyramid(folder / "slide", slide, steps=(1, 4, 16, 64) if max(stamps) > 64 else (1, 4, 16))
-    facts: dict[str, object] = {
-        "pixels": f"{slide.size[1]} x {slide.size[0]}",
-        "files_mb": [round(file.stat().st_size / 1e6, 1) for file in files],
-        "cells_on_the_slide": len(slide.cells()),
-        "network": "a stand-in that judges by brightness" if stand_in else "the bundle's",
-    }
+def follow(files: list[Path], folder: Path, *, max_cells: int, timeout_s: float, stand_in: bool) -> dict[str, object]:
+    """Send the files of a study to a plugin of its own, wait for its report, and return the facts."""
+    facts: dict[str, object] = {"network": "a stand-in that judges by brightness" if stand_in else "the bundle's"}
     peaks: dict[str, float] = {}
     by_progress: dict[str, int] = {}
     done = threading.Event()
@@ -75,42 +68,58 @@ def run(
 
         watcher = threading.Thread(target=watch, daemon=True)
         watcher.start()
+        store = Store.open(folder / "store")
         try:
             began = time.monotonic()
             sent = send_files(files, "127.0.0.1", hospital.port, AE_TITLE, SENDER, timeout_s=600)
-            facts["sent"] = [f"{one.status:04X}" if one.status is not None else None for one in sent]
-            facts["seconds_to_send"] = round(time.monotonic() - began)
-            store = Store.open(folder / "store")
+            answers = Counter("none" if one.status is None else f"{one.status:04X}" for one in sent)
+            facts |= {"sent": dict(answers), "seconds_to_send": round(time.monotonic() - began)}
             started, last, tenth = time.monotonic(), "", -1
             while not hospital.reports:
                 for row in store.studies.latest():
-                    for revision in store.revisions.of_study(row.study_uid):
-                        said = f"{revision.state} {revision.pieces_read} of {revision.pieces} {revision.reason or ''}"
-                        if said != last:
-                            print(f"{time.monotonic() - started:7.0f} s  {said}", file=sys.stderr, flush=True)  # noqa: T201
-                            last = said
-                        if revision.pieces and revision.pieces_read * 10 // revision.pieces > tenth:
-                            tenth = revision.pieces_read * 10 // revision.pieces
-                            by_progress[f"{revision.pieces_read} of {revision.pieces}"] = round(peaks.get("work", 0.0))
+                    revision = store.revisions.of_study(row.study_uid)[-1]
+                    read, pieces = revision.pieces_read or 0, revision.pieces or 0
+                    said = f"{revision.state} {read} of {pieces} {revision.reason or ''}"
+                    if said != last:
+                        print(f"{time.monotonic() - started:7.0f} s  {said}", file=sys.stderr, flush=True)  # noqa: T201
+                        last = said
+                    if pieces and read * 10 // pieces > tenth:
+                        tenth = read * 10 // pieces
+                        by_progress[f"{read} of {pieces}"] = round(peaks.get("work", 0.0))
                 if time.monotonic() - started > timeout_s:
                     raise TimeoutError(last)
                 time.sleep(1.0)
             facts["seconds"] = round(time.monotonic() - started)
-            (row,) = store.studies.latest()
             wait_until(lambda: store.studies.latest()[0].state == "delivered", 600, "delivered")
-            found = store.findings.get(row.study_uid, 1)
-            facts["cells_found"] = sum(one.found for one in found)
-            facts["cells_judged"] = sum(len(one.cells) for one in found)
-            facts["left_out"] = sum(one.left_out for one in found)
-            facts["remarks"] = sorted({remark.text for one in found for remark in one.remarks})
-            facts["report_mb"] = round(hospital.reports[0].stat().st_size / 1e6, 1)
-            store.close()
+            (row,) = store.studies.latest()
+            found = store.findings.get(row.study_uid, row.revision)
+            facts |= {
+                "revision": row.revision,
+                "cells_found": sum(one.found for one in found),
+                "cells_judged": sum(len(one.cells) for one in found),
+                "left_out": sum(one.left_out for one in found),
+                "remarks": sorted({remark.text for one in found for remark in one.remarks}),
+                "report_mb": round(hospital.reports[0].stat().st_size / 1e6, 1),
+            }
         finally:
             done.set()
             watcher.join(10)
+            store.close()
     facts["peak_mb"] = {process: round(peak) for process, peak in sorted(peaks.items())}
     facts["worker_peak_mb_by_pieces_read"] = by_progress
     return facts
+
+
+def run(stamps: tuple[int, int], filled: int, folder: Path, **how: Any) -> dict[str, object]:
+    """Read a slide of `stamps` (down, across) with cells in a corner of `filled` x `filled`; return the facts."""
+    slide = SyntheticSlide(stamps, filled=lambda row, column: row < filled and column < filled)
+    files = write_pyramid(folder / "slide", slide, steps=(1, 4, 16, 64) if max(stamps) > 64 else (1, 4, 16))
+    return {
+        "pixels": f"{slide.size[1]} x {slide.size[0]}",
+        "files_mb": [round(file.stat().st_size / 1e6, 1) for file in files],
+        "cells_on_the_slide": len(slide.cells()),
+        **follow(files, folder, **how),
+    }
 
 
 def main() -> None:
