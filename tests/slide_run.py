@@ -76,8 +76,8 @@ def follow(files: list[Path], folder: Path, *, max_cells: int, timeout_s: float,
             facts |= {"sent": dict(answers), "seconds_to_send": round(time.monotonic() - began)}
             started, last, tenth = time.monotonic(), "", -1
             while not hospital.reports:
-                for row in store.studies.latest():
-                    revision = store.revisions.of_study(row.study_uid)[-1]
+                closed = [one for row in store.studies.latest() for one in store.revisions.of_study(row.study_uid)]
+                for revision in closed[-1:]:
                     read, pieces = revision.pieces_read or 0, revision.pieces or 0
                     said = f"{revision.state} {read} of {pieces} {revision.reason or ''}"
                     if said != last:
