@@ -57,11 +57,16 @@ STANDS_OUT = 1.5
 #: Optical density in green of anything that is not background.
 FAINTEST_OBJECT = 0.10
 
+#: What swallows more green than the first and less blue than the second was drawn into the picture, as a scale bar: the
+#: stains take some of both.
+DRAWN = (2.5, 0.1)
+
 #: Where red cells of about the nuclei's size cover less than this share of all red cells, the nuclei are platelets.
 PLATELETS_ONLY = 0.1
 
-#: Nuclei enough to measure a field by.
+#: Nuclei enough to measure a field by, if they are no smaller than this share of its red cells: else they are specks.
 MANY_NUCLEI = 20
+LEAST_RULER = 0.5
 
 #: A nucleus covers at least this share of a red cell; platelets and debris cover less.
 SMALLEST_NUCLEUS = 0.35
@@ -227,12 +232,12 @@ def _stain_of(rgb: NDArray[np.uint8], background: Sequence[float] | NDArray[np.f
     white = _white_of(rgb) if background is None else np.asarray(background)
     # One table a channel: the logarithm of 256 values instead of one of every pixel.
     levels = np.log1p(np.arange(256, dtype=np.float32))
-    return _Stain(
-        *(
-            ndimage.gaussian_filter((np.log1p(np.float32(white[c])) - levels)[rgb[..., c]], 0.8, output=np.float32)
-            for c in (1, 2)
-        )
-    )
+    green, blue = ((np.log1p(np.float32(white[c])) - levels)[rgb[..., c]] for c in (1, 2))
+    drawn = (green > DRAWN[0]) & (blue < DRAWN[1])
+    if drawn.any():
+        around = ndimage.binary_dilation(drawn, iterations=3)  # lines have soft edges
+        green[around] = blue[around] = 0.0
+    return _Stain(*(ndimage.gaussian_filter(density, 0.8, output=np.float32) for density in (green, blue)))
 
 
 def _nuclei_of(stain: _Stain) -> tuple[Mask, float]:
@@ -283,7 +288,7 @@ def _red_cell_radius(stain: _Stain) -> tuple[float, bool]:
     radius = _weighted_median(red)
     # Heaps of red cells look like large ones. Nuclei are the better ruler where there are too many to be lobes.
     white = white[white > 0.5 * largest]
-    if white.size >= MANY_NUCLEI and (limit := 1.1 * _weighted_median(white)) < radius:
+    if white.size >= MANY_NUCLEI and LEAST_RULER * radius < (limit := 1.1 * _weighted_median(white)) < radius:
         return limit, False
     return radius, True
 

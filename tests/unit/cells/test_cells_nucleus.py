@@ -9,7 +9,7 @@ from xml.etree import ElementTree as ET
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageDraw
 from scipy import ndimage
 
 from allpacs.cells.choose import central_cell
@@ -72,6 +72,28 @@ def test_red_cells_and_background_hold_no_white_cell() -> None:
 
 def test_platelets_are_not_white_cells() -> None:
     assert _find(_field([(150, 120, 6, NUCLEUS), (190, 130, 5, NUCLEUS)])) == ()
+
+
+def test_stain_debris_is_no_white_cell() -> None:
+    places = np.random.default_rng(1).uniform((60, 60, 1), (260, 180, 4), (60, 3))
+    specks = [(x, y, radius, NUCLEUS) for x, y, radius in places.tolist()]
+    assert _find(_field(specks)) == ()
+    (cell,) = _find(_field([*specks[:20], (160, 120, 30, NUCLEUS)]))
+    assert _iou((130, 90, 190, 150), _corners(cell)) > 0.5
+
+
+@pytest.mark.parametrize("colour", ["black", "white", "red", "green", "blue", "yellow"])
+@pytest.mark.parametrize("thickness", [4, 12])
+def test_a_burned_in_scale_bar_is_no_white_cell(colour: str, thickness: int) -> None:
+    for cells in (0, 3):
+        picture = Image.fromarray(draw_field(3, cells))
+        before = _find(np.asarray(picture))
+        draw = ImageDraw.Draw(picture)
+        draw.rectangle((480, 440, 610, 440 + thickness), fill=colour)
+        draw.text((510, 400), "20 µm", fill=colour, font_size=28)
+        after = _find(np.asarray(picture))
+        assert len(after) == len(before) == cells
+        assert _matched([_corners(cell) for cell in before], after) == cells
 
 
 def test_lobes_of_one_granulocyte_are_one_cell() -> None:
