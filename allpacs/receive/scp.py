@@ -385,7 +385,7 @@ class StorageScp:
             self._memory.give_back(event.assoc)
         elif not self._memory.take(event.assoc, len(event.data), self._ae.network_timeout):
             self._cut(event, "larger than half of receive.max_memory_mb, or no room in time")
-        elif now - began > self._message_timeout_s:
+        if now - began > self._message_timeout_s:
             self._cut(event, "a message that took too long")
         if event.assoc not in self._tallies:  # it ended meanwhile
             self._memory.give_back(event.assoc)

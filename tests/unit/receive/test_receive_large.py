@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from io import BytesIO
+from itertools import chain, repeat
 from pathlib import Path
 from typing import BinaryIO
 
@@ -100,6 +101,25 @@ def test_one_that_breaks_off_leaves_nothing(receiver: Start, connect: Connect, s
     assert not in_spool(store)
     assert not list((store.spool.folder / "incoming").iterdir())
     assert connect(scp.port).send(make_instance(2)) == 0x0000
+
+
+def test_one_that_never_ends_is_cut_off(receiver: Start, connect: Connect, store: Store) -> None:
+    scp = receiver(max_memory_bytes=MEMORY_BYTES, message_timeout_s=1.0)
+    peer = connect(scp.port)
+    contexts = peer.association.accepted_contexts
+    context = next(one.context_id for one in contexts if one.abstract_syntax == MICROSCOPIC)
+    raw = peer.association.dul.socket.socket
+    part = struct.pack(">LBB", 50_002, context, 0) + bytes(50_000)
+    deadline = time.monotonic() + 20
+    with pytest.raises(OSError):
+        for fragment in chain([_command(context)], repeat(part)):
+            assert time.monotonic() < deadline
+            raw.sendall(struct.pack(">BBL", 4, 0, len(fragment)) + fragment)
+            time.sleep(0.02)
+    while scp._large:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert not in_spool(store)
 
 
 def _command(context: int) -> bytes:
