@@ -7,6 +7,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from io import BytesIO
 from itertools import chain, repeat
 from pathlib import Path
@@ -111,7 +112,7 @@ def test_one_that_never_ends_is_cut_off(receiver: Start, connect: Connect, store
     raw = peer.association.dul.socket.socket
     part = struct.pack(">LBB", 50_002, context, 0) + bytes(50_000)
     deadline = time.monotonic() + 20
-    with pytest.raises(OSError):
+    with suppress(OSError):  # the peer, or its own thread, has closed it
         for fragment in chain([_command(context)], repeat(part)):
             assert time.monotonic() < deadline
             raw.sendall(struct.pack(">BBL", 4, 0, len(fragment)) + fragment)
