@@ -87,7 +87,7 @@ def test_cells_that_the_model_cannot_explain_are_shown_without(
     crop = np.full((128, 128, 3), 90, np.uint8)
     monkeypatch.setattr(reading, "_cells_with_crops", lambda _: ((cell, crop) for cell in findings.cells))
     with capture_logs() as lines:
-        pictures = reading._key_pictures(findings)
+        pictures = reading._pictures(findings, findings).key
     store.close()
     assert pictures
     assert all(picture.evidence is None for picture in pictures.values())
