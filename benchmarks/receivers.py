@@ -56,7 +56,7 @@ def _storescu(files: Sequence[Path], port: int, called_ae: str) -> subprocess.Po
 
 
 @contextmanager
-def allpacs(folder: Path, *verb: str, extra: str = "", quiet_s: float = 3600.0) -> Iterator[int]:
+def allpacs(folder: Path, *verb: str, extra: str = "", quiet_s: float = 3600.0, processes: int = 1) -> Iterator[int]:
     """Run ``allpacs receive`` (or another verb) with a store of its own; yield its DICOM port."""
     port = free_port()
     folder.mkdir(parents=True)
@@ -65,6 +65,7 @@ def allpacs(folder: Path, *verb: str, extra: str = "", quiet_s: float = 3600.0) 
         f"""
 [receive]
 port = {port}
+processes = {processes}
 require_called_ae_title = false
 quiet_s = {quiet_s}
 min_free_mb = 100

@@ -56,6 +56,6 @@ def full(folder: Path) -> Scale:
 def quick(folder: Path) -> Scale:
     """Return sizes that show that everything runs."""
     return Scale(
-        folder, runs=2, receive=60, plugin=24, engine_cells=32, report_cells=100, large=400, small=100,
-        console_studies=200, slide_stamps=4, slide_filled=1,
+        folder, runs=1, receive=40, plugin=12, engine_cells=16, report_cells=20, large=100, small=20,
+        console_studies=50, slide_stamps=2, slide_filled=1,
     )  # fmt: skip

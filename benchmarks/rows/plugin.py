@@ -39,7 +39,7 @@ def rows(scale: Scale) -> Iterator[Row]:
     crops = golden_crops(bundle, scale.plugin)
     best = best_batch(engine, crops[: scale.engine_cells])
     setting = f"{scale.plugin} single-cell instances, {engine.name}, {bundle.input_px} px; "
-    runs = max(2, scale.runs // 2)
+    runs = max(1, scale.runs // 2)
     yield paired(
         "plugin_vs_engine",
         lambda: whole_plugin(scale, scale.plugin),

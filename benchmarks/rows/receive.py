@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 
 from benchmarks import instances, receivers
@@ -35,11 +37,11 @@ def rows(scale: Scale) -> Iterator[Row]:
     for name, associations, peer, aim, how in (
         ("receive_1", 1, receivers.storescp, ">= 1.0, at least 0.6", unsynced),
         ("receive_vs_orthanc", 1, receivers.orthanc, ">= 2", "against Orthanc, no plugins, HTTP off"),
-        ("receive_8", 8, receivers.storescp, ">= 1.0", f"8 associations, {unsynced}"),
+        ("receive_8", 8, receivers.storescp, ">= 1.0", f"8 associations, a receiver a core; {unsynced}"),
     ):
         yield paired(
             name,
-            rate(receivers.allpacs, associations),
+            rate(partial(receivers.allpacs, processes=min(associations, os.cpu_count() or 1)), associations),
             rate(peer, associations),
             runs=scale.runs,
             unit="instances/s",

@@ -43,7 +43,7 @@ def rows(scale: Scale) -> Iterator[Row]:
         "report_linear",
         lambda: many() / (scale.report_cells * 10),
         lambda: few() / scale.report_cells,
-        runs=max(2, scale.runs // 2),
+        runs=max(1, scale.runs // 2),
         unit="s/cell",
         aim="<= 1.1",
         setting=f"{scale.report_cells * 10} cells against {scale.report_cells}",
