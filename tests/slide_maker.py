@@ -254,7 +254,7 @@ def write_level(
                 yield encode(number) if plane == copies // 2 else _jpeg(np.full((tile_px, tile_px, 3), 216, np.uint8))
 
     with path.open("wb") as file:
-        _write(file, ds, frames())
+        write_file(file, ds, frames())
     return ds
 
 
@@ -293,7 +293,7 @@ def _jpeg(rgb: Tile) -> bytes:
     return file.getvalue()
 
 
-def _write(file: BinaryIO, ds: Dataset, frames: Iterator[bytes]) -> None:
+def write_file(file: BinaryIO, ds: Dataset, frames: Iterator[bytes]) -> None:
     """Write a Part 10 file whose encapsulated frames come one at a time, without an offset table (PS3.5 A.4)."""
     ds.file_meta = FileMetaDataset()
     ds.file_meta.TransferSyntaxUID = JPEGBaseline8Bit

@@ -1,0 +1,54 @@
+"""``python tests/large_instance_run.py``: one instance of gigabytes to a receiver, with the memory that it takes.
+
+The finest level of a whole slide, in tiles of noise that nobody decodes. Printed, as JSON: its size, the answer, and
+the receiver's largest resident memory. Not part of ``make test``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+import time
+from itertools import repeat
+from pathlib import Path
+
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent.parent)]
+
+from allpacs.deliver.c_store import send_files  # noqa: E402
+from hospital import AE_TITLE, SENDER, Hospital  # noqa: E402
+from slide_maker import slide_header, write_file  # noqa: E402
+from slide_run import peak_mb  # noqa: E402
+
+SIDE_PX, TILE_BYTES = (80_000, 100_000), 64_000
+
+
+def main() -> None:
+    """Send one instance and print the facts."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--mb", type=int, default=1500, help="its size")
+    options = parser.parse_args()
+    tiles = options.mb * 1_000_000 // TILE_BYTES
+    with tempfile.TemporaryDirectory(prefix="large-instance") as name:
+        folder = Path(name)
+        path = folder / "level.dcm"
+        with path.open("wb") as file:
+            write_file(file, slide_header(*SIDE_PX, 256, tiles, uid="2.25.1"), repeat(os.urandom(TILE_BYTES), tiles))
+        with Hospital(folder) as hospital, hospital.running("receive") as receiver:
+            hospital.wait_for_echo(300)
+            before, began = peak_mb(receiver.pid), time.monotonic()
+            (sent,) = send_files([path], "127.0.0.1", hospital.port, AE_TITLE, SENDER, timeout_s=900)
+            facts = {
+                "instance_mb": round(path.stat().st_size / 1e6),
+                "answer": "none" if sent.status is None else f"{sent.status:04X}",
+                "seconds": round(time.monotonic() - began),
+                "peak_mb_before": round(before),
+                "peak_mb": round(peak_mb(receiver.pid)),
+            }
+    print(json.dumps(facts, indent=1))  # noqa: T201
+
+
+if __name__ == "__main__":
+    main()
