@@ -160,6 +160,11 @@ def make_audit(settings: Settings, process: str) -> AuditTrail:
 def start_tracing(settings: Settings, process: str) -> None:
     """Send this process's spans to the configured collector, if there is one.
 
+    Parameters
+    ----------
+    process:
+        ``work``, ``receive``, or of several receivers ``receive-2`` and so on.
+
     Raises
     ------
     ConfigFault
@@ -167,8 +172,8 @@ def start_tracing(settings: Settings, process: str) -> None:
     """
     endpoint = settings.tracing.endpoint
     if endpoint is not None:
-        instance = settings.work.executor_id if process == "work" else socket.gethostname()
-        tracing.start(process, endpoint, instance)
+        instance = settings.work.executor_id if process == "work" else f"{socket.gethostname()}/{process}"
+        tracing.start(process.partition("-")[0], endpoint, instance)
 
 
 def start_monitor(settings: Settings, store: Store, port: int, *, healthy: Check, ready: Check) -> Monitor | None:

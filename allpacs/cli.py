@@ -187,7 +187,7 @@ def receive(
         return
     store = open_store(settings)
     audit = make_audit(settings, name)
-    start_tracing(settings, "receive")
+    start_tracing(settings, name)
     receiver = make_receiver(settings, store, audit)
     try:
         receiver.start()

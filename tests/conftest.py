@@ -46,6 +46,38 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object | 
     return LoadFileSurvivingCrashes(config, log)
 
 
+#: Files that take longest, the longest first: begun last, one of them would hold up the end of all tests alone.
+LONGEST = (
+    "unit/training/test_training_recipes.py",
+    "faults/test_kill_at_every_step.py",
+    "acceptance/test_docs.py",
+    "unit/training/test_training_fit.py",
+    "faults/test_random_kills.py",
+    "faults/test_soak.py",
+    "deploy/test_release.py",
+    "deploy/test_many_machines.py",
+    "acceptance/test_main_job.py",
+    "acceptance/test_console.py",
+    "acceptance/test_readme.py",
+    "acceptance/test_command_line.py",
+    "deploy/test_compose.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the longest files first, then the others that start processes or a model."""
+    rank = {REPOSITORY / "tests" / name: place for place, name in enumerate(LONGEST)}
+
+    def place(item: pytest.Item) -> int:
+        slow = item.get_closest_marker("slow") is not None
+        return rank.get(item.path, len(rank) if slow else len(rank) + 1)
+
+    files: dict[Path, int] = {}
+    for item in items:  # a file stays together: some of its tests may be slow, some not
+        files[item.path] = min(place(item), files.get(item.path, len(rank) + 1))
+    items.sort(key=lambda item: files[item.path])
+
+
 @pytest.fixture(autouse=True)
 def logs_go_where_they_went() -> Iterator[None]:
     """Undo what a test that ran the command line in this process set up: its standard error is closed by then."""

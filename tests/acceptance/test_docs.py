@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 import tomllib
@@ -58,7 +57,9 @@ def run(command: str, hospital: Hospital, folder: Path) -> str:
         command = command.replace(shown, here)
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     environment = {**os.environ, "PATH": path, "PYTHONPATH": str(REPOSITORY)}
-    told = subprocess.run(["bash", "-c", command], cwd=folder, env=environment, capture_output=True, text=True)
+    told = subprocess.run(
+        ["bash", "-c", command], cwd=folder, env=environment, capture_output=True, text=True, timeout=600
+    )
     assert told.returncode == 0, f"{command}\n{told.stdout}\n{told.stderr}"
     return told.stdout
 
@@ -112,27 +113,28 @@ def test_the_quick_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
                 server.wait(60)
 
 
-def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The site, built with every warning an error."""
+    folder = tmp_path_factory.mktemp("site")
     told = subprocess.run(
-        [Path(sys.executable).with_name("mkdocs"), "build", "--strict", "--site-dir", tmp_path],
-        cwd=REPOSITORY, capture_output=True, text=True, env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
+        [Path(sys.executable).with_name("mkdocs"), "build", "--strict", "--site-dir", folder],
+        cwd=REPOSITORY, capture_output=True, text=True, env={**os.environ, "NO_MKDOCS_2_WARNING": "1"}, timeout=600,
     )  # fmt: skip
     assert told.returncode == 0, told.stderr
     assert "WARNING" not in told.stderr
-    built = {path.stem for path in tmp_path.glob("*.html")}
+    return folder
+
+
+def test_the_site_has_every_page_and_decision(site: Path) -> None:
+    built = {path.stem for path in site.glob("*.html")}
     assert {page.stem for page in DOCS.glob("*.md")} <= built
-    decisions = (tmp_path / "decisions" / "index.html").read_text(encoding="utf-8")
+    decisions = (site / "decisions" / "index.html").read_text(encoding="utf-8")
     assert all(record.stem in decisions for record in (DOCS / "decisions").glob("0*.md"))
 
 
-def test_nothing_on_the_site_is_fetched_from_elsewhere(tmp_path: Path) -> None:
-    built = REPOSITORY / "build" / "site-offline"
-    shutil.rmtree(built, ignore_errors=True)
-    subprocess.run(
-        [Path(sys.executable).with_name("mkdocs"), "build", "--quiet", "--site-dir", built],
-        cwd=REPOSITORY, check=True, capture_output=True,
-    )  # fmt: skip
-    for page in built.glob("*.html"):
+def test_nothing_on_the_site_is_fetched_from_elsewhere(site: Path) -> None:
+    for page in site.rglob("*.html"):
         fetched = re.findall(
             r"<(?:script|link|img)[^>]+(?:src|href)=\"?(https?://[^\" >]+)", page.read_text(encoding="utf-8")
         )
