@@ -92,6 +92,9 @@ lock:
 	rm -rf build/lock && $(PYTHON) -m venv build/lock
 	build/lock/bin/pip install --quiet --editable '.[dev,training]'
 	build/lock/bin/pip freeze --exclude-editable > constraints.txt
+	build/lock/bin/pip install --quiet uv
+	echo 'tensorflow[and-cuda]' | build/lock/bin/uv pip compile --quiet --no-annotate --no-header --constraint constraints.txt - \
+		| grep '^nvidia' > deploy/container/constraints-gpu.txt
 
 clean:
 	rm -rf .venv build demo-out

@@ -92,12 +92,16 @@ class Database:
             with self.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
                 connection.exec_driver_sql("PRAGMA journal_mode = WAL")  # kept in the file
         with self._reader.begin() as connection:
-            if _version(connection) == HEAD:
-                return
+            found = _version(connection)
+        if found is not None and found >= HEAD:
+            # A later version's: it has only added to what this code speaks (docs/decisions/0015), as while workers of
+            # both versions run.
+            return
         with self.engine.begin() as connection:  # one transaction: all of the migration or nothing
             if self.engine.dialect.name == "postgresql":
                 connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_MIGRATION_LOCK)))
-            if _version(connection) != HEAD:
+            found = _version(connection)  # another process may have brought it forward meanwhile
+            if found is None or found < HEAD:
                 upgrade(connection)
 
 

@@ -6,7 +6,10 @@ import re
 import shutil
 import subprocess
 import sys
+from importlib.metadata import distribution
 from pathlib import Path
+
+from packaging.requirements import Requirement
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 FILE = REPOSITORY / "deploy" / "container" / "Containerfile"
@@ -34,6 +37,23 @@ def test_what_is_copied_is_there_and_not_ignored() -> None:
     copied = [name for line in re.findall(r"^COPY (?!--from)(.+) \S+$", LINES, re.MULTILINE) for name in line.split()]
     assert set(copied) == let_in
     assert all((REPOSITORY / name).exists() for name in copied)
+
+
+def test_the_gpu_variant_is_pinned_and_fits_tensorflow() -> None:
+    """Resolved, not installed: its libraries are several gigabytes (docs/decisions/0013)."""
+    pinned = dict(
+        line.split("==") for line in FILE.with_name("constraints-gpu.txt").read_text(encoding="utf-8").splitlines()
+    )
+    wanted = [
+        one
+        for one in map(Requirement, distribution("tensorflow").requires or [])
+        if one.marker is not None
+        and one.marker.evaluate({"extra": "and-cuda"})
+        and not one.marker.evaluate({"extra": ""})
+    ]
+    assert {"nvidia-cudnn-cu12", "nvidia-cublas-cu12"} <= {one.name for one in wanted}
+    assert [str(one) for one in wanted if pinned.get(one.name) not in one.specifier] == []
+    assert "--constraint constraints-gpu.txt" in LINES
 
 
 def test_the_build_script_is_sound() -> None:
