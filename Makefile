@@ -1,6 +1,7 @@
 # The stable commands. Everything is installed into .venv from the package registries.
-# Where the demo writes.
+# Where the demo writes; a folder of pictures or DICOM files to read instead of drawn cells.
 OUT ?= demo-out
+IMAGES ?=
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
@@ -19,7 +20,7 @@ install-dev: .venv/installed-dev
 	touch $@
 
 demo: install
-	$(BIN)/allpacs demo --out $(OUT)
+	$(BIN)/allpacs demo --out $(OUT) $(if $(IMAGES),--images $(IMAGES))
 
 # Three at a time, each file in one process: most tests wait for something rather than compute. The longest files begin
 # first (tests/conftest.py), so that none is left alone at the end.

@@ -38,7 +38,7 @@ _AIM = "<= 300"
 _CELLS_EACH = 40
 #: One study among the others has so many cells.
 _LARGE = 5000
-_MODEL = ModelIdentity("bench", "1", "sha256:" + "ab" * 32, "EfficientNetB3")
+MODEL = ModelIdentity("bench", "1", "sha256:" + "ab" * 32, "EfficientNetB3")
 _DAY_S = 86_400
 
 
@@ -48,7 +48,7 @@ def rows(scale: Scale) -> Iterator[Row]:
     store = Store.open(folder / "store")
     studies = _fill(store, folder, scale.console_studies)
     setting = f"{scale.console_studies} studies, {_CELLS_EACH * (scale.console_studies - 1) + _LARGE} cells, SQLite"
-    with _serving(store) as client:
+    with serving(store) as address, _signed_in(address) as client:
         # The headers of all studies are being read.
         _wait_for(lambda: "Bench 0" in client.get("/?q=bench+0").text, "the patients of all studies")
         pages = {
@@ -86,8 +86,8 @@ def _timed(client: httpx.Client, path: str, clock: Callable[[], float]) -> Calla
 
 
 @contextmanager
-def _serving(store: Store) -> Iterator[httpx.Client]:
-    """Run the console over the store, and sign in."""
+def serving(store: Store) -> Iterator[str]:
+    """Run the console over the store; yield the address that signs in."""
     folder = store.spool.folder.parent
     settings = load_settings(store={"folder": folder}, receive={"port": 1})
     server = uvicorn.Server(uvicorn.Config(make_console(settings, store), port=0, log_config=None))
@@ -95,16 +95,21 @@ def _serving(store: Store) -> Iterator[httpx.Client]:
     thread.start()
     _wait_for(lambda: server.started, "the console")
     port = server.servers[0].sockets[0].getsockname()[1]
-    with httpx.Client(
-        base_url=f"http://127.0.0.1:{port}", headers={"accept": "text/html"}, follow_redirects=True, timeout=60
-    ) as client:
+    try:
+        yield f"http://127.0.0.1:{port}/sign-in#{(folder / 'console.token').read_text().strip()}"
+    finally:
+        server.should_exit = True
+        thread.join(30)
+
+
+@contextmanager
+def _signed_in(address: str) -> Iterator[httpx.Client]:
+    base, _, token = address.partition("/sign-in#")
+    with httpx.Client(base_url=base, headers={"accept": "text/html"}, follow_redirects=True, timeout=60) as client:
         page = client.get("/sign-in").text
         (csrf,) = re.findall(r'name="csrf" content="([^"]+)"', page)
-        token = (folder / "console.token").read_text().strip()
         client.post("/sign-in", data={"csrf": csrf, "token": token, "next": "/drift"})
         yield client
-    server.should_exit = True
-    thread.join(30)
 
 
 def _wait_for(condition: Callable[[], bool], what: str, within_s: float = 120.0) -> None:
@@ -150,11 +155,11 @@ def _fill(store: Store, folder: Path, count: int) -> list[str]:
             transfer_syntax_uid="1.2.840.10008.1.2.1", calling_ae="AE", received_at=at, path=files[number % len(files)],
             size_bytes=1, sha256="0" * 64, revision=1,
         )  # fmt: skip
-        add("revisions", study_uid=uid, revision=1, state=state, created_at=at, attempts=1, bundle_digest=_MODEL.digest)
+        add("revisions", study_uid=uid, revision=1, state=state, created_at=at, attempts=1, bundle_digest=MODEL.digest)
         body = adapter.dump_json(found).decode()
         add("findings", study_uid=uid, revision=1, sop_instance_uid=sop, stage="classify", body=body)
         add(
-            "outcomes", study_uid=uid, revision=1, model=json.dumps(asdict(_MODEL)), bundle_digest=_MODEL.digest,
+            "outcomes", study_uid=uid, revision=1, model=json.dumps(asdict(MODEL)), bundle_digest=MODEL.digest,
             decision_digest="d", cells=cells, cells_all=positive, cells_hem=negative, unreadable=0,
             fraction=positive / max(1, positive + negative), fraction_low=0.1, fraction_high=0.9,
             scores=json.dumps(scores.tolist()), reasons="{}",

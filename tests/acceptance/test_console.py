@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,9 +33,12 @@ _FIRST = re.compile(r"Review console: (\S+)")
 
 @dataclass(frozen=True, slots=True)
 class Demo:
+    """`make demo` at a terminal, as a new user types it."""
+
     address: str
     folder: Path
-    process: subprocess.Popen[str]
+    process: subprocess.Popen[bytes]
+    printed: bytearray
 
     @property
     def run(self) -> Path:
@@ -60,21 +66,44 @@ def _pictures(folder: Path) -> Path | None:
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
     folder = tmp_path_factory.mktemp("demo")
     images = _pictures(folder / "cells")
-    given = [] if images is None else ["--images", str(images)]
-    command = [sys.executable, "-m", "allpacs", "demo", "--keep-open", "--out", str(folder / "out"), *given]
-    with (folder / "printed.txt").open("w+") as printed:
-        process = subprocess.Popen(command, stdout=printed, stderr=subprocess.STDOUT, text=True)
-        try:
-            until = time.monotonic() + 240
-            while not (found := _FIRST.search((folder / "printed.txt").read_text())):
-                assert process.poll() is None, (folder / "printed.txt").read_text()
-                assert time.monotonic() < until, "the demo printed no address"
-                time.sleep(0.2)
-            yield Demo(found[1], folder / "out", process)
-        finally:
-            if process.poll() is None:
-                process.send_signal(signal.SIGINT)
+    # Installed it is already, wherever these tests run.
+    command = ["make", "-o", ".venv/installed", f"BIN={Path(sys.executable).parent}", "demo", f"OUT={folder / 'out'}"]
+    given = [] if images is None else [f"IMAGES={images}"]
+    printed = bytearray()
+    screen, terminal = os.openpty()
+    process = subprocess.Popen(
+        command + given, cwd=REPOSITORY, env=os.environ | {"TERM": "dumb", "COLUMNS": "200"},
+        stdin=terminal, stdout=terminal, stderr=terminal, start_new_session=True,
+    )  # fmt: skip
+    os.close(terminal)
+    threading.Thread(target=_read_all, args=(screen, printed), daemon=True).start()
+    try:
+        until = time.monotonic() + 240
+        while not (found := _FIRST.search(printed.decode(errors="replace"))):
+            assert process.poll() is None, printed.decode(errors="replace")
+            assert time.monotonic() < until, f"no address within 240 s: {printed.decode(errors='replace')}"
+            time.sleep(0.2)
+        yield Demo(found[1], folder / "out", process, printed)
+    finally:
+        if process.poll() is None:
+            interrupt(process)
+            try:
                 process.wait(90)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait(30)
+        os.close(screen)
+
+
+def _read_all(screen: int, printed: bytearray) -> None:
+    with suppress(OSError):  # how a terminal says that nobody writes to it any more
+        while part := os.read(screen, 65536):
+            printed += part
+
+
+def interrupt(process: subprocess.Popen[bytes]) -> None:
+    """Do what Ctrl-C does: every process of the terminal is interrupted."""
+    os.killpg(process.pid, signal.SIGINT)
 
 
 @pytest.fixture(scope="module")
@@ -249,8 +278,9 @@ def test_no_page_is_hard_to_use(browser: Browser, demo: Demo, locale: str, schem
 
 def test_the_demo_ends_with_a_summary_of_what_was_signed(demo: Demo) -> None:
     """Run last: it ends the demo."""
-    demo.process.send_signal(signal.SIGINT)
-    assert demo.process.wait(90) == 0
+    interrupt(demo.process)
+    demo.process.wait(90)
     summary = json.loads((demo.folder / "summary.json").read_text())
     assert len(summary["sr"]) == 3  # the study's two, and that of the upload
-    assert "signed by local" in (demo.folder.parent / "printed.txt").read_text()
+    assert b"signed by local" in demo.printed
+    assert b"SR at the PACS" in demo.printed

@@ -24,6 +24,7 @@ function start() {
   let overlay = false;
   let waiting = new Map(JSON.parse(sessionStorage.getItem(kept) ?? "[]"));
   let sending = false;
+  let held = null; // what was pressed while the next part of the gallery is on its way
 
   const all = () => [...gallery.querySelectorAll(".cell")];
   const find = (uid) => gallery.querySelector(`.cell[data-uid="${CSS.escape(uid)}"]`);
@@ -117,9 +118,30 @@ function start() {
       const cells = all();
       const next = cells[cells.indexOf(current) + 1];
       if (next) select(next);
-      else show(current);
+      else {
+        show(current);
+        const more = gallery.querySelector(".more");
+        if (more) {
+          held = []; // the next key is meant for a cell that is not here yet
+          window.htmx?.trigger(more, "wanted");
+        }
+      }
     }
   }
+
+  document.body.addEventListener("htmx:afterSettle", () => {
+    const cells = all();
+    const next = cells[cells.indexOf(current) + 1];
+    if (!held || !next) return;
+    const pressed = held;
+    held = null;
+    select(next);
+    for (const act of pressed) held ? held.push(act) : act();
+  });
+  document.body.addEventListener("htmx:afterRequest", (event) => {
+    const more = gallery.querySelector(".more");
+    if (held && more && !event.detail.successful) setTimeout(() => window.htmx?.trigger(more, "wanted"), 1000);
+  });
 
   function mark(cell, { decision, label, by }) {
     const { label: model } = cell.dataset;
@@ -229,7 +251,8 @@ function start() {
     const act = keys[key];
     if (!act) return;
     event.preventDefault();
-    act();
+    if (held) held.push(act);
+    else act();
   });
 
   gallery.addEventListener("click", (event) => {
