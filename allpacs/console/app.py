@@ -31,6 +31,7 @@ from allpacs.console import access, live, rendering
 from allpacs.console.access import Permission, SecurityHeaders
 from allpacs.console.activation import Activation
 from allpacs.console.cells import CellsOfStudies
+from allpacs.console.faults import said
 from allpacs.console.pages import dicomweb, drift, export, operations, review, sign_in, study, upload, worklist
 from allpacs.console.pages import pictures as picture_pages
 from allpacs.console.patients import Patients
@@ -265,5 +266,5 @@ def _sign_in_first(request: Request) -> Response:
 
 def _told(visit: Visit, status: int, fault: str) -> Response:
     if "application/json" in visit.request.headers.get("accept", ""):
-        return JSONResponse({"error": fault}, status)
+        return JSONResponse({"error": said(fault, visit.locale)}, status)
     return visit.page("fault.html", status, fault=fault)

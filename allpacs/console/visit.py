@@ -17,6 +17,7 @@ from allpacs.console import access, rendering
 from allpacs.console.access import Permission, Person
 from allpacs.console.activation import Activation
 from allpacs.console.cells import CellsOfStudies
+from allpacs.console.faults import said
 from allpacs.console.patients import Patients
 from allpacs.console.pictures import Pictures
 from allpacs.settings import Settings
@@ -118,6 +119,7 @@ class Visit:
         text = rendering.render(
             template,
             self.locale,
+            said=lambda fault: said(fault, self.locale),
             person=self.person,
             permission=Permission,
             csrf=access.form_token(self.request),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from pathlib import Path
 
@@ -10,6 +11,8 @@ from babel.messages.extract import extract_from_dir
 from babel.messages.pofile import read_po
 
 from allpacs.console import rendering
+from allpacs.console.faults import FAULTS, said
+from allpacs.store import reviews
 
 PACKAGE = Path(rendering.__file__).parent
 FIELD = re.compile(r"%\((\w+)\)s|%%s")
@@ -19,7 +22,7 @@ def messages() -> set[str | tuple[str, ...]]:
     found = extract_from_dir(
         str(PACKAGE), [("templates/**.html", "jinja2")], {"templates/**.html": {"trimmed": "true"}}
     )
-    return {message if isinstance(message, str) else tuple(message) for _, _, message, _, _ in found}
+    return {message if isinstance(message, str) else tuple(message) for _, _, message, _, _ in found} | set(FAULTS)
 
 
 def test_every_message_is_translated_and_no_other() -> None:
@@ -53,3 +56,25 @@ def test_numbers_and_dates_keep_their_order_from_right_to_left() -> None:
     shown = rendering.environment("ar").from_string("{{ '20170402' | dicom_date }} {{ 0.5 | percent }}").render()
     assert shown == "\u20662017-04-02\u2069 \u206650.0\u00a0%\u2069"
     assert rendering.environment("en").from_string("{{ '20170402' | dicom_date }}").render() == "2017-04-02"
+
+
+def raised(file: Path, *kinds: str) -> list[str]:
+    """Return the texts of the errors of these kinds that a module raises, with X for what differs."""
+    calls = [one.exc for one in ast.walk(ast.parse(file.read_text())) if isinstance(one, ast.Raise)]
+    texts = [one.args[0] for one in calls if isinstance(one, ast.Call) and getattr(one.func, "id", "") in kinds]
+    return [
+        "".join(part.value if isinstance(part, ast.Constant) else "X" for part in text.values)
+        if isinstance(text, ast.JoinedStr)
+        else ast.literal_eval(text)
+        for text in texts
+    ]
+
+
+def test_what_reviewers_are_told_is_told_in_their_language() -> None:
+    texts = [*raised(Path(reviews.__file__), "Outdated"), *raised(PACKAGE / "oidc.py", "SignInRefused")]
+    assert len(texts) == 10
+    for text in texts:
+        assert said(text, "en").replace("X", "") == text.replace("X", "")
+        assert re.search("[\u0600-\u06ff]", said(text, "ar")), text
+    assert said("layla has signed this review meanwhile", "ar") == "وقّع \u2066layla\u2069 هذه المراجعة في هذه الأثناء"
+    assert said("index: disk I/O error", "ar") == "index: disk I/O error"
