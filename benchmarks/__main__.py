@@ -22,9 +22,9 @@ from benchmarks import machine, page, scale, scaling
 from benchmarks.measure import Row
 
 _ROOT = Path(__file__).resolve().parents[1]
-_SUBJECTS = ("receive", "classify", "plugin", "reports", "ready", "growth", "slide", "console", "review")
+_SUBJECTS = ("receive", "classify", "plugin", "reports", "ready", "growth", "slide", "console")
 #: Measured only where it is asked for.
-_ON_DEMAND = ("gpu",)
+_ON_DEMAND = ("gpu", "review")
 _INSIDE = "ALLPACS_BENCHMARK_NAMESPACE"
 
 

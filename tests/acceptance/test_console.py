@@ -280,6 +280,7 @@ def test_the_demo_ends_with_a_summary_of_what_was_signed(demo: Demo) -> None:
     """Run last: it ends the demo."""
     interrupt(demo.process)
     demo.process.wait(90)
+    assert (demo.folder / "summary.json").is_file(), demo.printed.decode(errors="replace")[-2000:]
     summary = json.loads((demo.folder / "summary.json").read_text())
     assert len(summary["sr"]) == 3  # the study's two, and that of the upload
     assert b"signed by local" in demo.printed
