@@ -123,9 +123,18 @@ def _running(program: list[str], log: object, folder: Path) -> Iterator[subproce
     try:
         yield process
     finally:
-        process.terminate()
-        process.wait(60)
+        stop(process)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def stop(process: subprocess.Popen[bytes]) -> None:
+    """End a process; kill it where it does not."""
+    process.terminate()
+    try:
+        process.wait(90)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait(10)
 
 
 def wait_for_echo(port: int) -> None:

@@ -60,7 +60,7 @@ class _Watch:
 
     def __exit__(self, *_: object) -> None:
         self._stop.set()
-        self._thread.join()
+        self._thread.join(10)
 
     def _look(self) -> None:
         while not self._stop.wait(0.2):

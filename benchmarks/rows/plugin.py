@@ -85,8 +85,7 @@ def _straightforward(pacs_port: int) -> Iterator[int]:
         receivers.wait_for_echo(port)
         yield port
     finally:
-        process.terminate()
-        process.wait(60)
+        receivers.stop(process)
 
 
 def timed(scale: Scale, port: int, pacs: Archive, count: int, side_px: int = 450) -> float:
