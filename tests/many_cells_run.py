@@ -1,4 +1,4 @@
-"""``python tests/many_cells_run.py``: a study of 50,000 cells through the whole plugin, with the memory that it takes.
+"""``python tests/many_cells_run.py``: a study of 50,000 cells, with the memory that it takes.
 
 The study is multi-frame instances whose frames show one synthetic cell on black each, so that finding them is cheap.
 Printed, as JSON: what `slide_run.follow` tells. Takes minutes; not part of ``make test``.
@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
+import os
 import sys
 import tempfile
 from io import BytesIO
@@ -15,15 +17,26 @@ from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent.parent)]
 
+import numpy as np  # noqa: E402
 from PIL import Image  # noqa: E402
 from pydicom import Dataset, dcmread  # noqa: E402
 from pydicom.dataset import FileMetaDataset  # noqa: E402
 from pydicom.encaps import encapsulate  # noqa: E402
 from pydicom.uid import JPEGBaseline8Bit, MultiFrameTrueColorSecondaryCaptureImageStorage  # noqa: E402
 
+from allpacs.classify.bundle import load_bundle  # noqa: E402
 from allpacs.demo.synthetic import draw_cell  # noqa: E402
+from allpacs.domain.artefacts import ArtefactKind  # noqa: E402
+from allpacs.domain.findings import CellFinding, InstanceFindings  # noqa: E402
+from allpacs.domain.geometry import BoxPx  # noqa: E402
 from allpacs.domain.identity import derive_uid  # noqa: E402
-from slide_run import follow  # noqa: E402
+from allpacs.domain.instance import InstanceIdentity  # noqa: E402
+from allpacs.pipeline import Crops, ImageFile, Pipeline  # noqa: E402
+from allpacs.reading import Reading, ReadingOptions  # noqa: E402
+from allpacs.settings import SHIPPED_BUNDLE  # noqa: E402
+from allpacs.store.store import Store  # noqa: E402
+from faults.worker_process import brightness_logits  # noqa: E402
+from slide_run import follow, peak_mb  # noqa: E402
 
 SIDE_PX, KINDS, FRAMES = 80, 40, 1040
 
@@ -60,18 +73,83 @@ def write_study(folder: Path, instances: int) -> list[Path]:
     return paths
 
 
+class DrawnCells(Pipeline):
+    """A pipeline that does not look at images: each holds `FRAMES` cells, one drawn cell over and over."""
+
+    def find(self, image: ImageFile) -> tuple[InstanceFindings, Crops]:
+        """Return as many findings, and inputs of the network, as the real one would of such an instance."""
+        cells = tuple(
+            CellFinding(image.sop_instance_uid, frame, 1, BoxPx(12, 12, 56, 56), _OUTLINE)
+            for frame in range(1, FRAMES + 1)
+        )
+        side = self.bundle.preprocessing.input_px
+        crops = np.empty((FRAMES, side, side, 3), np.uint8)
+        crops[:] = draw_cell(0, blast=True, size_px=side)
+        found = InstanceFindings(image.sop_instance_uid, image.sop_class_uid, image.series_uid, FRAMES, cells)
+        return found, crops
+
+
+def read_only(files: list[Path], folder: Path, max_cells: int) -> dict[str, object]:
+    """Take a study through the store and the steps of a reading in this process, without decoding an image."""
+    store = Store.open(folder / "store")
+    for path in files:
+        header = dcmread(path, stop_before_pixels=True)
+        uids = (str(header[name].value) for name in ("SOPInstanceUID", "SOPClassUID"))
+        identity = InstanceIdentity(*uids, JPEGBaseline8Bit, header.StudyInstanceUID, header.SeriesInstanceUID)
+        with path.open("rb") as data_set:
+            store.receiving.keep_instance(
+                identity, b"", data_set, calling_ae="X", received_at=1.0, quiet_s=0.0, max_age_s=1.0
+            )
+    ((study_uid, revision),) = store.revisions.close_due(10.0)
+    reading = Reading(
+        store=store,
+        pipeline=DrawnCells(load_bundle(SHIPPED_BUNDLE), max_cells=max_cells),
+        ask=brightness_logits,
+        work_folder=folder / "work",
+        options=ReadingOptions(chunk_instances=2, cells_by={}, host_name="here"),
+    )
+    chunks = reading.begin(study_uid, revision)
+    peaks = {"before": round(peak_mb(os.getpid()))}
+    for chunk in range(chunks):
+        reading.find_cells(study_uid, revision, chunk)
+        reading.classify(study_uid, revision, chunk)
+        peaks[f"{chunk + 1} of {chunks}"] = round(peak_mb(os.getpid()))
+        print(f"{chunk + 1} of {chunks}", file=sys.stderr, flush=True)  # noqa: T201
+    reading.report(study_uid, revision)
+    peaks["reported"] = round(peak_mb(os.getpid()))
+    found = store.findings.get(study_uid, revision)
+    sr = next(one for one in store.artefacts.get(study_uid, revision) if one.kind is ArtefactKind.SR)
+    store.close()
+    return {
+        "cells_found": sum(one.found for one in found),
+        "cells_judged": sum(len(one.cells) for one in found),
+        "remarks": sorted({remark.text for one in found for remark in one.remarks}),
+        "report_mb": round(len(sr.content) / 1e6, 1),
+        "peak_mb": peaks,
+    }
+
+
+_OUTLINE = tuple((40 + 28 * math.cos(t * math.pi / 16), 40 + 28 * math.sin(t * math.pi / 16)) for t in range(32))
+
+
 def main() -> None:
     """Read one study and print the facts."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--instances", type=int, default=50, help=f"of {FRAMES} cells each")
     parser.add_argument("--max-cells", type=int, default=10_000, help="cells judged, at most")
     parser.add_argument("--stand-in", action="store_true", help="judge by brightness, without the network")
+    parser.add_argument(
+        "--no-images", action="store_true", help="in one process, without network, associations and decoding"
+    )
     parser.add_argument("--timeout", type=float, default=7200.0, help="seconds")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="many-cells") as folder:
         files = write_study(Path(folder) / "study", options.instances)
         how = {"max_cells": options.max_cells, "timeout_s": options.timeout, "stand_in": options.stand_in}
         facts: dict[str, object] = {"instances": options.instances, "cells": options.instances * FRAMES}
+        if options.no_images:
+            print(json.dumps(facts | read_only(files, Path(folder), options.max_cells), indent=1))  # noqa: T201
+            return
         # An instance is as large as thirty usual ones: two of them between checkpoints.
         facts |= follow(files, Path(folder), more="chunk_instances = 2\n", **how)
     print(json.dumps(facts, indent=1))  # noqa: T201
