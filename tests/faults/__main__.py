@@ -93,7 +93,7 @@ def page(results: dict[str, Any]) -> str:
     ]
     for one in results["promises"]:
         tests = "<br>".join(f"`{test.strip().removeprefix('tests/')}`" for test in one["test"].split(","))
-        figures = f"{one['figure']} ({one['at']})"
+        figures = f"{one['figure']} ({one.get('at', 'earlier')})"
         if "long" in one:
             figures += f"<br>long half: {one['long']['figure']} ({one['long']['at']})"
         lines.append(f"| {one['promise']} | {tests} | {figures} | {'yes' if _held(one) else '**no**'} |")
