@@ -6,6 +6,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import structlog
@@ -329,8 +330,13 @@ def make_tls(one: TlsSettings | ServerTlsSettings, section: str) -> Tls:
         raise ConfigFault(f"{section}: {fault}") from None
 
 
-def make_pipeline(settings: Settings) -> Pipeline:
-    """Return the stages with the configured bundle.
+def make_pipeline(settings: Settings, folder: Path | None = None) -> Pipeline:
+    """Return the stages with a bundle.
+
+    Parameters
+    ----------
+    folder:
+        Of the bundle; None: the configured one.
 
     Raises
     ------
@@ -341,11 +347,12 @@ def make_pipeline(settings: Settings) -> Pipeline:
     from allpacs.pipeline import Pipeline
 
     work = settings.work
+    folder = settings.model.bundle if folder is None else folder
     if settings.model.trusted_key is not None:
         from allpacs.classify.signature import check_signature
 
-        check_signature(settings.model.bundle, settings.model.trusted_key)
-    return Pipeline(load_bundle(settings.model.bundle), max_pixels=work.max_pixels, max_cells=work.max_cells)
+        check_signature(folder, settings.model.trusted_key)
+    return Pipeline(load_bundle(folder), max_pixels=work.max_pixels, max_cells=work.max_cells)
 
 
 def start_model(settings: Settings, bundle: Bundle) -> Batcher:
@@ -391,36 +398,13 @@ def _explain_once(explain: Explain, bundle: Bundle) -> None:
         _log.warning("model_cannot_explain", reason=str(fault))
 
 
-class Worker:
-    """The process that reads studies: model, flow and destinations.
+class _Model:
+    """A bundle's stages, its network and the reading with both; the network is let go of by `close`."""
 
-    Parameters
-    ----------
-    ask:
-        Another way to ask a model than the configured bundle's network.
-    flow_type:
-        Another flow than `Flow`, for example one that is watched.
-    audit:
-        Is told what was sent.
-    """
-
-    def __init__(
-        self,
-        settings: Settings,
-        store: Store,
-        *,
-        ask: AskModel | None = None,
-        flow_type: Callable[..., Flow] | None = None,
-        audit: AuditTrail | None = None,
-    ) -> None:
-        from allpacs.deliver.retry import RetryPolicy
-        from allpacs.flow import Flow, FlowOptions, workflow_database
+    def __init__(self, settings: Settings, store: Store, folder: Path, ask: AskModel | None) -> None:
         from allpacs.reading import Reading, ReadingOptions
-        from allpacs.report.pdf import check_printing
 
-        if settings.report.pdf:
-            check_printing()
-        pipeline = make_pipeline(settings)
+        pipeline = make_pipeline(settings, folder)
         self._batcher: Batcher | None = None
         self._warm_up: threading.Thread | None = None
         explain: Explain | None = None
@@ -433,7 +417,8 @@ class Worker:
                     target=_explain_once, args=(explain, pipeline.bundle), name="warm-up", daemon=True
                 )
         sources = settings.receive.sources.items()
-        reading = Reading(
+        self.digest = pipeline.bundle.digest
+        self.reading = Reading(
             store=store,
             pipeline=pipeline,
             ask=ask,
@@ -449,9 +434,61 @@ class Worker:
                 pdf=settings.report.pdf,
             ),
         )
+
+    @property
+    def answers(self) -> bool:
+        """Whether the network can be asked."""
+        return self._batcher is None or self._batcher.alive
+
+    def warm_up(self) -> None:
+        """Load what the first report would wait for, beside everything else."""
+        thread, self._warm_up = self._warm_up, None
+        if thread is not None:
+            thread.start()
+
+    def close(self) -> None:
+        """Let go of the network."""
+        if self._batcher is not None:
+            self._batcher.close()
+
+
+class Worker:
+    """The process that reads studies: model, flow and destinations.
+
+    Parameters
+    ----------
+    ask:
+        Another way to ask a model than the bundle's network.
+    flow_type:
+        Another flow than `Flow`, for example one that is watched.
+    audit:
+        Is told what was sent.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        store: Store,
+        *,
+        ask: AskModel | None = None,
+        flow_type: Callable[..., Flow] | None = None,
+        audit: AuditTrail | None = None,
+    ) -> None:
+        from allpacs.bundle_swap import BundleWatch, InService
+        from allpacs.deliver.retry import RetryPolicy
+        from allpacs.flow import Flow, FlowOptions, workflow_database
+        from allpacs.report.pdf import check_printing
+
+        if settings.report.pdf:
+            check_printing()
+        self._settings, self._store, self._ask = settings, store, ask
+        self._watch = BundleWatch(store, settings.model.bundle, self._use)
+        self._model = _Model(settings, store, settings.model.bundle, ask)
+        self._readings = InService(self._model.reading, self._model.close)
+        self._watch.look()  # what was asked for before this process came
         self._flow = (flow_type or Flow)(
             store=store,
-            reading=reading,
+            readings=self._readings,
             destinations=make_destinations(settings),
             audit=audit,
             options=FlowOptions(
@@ -461,6 +498,7 @@ class Worker:
                 poll_s=settings.work.poll_s,
                 takeover_after_s=settings.work.takeover_after_s,
                 keep_sources_s=None if settings.store.keep_days is None else settings.store.keep_days * 86_400,
+                keep_history_s=None if settings.store.history_days is None else settings.store.history_days * 86_400,
                 retry=RetryPolicy(
                     first_s=settings.retry.first_s,
                     cap_s=settings.retry.cap_s,
@@ -472,14 +510,21 @@ class Worker:
     def start(self) -> None:
         """Take up what was begun, then whatever is due."""
         self._flow.start()
-        if self._warm_up is not None:
-            self._warm_up.start()
+        self._model.warm_up()
+        self._watch.start()
+
+    def _use(self, folder: Path) -> str:
+        """Load another bundle beside the one in service, and read new studies with it; return its digest."""
+        self._model = _Model(self._settings, self._store, folder, self._ask)
+        self._model.warm_up()
+        self._readings.use(self._model.reading, self._model.close)
+        return self._model.digest
 
     def healthy(self) -> str | None:
         """Return None, or why this process has to be started again."""
         if not self._flow.dispatching:
             return "nothing looks for due work any more"
-        if self._batcher is not None and not self._batcher.alive:
+        if not self._model.answers:
             return "nothing asks the model any more"
         return None
 
@@ -490,6 +535,6 @@ class Worker:
 
     def stop(self) -> None:
         """Finish or checkpoint what runs, then let go of the model."""
+        self._watch.stop()
         self._flow.stop()
-        if self._batcher is not None:
-            self._batcher.close()
+        self._model.close()

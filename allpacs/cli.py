@@ -249,7 +249,9 @@ def console(config: ConfigOption = None, supervisor: SupervisorOption = None) ->
     def explain() -> Explain:
         from allpacs.app import explaining, make_pipeline, start_model
 
-        return explaining(start_model(settings, make_pipeline(settings).bundle))
+        asked = store.bundles.wanted(settings.model.bundle)
+        folder = asked.folder if asked is not None and asked.state == "in_use" else None
+        return explaining(start_model(settings, make_pipeline(settings, folder).bundle))
 
     run_console(settings, store, explain, audit, supervisor=supervisor)
     audit.stopped("console")
@@ -404,6 +406,29 @@ def retry(
         typer.echo(f"revision {revision} of {row.study_uid} will be delivered to {destination} again")
     if asked.nothing:
         typer.echo(f"nothing to retry: {row.study_uid} is {row.state}")
+
+
+@app.command("use-bundle")
+def use_bundle(
+    folder: Annotated[
+        Path | None, typer.Argument(help="Folder of the bundle, as every worker sees it; without it: what was asked.")
+    ] = None,
+    config: ConfigOption = None,
+    wait: Annotated[float, typer.Option(min=0, help="Wait so many seconds for a worker's answer.")] = 120.0,
+    as_json: JsonOption = False,
+) -> None:
+    """Let running workers read new studies with another bundle; those that were begun end with the old one."""
+    from allpacs.app import open_store
+    from allpacs.commands.use_bundle import ask_for, changes_json, changes_lines
+
+    settings = _settings(config)
+    store = open_store(settings)
+    if folder is not None:
+        typer.echo(ask_for(store, settings, folder, wait_s=wait))
+    elif as_json:
+        typer.echo(json.dumps(changes_json(store.bundles.latest()), indent=1))
+    else:
+        typer.echo("\n".join(changes_lines(store.bundles.latest())))
 
 
 @app.command()

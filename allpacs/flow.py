@@ -36,6 +36,7 @@ import uuid
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -46,6 +47,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from allpacs import metrics, tracing
 from allpacs.audit.trail import AuditTrail
+from allpacs.bundle_swap import InService
 from allpacs.deliver.port import Destination
 from allpacs.deliver.retry import RetryPolicy
 from allpacs.delivering import Delivering
@@ -84,6 +86,10 @@ _QUESTIONS_KEPT_S = 90 * 86_400.0
 _ALIVE = frozenset({"PENDING", "ENQUEUED", "DELAYED"})
 #: States of a workflow that ended without having done its work.
 _FAILED = ["ERROR", "CANCELLED", "MAX_RECOVERY_ATTEMPTS_EXCEEDED"]
+#: States of a workflow that is over.
+_ENDED = ["SUCCESS", *_FAILED]
+#: Workflows that one look deletes: the others wait for the next.
+_MOST_FORGOTTEN = 1000
 #: Failed workflows that one sweep looks at, the latest first: there are none, but for a lost database or a bug.
 _MOST_FAILED = 1000
 #: What `_reading_id` and `_delivery_id` write.
@@ -133,6 +139,8 @@ class FlowOptions:
         What another worker was at is taken over when it has been silent for so long.
     keep_sources_s:
         What was received is deleted so long after its results were delivered; None: never.
+    keep_history_s:
+        Events of the index's audit and workflows that ended are deleted after so long; None: never.
     """
 
     system_database_url: str
@@ -142,6 +150,7 @@ class FlowOptions:
     retry: RetryPolicy
     takeover_after_s: float = 60.0
     keep_sources_s: float | None = None
+    keep_history_s: float | None = None
 
 
 class Flow:
@@ -151,7 +160,7 @@ class Flow:
         self,
         *,
         store: Store,
-        reading: Reading,
+        readings: InService,
         destinations: Mapping[str, Destination],
         options: FlowOptions,
         now: Callable[[], float] = time.time,
@@ -159,7 +168,7 @@ class Flow:
         audit: AuditTrail | None = None,
     ) -> None:
         self._store = store
-        self._reading = reading
+        self._readings = readings
         self._destinations = dict(destinations)
         self._options = options
         self._now = now
@@ -390,6 +399,23 @@ class Flow:
         if self._options.keep_sources_s is not None:
             for study_uid in self._store.retention.purge(self._now() - self._options.keep_sources_s, now=self._now()):
                 _log.info("sources_deleted", study_uid=study_uid)
+        if self._options.keep_history_s is not None:
+            self._forget_history(self._now() - self._options.keep_history_s)
+
+    def _forget_history(self, before: float) -> None:
+        """Delete events from before a time, and workflows that ended before it: the index has what came of those."""
+        events = self._store.audit.forget(before)
+        ended = DBOS.list_workflows(
+            status=_ENDED,
+            completed_before=datetime.fromtimestamp(before, UTC).isoformat(),
+            limit=_MOST_FORGOTTEN,
+            load_input=False,
+            load_output=False,
+        )
+        if ended:
+            DBOS.delete_workflows([one.workflow_id for one in ended])
+        if events or ended:
+            _log.info("history_deleted", events=events, count=len(ended))
 
     def _lost_reading(self, study_uid: str, revision: int, attempt: int) -> None:
         state = self._store.revisions.begin_again(study_uid, revision, attempt)
@@ -446,14 +472,22 @@ class Flow:
                 return result
 
     def _read_study(self, study_uid: str, revision: int, attempt: int) -> str:
+        with self._readings.held() as reading:
+            return self._read_with(reading, study_uid, revision, attempt)
+
+    def _read_with(self, reading: Reading, study_uid: str, revision: int, attempt: int) -> str:
         started = self._now()
+
+        def step(name: str, function: Callable[..., Any], *more: Any) -> Any:
+            return self._step(name, self._on, study_uid, revision, reading, terms, function, *more)
+
         try:
-            chunks, terms = self._step("plan", self._plan, study_uid, revision)
+            chunks, terms = self._step("plan", self._plan, study_uid, revision, reading)
             for chunk in range(chunks):
-                self._step("cells", self._on, study_uid, revision, terms, self._reading.find_cells, chunk)
-                self._step("classify", self._on, study_uid, revision, terms, self._reading.classify, chunk)
-            summary = self._step("report", self._on, study_uid, revision, terms, self._report)
-            self._step("release", self._reading.discard_work, study_uid, revision)
+                step("cells", reading.find_cells, chunk)
+                step("classify", reading.classify, chunk)
+            summary = step("report", self._report, reading)
+            self._step("release", reading.discard_work, study_uid, revision)
         except AllpacsError as fault:
             if _kind(fault) == TermsChangedError.__name__:
                 return self._patiently(self._begin_again, study_uid, revision, attempt)
@@ -489,20 +523,22 @@ class Flow:
         _log.critical("engine_lost", reason=type(error).__name__)
         self._on_engine_lost()
 
-    def _plan(self, study_uid: str, revision: int) -> tuple[int, str]:
+    def _plan(self, study_uid: str, revision: int, reading: Reading) -> tuple[int, str]:
         if self._store.reviews.signed(study_uid, revision) is not None:  # a person made it: there is nothing to read
             self._store.revisions.set_state(study_uid, revision, RevisionState.READING)
-            return 0, self._reading.terms
-        digest = self._reading.pipeline.bundle.digest
+            return 0, reading.terms
+        digest = reading.pipeline.bundle.digest
         self._store.revisions.set_state(study_uid, revision, RevisionState.READING, bundle_digest=digest)
         deleted = self._store.retention.deleted(study_uid, revision)
         if deleted:
             raise StoreDamaged(f"{deleted} of its instances were deleted after retention: send the whole study again")
-        return self._reading.begin(study_uid, revision), self._reading.terms
+        return reading.begin(study_uid, revision), reading.terms
 
-    def _on(self, study_uid: str, revision: int, terms: str, function: Callable[..., T], *more: Any) -> T:
+    def _on(
+        self, study_uid: str, revision: int, reading: Reading, terms: str, function: Callable[..., T], *more: Any
+    ) -> T:
         """Run a step on the terms that the reading began on: no report mixes the answers of two models."""
-        if terms != self._reading.terms:
+        if terms != reading.terms:
             raise TermsChangedError("bundle or settings were changed while the study was read")
         return function(study_uid, revision, *more)
 
@@ -516,8 +552,8 @@ class Flow:
             self._settle(study_uid, revision)
         return str(state or RevisionState.QUEUED)
 
-    def _report(self, study_uid: str, revision: int) -> dict[str, int]:
-        summary = self._reading.report(study_uid, revision)
+    def _report(self, study_uid: str, revision: int, reading: Reading) -> dict[str, int]:
+        summary = reading.report(study_uid, revision)
         self._store.deliveries.queue(study_uid, revision, sorted(self._destinations), now=self._now())
         self._settle(study_uid, revision)
         return summary

@@ -226,6 +226,13 @@ class StoreSettings(_Section):
         description="what was received is deleted so long after delivery, days; unset: never",
         examples=[90.0],
     )
+    history_days: float | None = Field(
+        None,
+        gt=0,
+        description="events of the index's audit and the memory of work that ended are deleted after so long, days; "
+        "unset: never",
+        examples=[3650.0],
+    )
 
 
 class ModelSettings(_Section):

@@ -25,6 +25,7 @@ class AuditEvent(Enum):
     INSTANCES_RECEIVED = ("110104", "DICOM Instances Transferred", None, None, "C")
     INSTANCES_SENT = ("110104", "DICOM Instances Transferred", None, None, "R")
     EXPORTED = ("110106", "Export", None, None, "R")
+    IMPORTED = ("110107", "Import", None, None, "C")
     NODE_REFUSED = ("110113", "Security Alert", "110126", "Node Authentication", "E")
     SIGNED_IN = ("110114", "User Authentication", "110122", "Login", "E")
     SIGNED_OUT = ("110114", "User Authentication", "110123", "Logout", "E")

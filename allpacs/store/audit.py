@@ -71,6 +71,11 @@ class Audit:
         """Return the last events of all, newest first."""
         return self._select(sa.select(*_COLUMNS).order_by(_T.id.desc()).limit(limit))
 
+    def forget(self, before: float) -> int:
+        """Delete the events from before a time (seconds since 1970); return how many."""
+        with self._database.writing() as connection:
+            return connection.execute(sa.delete(schema.audit).where(_T.at < before)).rowcount
+
     def _select(self, query: sa.Select[Any]) -> list[AuditRow]:
         with self._database.reading() as connection:
             return [AuditRow(*row) for row in connection.execute(query)]

@@ -219,6 +219,20 @@ console_sessions = sa.Table(
     sa.Column("opened_at", sa.Double, nullable=False),
 )
 
+bundle_changes = sa.Table(
+    "bundle_changes",  # requests to use another bundle than the configured one
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("folder", sa.Text, nullable=False),
+    sa.Column("configured", sa.Text, nullable=False),
+    sa.Column("state", sa.String(10), nullable=False),
+    sa.Column("digest", sa.String(80)),
+    sa.Column("reason", sa.Text),
+    sa.Column("asked_by", sa.String(64), nullable=False),
+    sa.Column("asked_at", sa.Double, nullable=False),
+    sa.Column("changed_at", sa.Double, nullable=False),
+)
+
 audit = sa.Table(
     "audit",
     metadata,

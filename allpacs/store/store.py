@@ -9,6 +9,7 @@ from allpacs.domain.errors import StoreFault
 from allpacs.store.artefacts import Artefacts
 from allpacs.store.audit import Audit
 from allpacs.store.backlog import Backlog
+from allpacs.store.bundles import Bundles
 from allpacs.store.commitments import Commitments
 from allpacs.store.database import Database
 from allpacs.store.deliveries import Deliveries
@@ -44,6 +45,7 @@ class Store:
     commitments: Commitments
     studies: Studies
     backlog: Backlog
+    bundles: Bundles
     workers: Workers
     sessions: Sessions
     audit: Audit
@@ -80,6 +82,7 @@ class Store:
             commitments=Commitments(database, spool),
             studies=Studies(database),
             backlog=Backlog(database),
+            bundles=Bundles(database),
             workers=Workers(database),
             sessions=Sessions(database),
             audit=audit,

@@ -17,6 +17,7 @@ from pydicom import Dataset
 from starlette.responses import Response, StreamingResponse
 
 import allpacs
+from allpacs.audit.messages import AuditEvent
 from allpacs.console import access
 from allpacs.console.cells import Cell, is_change, label_after
 from allpacs.console.pictures import square_around
@@ -50,6 +51,7 @@ def send(visit: Visit) -> Response:
     visit.store.audit.record(
         "cells_exported", at=time.time(), reason=f"{cells} cells by {visit.someone.identifier}, de-identified"
     )
+    visit.tell(AuditEvent.EXPORTED)
     _log.info("cells_exported", cells=cells)
     name = f"reviewed-cells-{datetime.now(UTC):%Y%m%d}.zip"
     headers = {"Content-Disposition": f'attachment; filename="{name}"'}

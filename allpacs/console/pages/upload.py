@@ -21,6 +21,7 @@ from starlette.formparsers import MultiPartException
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
+from allpacs.audit.messages import AuditEvent
 from allpacs.capture.pictures import import_pictures
 from allpacs.console.pages.operations import own_address, own_tls
 from allpacs.console.visit import Visit
@@ -95,6 +96,8 @@ def _take(visit: Visit) -> Response:
         study_uid=studies[0] if len(studies) == 1 else None,
         reason=f"{taken} of {len(sent)} instances by {visit.someone.identifier}",
     )
+    for study_uid in studies:
+        visit.tell(AuditEvent.IMPORTED, study_uid=study_uid, failure=f"{len(refused)} refused" if refused else None)
     _log.info("uploaded", instances=taken, count=len(files), studies=len(studies))
     return visit.page("upload_done.html", 200 if taken else 422, taken=taken, refused=refused, studies=sorted(studies))
 

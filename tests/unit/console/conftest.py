@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -11,6 +11,8 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.testclient import TestClient
 
+from allpacs.audit.messages import AuditEvent
+from allpacs.audit.trail import NoTrail
 from allpacs.console import access
 from allpacs.console.access import Person, Role
 from allpacs.console.app import make_console
@@ -70,3 +72,16 @@ def browse(store: Store) -> Callable[..., Browser]:
         return browser
 
     return make
+
+
+class Told(NoTrail):
+    """An audit trail that remembers what people did."""
+
+    def __init__(self) -> None:
+        self.messages: list[tuple[AuditEvent, str, tuple[str, ...], str | None]] = []
+
+    def person(
+        self, event: AuditEvent, who: str, address: str, *, studies: Sequence[str] = (), failure: str | None = None
+    ) -> None:
+        assert address == "testclient"
+        self.messages.append((event, who, tuple(studies), failure))

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from allpacs.audit.messages import AuditEvent
-from allpacs.audit.trail import NoTrail
 from allpacs.console import access
 from allpacs.console.access import PERMISSIONS, Permission, Role
 from allpacs.console.app import _STUDY, PAGES, Page
@@ -19,7 +18,7 @@ from allpacs.settings import load_settings
 from allpacs.store.sessions import Sessions
 from allpacs.store.store import Store
 from console_samples import reported_study
-from unit.console.conftest import Browser
+from unit.console.conftest import Browser, Told
 
 Browse = Callable[..., Browser]
 
@@ -214,19 +213,6 @@ def test_without_the_store_nobody_is_let_in(
     answer = browser.see("/")
     assert answer.status_code == 503
     assert "TEST-1" not in answer.text
-
-
-class Told(NoTrail):
-    """An audit trail that remembers what people did."""
-
-    def __init__(self) -> None:
-        self.messages: list[tuple[AuditEvent, str, tuple[str, ...], str | None]] = []
-
-    def person(
-        self, event: AuditEvent, who: str, address: str, *, studies: Sequence[str] = (), failure: str | None = None
-    ) -> None:
-        assert address == "testclient"
-        self.messages.append((event, who, tuple(studies), failure))
 
 
 def test_the_audit_trail_is_told_what_people_do(browse: Browse, store: Store, tmp_path: Path) -> None:

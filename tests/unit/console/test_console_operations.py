@@ -14,6 +14,7 @@ import pytest
 import structlog
 from pydicom import Dataset, dcmread
 
+from allpacs.audit.messages import AuditEvent
 from allpacs.console import trend
 from allpacs.console.access import Role
 from allpacs.domain.findings import CellLabel
@@ -26,7 +27,7 @@ from allpacs.store.reviews import NewDecision
 from allpacs.store.store import Store
 from console_samples import keep_file, painted_study, report, reported_study
 from training.datasets import reviewed
-from unit.console.conftest import Browser
+from unit.console.conftest import Browser, Told
 
 Browse = Callable[..., Browser]
 
@@ -164,7 +165,8 @@ def test_reviewed_cells_leave_without_what_tells_whose_they_are(browse: Browse, 
     silent = changed_study(store, tmp_path / "silent", consent(None), 410)
     changed_study(store, tmp_path / "no", consent("NO"), 420)
     changed_study(store, tmp_path / "burned", consent("YES", BurnedInAnnotation="YES"), 430)
-    browser = browse(Role.ADMINISTRATOR, of=store)
+    told = Told()
+    browser = browse(Role.ADMINISTRATOR, of=store, audit=told)
     assert browser.change("/export", consent="all").status_code == 422  # nobody takes responsibility
 
     def exported(which: str) -> zipfile.ZipFile:
@@ -193,4 +195,5 @@ def test_reviewed_cells_leave_without_what_tells_whose_they_are(browse: Browse, 
     samples = reviewed.SET.read(tmp_path / "set")
     assert sorted(str(one.label) for one in samples) == ["HEM"] * 4
     assert store.audit.latest(1)[0].event == "cells_exported"
+    assert [event for event, *_ in told.messages] == [AuditEvent.EXPORTED] * 2
     store.close()

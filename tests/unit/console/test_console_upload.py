@@ -12,11 +12,12 @@ from PIL import Image
 from pydicom import dcmread
 
 from allpacs.app import make_receiver
+from allpacs.audit.messages import AuditEvent
 from allpacs.console.access import Role
 from allpacs.settings import load_settings
 from allpacs.store.store import Store
 from console_samples import painted_study
-from unit.console.conftest import Browser
+from unit.console.conftest import Browser, Told
 
 Browse = Callable[..., Browser]
 
@@ -74,6 +75,14 @@ def test_pictures_become_a_study_of_the_patient(reviewer: Browser, store: Store)
         assert image.SpecimenDescriptionSequence[0].SpecimenTypeCodeSequence[0].CodeValue == "119359002"
     assert store.audit.latest(1)[0].event == "uploaded"
     assert list((store.spool.folder.parent / "uploads").iterdir()) == []
+
+
+def test_the_audit_trail_is_told_of_an_import(browse: Browse, port: int, store: Store) -> None:
+    told = Told()
+    reviewer = browse(Role.REVIEWER, identifier="ada", audit=told, receive={"port": port})
+    assert upload(reviewer, ("one.png", png(3)), family_name="Doe", patient_id="U-2").status_code == 200
+    study = store.studies.latest(limit=1)[0].study_uid
+    assert told.messages == [(AuditEvent.IMPORTED, "ada", (study,), None)]
 
 
 def test_dicom_files_go_as_they_are(reviewer: Browser, store: Store, tmp_path: Path) -> None:

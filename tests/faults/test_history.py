@@ -1,0 +1,53 @@
+"""What need not be remembered any longer is deleted; what it brought about stays and is not done again."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+from dbos import DBOS
+
+from allpacs.app import Worker, make_receiver, open_store
+from allpacs.store.records import RevisionState
+from faults.worker_process import brightness_logits
+from hospital import Hospital, drawn_study, wait_until
+
+pytestmark = pytest.mark.slow
+
+
+def test_old_events_and_ended_workflows_are_deleted_and_nothing_is_done_again(
+    tmp_path: Path, database_url: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ALLPACS_STORE__HISTORY_DAYS", "30")
+    with Hospital(tmp_path, quiet_s=0.0, database_url=database_url, extra="[work]\npoll_s = 0.05\n") as hospital:
+        store = open_store(hospital.settings)
+        receiver = make_receiver(hospital.settings, store)
+        receiver.start()
+        drawn_study(tmp_path / "drawn", [1])
+        worker = Worker(hospital.settings, store, ask=brightness_logits)
+        worker.start()
+        try:
+            hospital.send(tmp_path / "drawn" / "dicom")
+            wait_until(
+                lambda: [one.state for one in store.studies.latest()] == [RevisionState.DELIVERED], 60, "delivered"
+            )
+            store.audit.record("asked", at=time.time())
+            flow = worker._flow
+            flow._purge()
+            assert len(DBOS.list_workflows()) == 3  # a reading and two deliveries
+            assert store.audit.latest()[0].event == "asked"
+
+            monkeypatch.setattr(flow, "_now", lambda: time.time() + 31 * 86_400)
+            flow._purge()
+            assert DBOS.list_workflows() == []
+            assert store.audit.latest() == []
+            flow._sweep()
+            flow._dispatch()
+            assert DBOS.list_workflows() == []
+            assert store.studies.latest()[0].state == RevisionState.DELIVERED
+            assert len(hospital.reports) == 1
+        finally:
+            worker.stop()
+            receiver.stop()
+            store.close()
