@@ -23,7 +23,7 @@ from allpacs.report.html import html_report
 from allpacs.report.source import Headers
 
 SERIES_NUMBER = 9904
-SERIES_DESCRIPTION = "AI white cell classification, PDF (research use only)"
+SERIES_DESCRIPTION = "AI report as PDF (research use only)"
 TITLE = "White cell classification (research use only)"
 
 #: Most cells that are printed one by one; of more, the pages have the summary.
