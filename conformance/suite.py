@@ -45,6 +45,8 @@ def _all(hospital: Hospital, outcome: Outcome) -> Iterator[Iterator[Check]]:
     yield route.checks(hospital, files)
     with hospital.store() as store:
         artefacts = store.artefacts.get(study_uid, 1)
+    if not artefacts:
+        return  # the checks of the route say why; there is nothing to ask anybody else about
     sr = dcmtk.sr_of(artefacts)
     report = hospital.folder / "report.dcm"
     report.write_bytes(sr.content)
