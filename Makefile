@@ -5,7 +5,7 @@ IMAGES ?=
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
-.PHONY: install install-dev demo test coverage check conformance faults audit bench bench-quick bench-gpu remote-engine docs image release lock clean
+.PHONY: install install-dev install-hashed hashes demo test coverage check conformance faults audit bench bench-quick bench-gpu remote-engine docs image release lock clean
 
 install: .venv/installed
 install-dev: .venv/installed-dev
@@ -87,6 +87,20 @@ release: install-dev
 	build/release/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt dist/*.whl
 	$(BIN)/cyclonedx-py environment --output-reproducible --output-file dist/allpacs.cdx.json build/release
 	$(BIN)/pip-licenses --python build/release/bin/python --from=mixed --with-urls --format=markdown --output-file dist/licences.md
+
+# As install, but nothing whose SHA-256 is not in requirements.lock.
+install-hashed:
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	touch .venv/installed
+
+# The runtime's part of constraints.txt with every file's SHA-256, for all platforms.
+hashes:
+	$(PYTHON) -m venv build/hashes
+	build/hashes/bin/pip install --quiet --disable-pip-version-check uv
+	build/hashes/bin/uv pip compile --quiet --generate-hashes --no-header --no-annotate --no-emit-index-url \
+		--python-version 3.11 --constraint constraints.txt --output-file requirements.lock pyproject.toml
 
 # Renew the pinned versions: what a fresh environment resolves to today.
 lock:

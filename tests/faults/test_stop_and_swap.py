@@ -13,7 +13,7 @@ from allpacs.app import make_receiver, open_store
 from allpacs.settings import SHIPPED_BUNDLE
 from allpacs.store.records import RevisionState
 from allpacs.store.store import Store
-from faults.worker_process import brightness_logits, slow_logits, worker
+from faults.worker_process import brightness_logits, slow_logits, stuck_logits, worker
 from hospital import Hospital, drawn_study, wait_until
 
 pytestmark = pytest.mark.slow
@@ -60,7 +60,7 @@ def test_a_study_that_another_bundle_began_is_read_again_from_its_start(tmp_path
     shutil.copytree(SHIPPED_BUNDLE, swapped)
     with Hospital(tmp_path, quiet_s=0.0, extra=f'{ONE_BY_ONE}[model]\nbundle = "{swapped}"\n') as hospital:
         store = _received(hospital, tmp_path / "drawn", 8)
-        with worker(hospital.config, ask=slow_logits) as first:
+        with worker(hospital.config, ask=stuck_logits) as first:
             wait_until(lambda: _labelled(store) >= 2, 60, "two cells labelled")
             first.kill()
             first.join(30)

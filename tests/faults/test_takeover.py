@@ -11,7 +11,7 @@ from allpacs.app import Worker, make_receiver, open_store
 from allpacs.settings import load_settings
 from allpacs.store.records import DeliveryState, RevisionState
 from allpacs.store.store import Store
-from faults.worker_process import brightness_logits, slow_logits, worker
+from faults.worker_process import brightness_logits, slow_logits, stuck_logits, worker
 from hospital import Hospital, drawn_study, wait_until
 
 pytestmark = pytest.mark.slow
@@ -47,7 +47,7 @@ def test_a_dead_workers_study_is_ended_by_another_from_its_checkpoints(
     with Hospital(tmp_path, quiet_s=0.0, database_url=database_url, extra=WORK) as hospital:
         store = _received(hospital, tmp_path / "drawn")
         study_uid = store.studies.latest()[0].study_uid
-        with worker(_named(hospital, "one"), ask=slow_logits) as first:
+        with worker(_named(hospital, "one"), ask=stuck_logits) as first:
             wait_until(lambda: _labelled(store) >= 2, 60, "two cells labelled")
             with worker(_named(hospital, "two"), ask=brightness_logits):
                 wait_until(lambda: len(store.workers.others("")) == 2, 30, "both beat")

@@ -40,6 +40,18 @@ def slow_logits(crops: NDArray[np.uint8]) -> NDArray[np.float32]:
     return brightness_logits(crops)
 
 
+_answered = 0
+
+
+def stuck_logits(crops: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Stand in for a network that answers three times and then no more: a worker that is killed in its work."""
+    global _answered
+    if _answered == 3:
+        time.sleep(3600)
+    _answered += 1
+    return brightness_logits(crops)
+
+
 def run_worker(config: Path, die_at: int | None, ask: AskModel = brightness_logits) -> None:
     """Run the worker until SIGTERM, or until its flow passes the point ``die_at`` (counted from 0)."""
     passed = 0
