@@ -17,7 +17,7 @@ ALLOWED_KEYS = frozenset(
         "calling_ae", "cells", "count", "destination", "detail", "digest", "duration_s", "ended", "engine", "event",
         "executor_id", "exit_code", "fault", "folder", "golden_difference", "host", "instances", "kind", "level",
         "logger", "max_batch", "name", "next_attempt_s", "path", "pid", "port", "process", "reason", "received",
-        "refused", "revision",
+        "events", "refused", "revision",
         "same", "seconds", "series_uid", "size_bytes", "sop_class_uid", "sop_instance_uid", "state", "status",
         "stored", "studies", "study_uid", "timestamp", "transfer_syntax_uid", "version", "warning",
     }
