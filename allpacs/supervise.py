@@ -52,6 +52,7 @@ class Supervisor:
         self._longest_waits_s = dict(longest_waits_s or {})
         self._grace_s = grace_s
         self._stopping = threading.Event()
+        self._signalled = False
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
 
     def run(self) -> None:
@@ -70,6 +71,11 @@ class Supervisor:
         self._stopping.set()
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
+        # A second signal (Ctrl-C, and SIGTERM from who started us) may come while the first is handled, in the same
+        # thread: neither the log's lock nor the event's is taken twice.
+        if self._signalled:
+            return
+        self._signalled = True
         _log.info("stop_requested", reason=signal.Signals(number).name)
         self.stop()
 
@@ -116,10 +122,11 @@ def end_process(exit_code: int = 0) -> NoReturn:
 
 def until_stopped(supervisor: int | None = None) -> None:
     """Return once SIGTERM or SIGINT has come, or the supervising process (its id) is no longer our parent."""
-    stopped = threading.Event()
+    signalled: list[int] = []  # no event, whose lock this thread may hold when the signal comes
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stopped.set())
-    while not stopped.wait(0.5):  # a wait without end would hold back signal handlers
+        signal.signal(number, lambda number, _frame: signalled.append(number))
+    while not signalled:
+        time.sleep(0.1)
         if supervisor is not None and os.getppid() != supervisor:
             _log.error("supervisor_lost", pid=supervisor)
             return

@@ -7,11 +7,15 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from allpacs import supervise
+from allpacs.supervise import Supervisor
 from hospital import Hospital, drawn_study, wait_until
 
 pytestmark = pytest.mark.slow
@@ -23,6 +27,46 @@ def _running(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
     except FileNotFoundError:
         return False
+
+
+def _handles(pid: int, *numbers: signal.Signals) -> bool:
+    """Whether a process has handlers of its own for these signals."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    caught = int(next(line for line in status.splitlines() if line.startswith("SigCgt")).split()[1], 16)
+    return all(caught & 1 << (number - 1) for number in numbers)
+
+
+def test_a_signal_that_comes_while_another_is_handled_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    supervisor = Supervisor({})
+    handled = threading.Event()
+    log_info = supervise._log.info
+
+    def interrupted(*arguments: str, **values: str) -> None:
+        supervisor._on_signal(signal.SIGTERM, None)  # as Python does between two lines of the same thread
+        log_info(*arguments, **values)
+
+    def first() -> None:
+        supervisor._on_signal(signal.SIGINT, None)
+        handled.set()
+
+    monkeypatch.setattr(supervise, "_log", SimpleNamespace(info=interrupted))
+    threading.Thread(target=first, daemon=True).start()
+    assert handled.wait(10), "the two wait for one another"
+    assert supervisor._stopping.is_set()
+
+
+def test_a_burst_of_signals_stops_a_supervisor() -> None:
+    program = "from allpacs.supervise import Supervisor; Supervisor({'help': ['--help']}, first_wait_s=60).run()"
+    process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        wait_until(lambda: _handles(process.pid, signal.SIGTERM, signal.SIGINT), 60, "a supervisor that takes signals")
+        for number in [signal.SIGINT, signal.SIGTERM] * 50:
+            if process.poll() is None:
+                process.send_signal(number)
+        assert process.wait(60) == 0
+    finally:
+        process.kill()
+        process.wait(10)
 
 
 def test_a_worker_that_cannot_start_leaves_the_receiver_receiving(tmp_path: Path) -> None:
