@@ -31,6 +31,7 @@ class AuditEvent(Enum):
     SIGNED_OUT = ("110114", "User Authentication", "110123", "Logout", "E")
     STUDY_OPENED = ("110103", "DICOM Instances Accessed", None, None, "R")
     STUDY_SIGNED = ("110103", "DICOM Instances Accessed", None, None, "U")
+    BUNDLE_ASKED = ("110113", "Security Alert", "110131", "Software Configuration", "E")
     NOT_ALLOWED = ("110113", "Security Alert", "110132", "Use of Restricted Function", "E")
 
 

@@ -25,11 +25,10 @@ from starlette.staticfiles import StaticFiles
 from allpacs.audit.messages import AuditEvent
 from allpacs.audit.trail import AuditTrail, NoTrail
 from allpacs.classify import aggregate
-from allpacs.classify.bundle import Bundle, load_bundle
 from allpacs.classify.saliency import Explain
 from allpacs.console import access, live, rendering
 from allpacs.console.access import Permission, SecurityHeaders
-from allpacs.console.activation import Activation
+from allpacs.console.bundle import BundleInUse
 from allpacs.console.cells import CellsOfStudies
 from allpacs.console.faults import said
 from allpacs.console.pages import dicomweb, drift, export, operations, review, sign_in, study, upload, worklist
@@ -37,7 +36,7 @@ from allpacs.console.pages import pictures as picture_pages
 from allpacs.console.patients import Patients
 from allpacs.console.pictures import Pictures
 from allpacs.console.visit import Console, Visit
-from allpacs.domain.errors import AllpacsError, InputFault, ModelFault, Outdated, StoreFault
+from allpacs.domain.errors import AllpacsError, InputFault, Outdated, StoreFault
 from allpacs.domain.findings import Counts
 from allpacs.settings import Settings
 from allpacs.store.store import Store
@@ -123,6 +122,7 @@ PAGES: tuple[Page, ...] = (
     Page("/drift", drift.show, Permission.VIEW),
     Page("/operations", operations.show, Permission.OPERATE),
     Page("/operations/receiver", operations.receiver, Permission.OPERATE),
+    Page("/operations/bundle", operations.use_bundle, Permission.OPERATE, ("POST",)),
     Page("/operations/retry", operations.retry, Permission.OPERATE, ("POST",)),
     Page("/export", export.show, Permission.EXPORT),
     Page("/export", export.send, Permission.EXPORT, ("POST",)),
@@ -146,15 +146,14 @@ def make_console(
     StoreFault
         The secrets in the store's folder cannot be read or written.
     """
-    pictures, bundle = Pictures(store, max_pixels=settings.work.max_pixels), _bundle(settings)
+    pictures = Pictures(store, max_pixels=settings.work.max_pixels)
     console = Console(
         settings=settings,
         store=store,
         patients=Patients(store),
         cells=CellsOfStudies(store),
         pictures=pictures,
-        bundle=bundle,
-        activation=None if bundle is None or explain is None else Activation(pictures, bundle, explain),
+        in_use=BundleInUse(settings, store, pictures, explain),
         audit=audit or NoTrail(),
     )
     secret = access.secret_of(settings.store.folder / "console.secret")
@@ -197,14 +196,6 @@ def _warm_up() -> None:
     """Load what the first reader of a page would wait for: templates, and the statistics of an interval."""
     rendering.compile_templates()
     aggregate.fraction(Counts(all=1, hem=1, not_assessable=0))
-
-
-def _bundle(settings: Settings) -> Bundle | None:
-    try:
-        return load_bundle(settings.model.bundle)
-    except ModelFault as fault:  # the worker's to report; people can review what was read before
-        _log.warning("bundle_not_usable", reason=str(fault))
-        return None
 
 
 def _endpoint(page: Page, console: Console) -> Callable[[Request], Awaitable[Response]]:

@@ -12,10 +12,9 @@ from starlette.responses import HTMLResponse, Response
 
 from allpacs.audit.messages import AuditEvent
 from allpacs.audit.trail import AuditTrail
-from allpacs.classify.bundle import Bundle
 from allpacs.console import access, rendering
 from allpacs.console.access import Permission, Person
-from allpacs.console.activation import Activation
+from allpacs.console.bundle import BundleInUse
 from allpacs.console.cells import CellsOfStudies
 from allpacs.console.faults import said
 from allpacs.console.patients import Patients
@@ -26,21 +25,14 @@ from allpacs.store.store import Store
 
 @dataclass(frozen=True, slots=True)
 class Console:
-    """The parts that handlers share.
-
-    Attributes
-    ----------
-    bundle:
-        The bundle in use, or None where it is not what it says it is; the worker then says why.
-    """
+    """The parts that handlers share."""
 
     settings: Settings
     store: Store
     patients: Patients
     cells: CellsOfStudies
     pictures: Pictures
-    bundle: Bundle | None
-    activation: Activation | None
+    in_use: BundleInUse
     audit: AuditTrail
 
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 import structlog
 from starlette.responses import RedirectResponse, Response
 
+from allpacs.audit.messages import AuditEvent
+from allpacs.classify.bundle import load_bundle
+from allpacs.classify.signature import check_signature
 from allpacs.console.visit import Visit
 from allpacs.deliver.c_store import echo
-from allpacs.domain.errors import DeliveryUnavailable
+from allpacs.domain.errors import DeliveryUnavailable, InputFault, ModelFault
 from allpacs.domain.identity import is_uid
 from allpacs.recent_log import recent_lines
 from allpacs.settings import CStoreSettings, FhirSettings, FolderSettings, Settings
@@ -32,6 +36,7 @@ STATES = (
 _MOST_LISTED = 100
 _ECHO_S = 2.0
 _LOG_LINES = 100
+_CHANGES_SHOWN = 5
 #: Least levels of log lines that a reader chooses from.
 _LEVELS_SHOWN = ("info", "warning", "error")
 
@@ -55,7 +60,8 @@ def show(visit: Visit) -> Response:
         dead=dead[:_MOST_LISTED],
         dead_count=len(dead),
         retrying=retrying[:_MOST_LISTED],
-        bundle=visit.console.bundle,
+        bundle=visit.console.in_use.bundle,
+        changes=store.bundles.latest(_CHANGES_SHOWN),
         folder=settings.store.folder,
         events=store.audit.latest(60),
         asked=visit.query("asked"),
@@ -87,6 +93,31 @@ def retry(visit: Visit) -> Response:
             )
     _log.info("asked_again", count=len(wanted))
     return RedirectResponse(f"/operations?asked={len(wanted)}", 303)
+
+
+def use_bundle(visit: Visit) -> Response:
+    """Ask the workers to read new studies with the bundle of another folder.
+
+    Raises
+    ------
+    InputFault
+        There is no bundle, it is not what it says it is, or not signed by whom `model.trusted_key` trusts.
+    """
+    model, folder, now = visit.console.settings.model, Path(visit.posted("folder").strip()), time.time()
+    if not folder.is_absolute():
+        raise InputFault("name the folder of the bundle from the root on, as every worker sees it")
+    try:
+        bundle = load_bundle(folder)
+        if model.trusted_key is not None:
+            check_signature(folder, model.trusted_key)
+    except ModelFault as fault:
+        raise InputFault(f"this bundle cannot be used: {fault}") from None
+    who = visit.someone.identifier
+    visit.store.bundles.ask(folder, configured=model.bundle, by=who, now=now)
+    visit.store.audit.record("bundle_asked", at=now, reason=f"{bundle.digest} by {who}")
+    visit.tell(AuditEvent.BUNDLE_ASKED)
+    _log.info("bundle_asked", path=str(folder), digest=bundle.digest)
+    return RedirectResponse("/operations#bundle", 303)
 
 
 def _given_up(visit: Visit) -> list[str]:

@@ -25,7 +25,7 @@ def activation(visit: Visit) -> Response:
     """Send where the model looked, to lie over the larger crop; loads the model when first asked for."""
     about = subject(visit)
     found = cell(visit, about).finding
-    maps = visit.console.activation
+    maps = visit.console.in_use.activation
     if maps is None or about.outcome is None or maps.digest != about.outcome.model.digest:
         raise HTTPException(404)  # the model that read this study is not the one in use
     return Response(maps.over_crop(found, _SIDES_PX[1]), 200, _CACHED, "image/png")

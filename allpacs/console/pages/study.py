@@ -149,7 +149,7 @@ def artefact(visit: Visit) -> Response:
 
 def _contract(visit: Visit, about: Subject) -> Contract | None:
     """Return what the bundle that read the study states, where it is the one in use."""
-    bundle = visit.console.bundle
+    bundle = visit.console.in_use.bundle
     same = bundle is not None and about.outcome is not None and bundle.digest == about.outcome.model.digest
     return bundle.contract if same and bundle is not None else None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import io
 import json
+import shutil
 import time
 import zipfile
 from collections.abc import Callable
@@ -21,6 +22,7 @@ from allpacs.domain.findings import CellLabel
 from allpacs.domain.review import Decision, Reviewer
 from allpacs.logs import configure_logs
 from allpacs.recent_log import RecentLog
+from allpacs.settings import SHIPPED_BUNDLE, load_settings
 from allpacs.store.outcomes import SCORE_BINS
 from allpacs.store.records import DeliveryState, RevisionState
 from allpacs.store.reviews import NewDecision
@@ -80,6 +82,28 @@ def test_the_log_shows_what_processes_said_and_no_patient(browse: Browse, store:
     assert "piece_failed" in grave
     assert "association_ended" not in grave
     assert browser.see("/operations?level=' OR 1").status_code == 200
+
+
+def test_another_bundle_is_asked_for_and_followed(browse: Browse, store: Store, tmp_path: Path) -> None:
+    browser, folder = browse(Role.ADMINISTRATOR, identifier="ada"), tmp_path / "<b>bundle"
+    shutil.copytree(SHIPPED_BUNDLE, folder)
+    configured = load_settings().model.bundle
+    assert browser.post("/operations/bundle", data={"folder": str(folder)}).status_code == 403  # of another page
+    for wrong in ("", "models/other", str(tmp_path), str(tmp_path / "nowhere")):
+        assert browser.change("/operations/bundle", folder=wrong).status_code == 422, wrong
+    assert store.bundles.latest() == []
+    assert browser.change("/operations/bundle", folder=str(folder)).headers["location"] == "/operations#bundle"
+    (asked,) = store.bundles.latest()
+    assert (asked.folder, asked.configured, asked.asked_by) == (folder, configured, "ada")
+    assert store.audit.latest(1)[0].event == "bundle_asked"
+    in_use = browser.app.state.console.in_use  # type: ignore[attr-defined]
+    assert in_use.bundle.folder == configured
+    text = browser.see("/operations").text
+    assert "no worker has answered yet" in text
+    assert "&lt;b&gt;bundle" in text
+    store.bundles.taken(asked.id, in_use.bundle.digest, now=time.time())
+    assert in_use.bundle.folder == folder
+    assert "in use" in browser.see("/operations").text
 
 
 def test_a_shift_of_the_scores_is_told() -> None:
