@@ -142,7 +142,8 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="slide") as folder:
         size = (options.down, options.across)
-        facts = run(size, options.filled, options.max_cells, Path(folder), options.timeout, stand_in=options.stand_in)
+        how = {"max_cells": options.max_cells, "timeout_s": options.timeout, "stand_in": options.stand_in}
+        facts = run(size, options.filled, Path(folder), **how)
     print(json.dumps(facts, indent=1))  # noqa: T201
 
 
