@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +22,7 @@ from numpy.typing import NDArray
 
 from allpacs.classify.engines.network import set_state, state_of
 from allpacs.domain.errors import ModelFault
+from training import devices
 from training.augment import augment
 from training.recipe import Fit
 
@@ -74,7 +76,8 @@ def fit(
 ) -> Progress:
     """Train the model, from the folder's checkpoint on where there is one.
 
-    With `patience` it ends with the best epoch's weights, else with the last's.
+    A model made in the context of `training.devices.for_model` is trained on all devices that are there. With
+    `patience` it ends with the best epoch's weights, else with the last's.
 
     Parameters
     ----------
@@ -99,6 +102,8 @@ def fit(
     optimiser = keras.optimizers.Adam(options.learning_rate)
     model.compile(optimizer=optimiser, loss=loss, metrics=["accuracy"], jit_compile=compiled)
     model.optimizer.build(model.trainable_variables)
+    some = slice(devices.count(model))
+    devices.get_ready(model, training.pixels[some].astype(np.float32), training.targets[some])
     at = restore(model, folder / CHECKPOINT) if (folder / CHECKPOINT).is_file() else Progress()
     steps = math.ceil((options.per_epoch or len(training.pixels)) / options.batch)
     logged = _tensorboard(folder)
@@ -108,12 +113,12 @@ def fit(
             keras.utils.set_random_seed(options.seed + at.epoch)
             at.sums = [0.0, 0.0]
         drawn = _drawn(training, steps, options, at.epoch)
+        said = _Said(at, steps, options)
         for step, (batch, chosen) in enumerate(_batches(training, drawn, options, at.epoch, at.step), start=at.step):
             if options.schedule == "cosine":
                 rate = options.learning_rate * pace(at.epoch * steps + step, options.epochs * steps)
                 model.optimizer.learning_rate = rate
-            answer = model.train_on_batch(batch, training.targets[chosen], return_dict=True)
-            model.reset_metrics()  # each step's own figures, not the mean since the start
+            answer = devices.train_step(model, batch, training.targets[chosen])
             if not math.isfinite(float(answer["loss"])):
                 raise ModelFault(
                     f"the loss is not finite in epoch {at.epoch + 1}, step {step + 1}: lower fit.learning_rate and run "
@@ -122,7 +127,7 @@ def fit(
             at.sums[0] += float(answer["loss"])
             at.sums[1] += float(answer["accuracy"])
             at.step = step + 1
-            _say_step(at, steps, options, training, time.monotonic() - started)
+            said.step(at)
             if at.step < steps and time.monotonic() - saved > save_every_s:
                 keep(model, at, folder / CHECKPOINT)
                 saved = time.monotonic()
@@ -185,11 +190,9 @@ def logits_of(model: Any, pixels: Pixels | Floats, batch: int = 64) -> Floats:
     """Return the model's answers, shape (n, outputs)."""
     if not _accelerated():
         model.jit_compile = False  # see `fit`
-    parts = [
-        _array(model.predict_on_batch(pixels[start : start + batch].astype(np.float32)))
-        for start in range(0, len(pixels), batch)
-    ]
-    return np.concatenate(parts)
+    batches = [pixels[start : start + batch].astype(np.float32) for start in range(0, len(pixels), batch)]
+    # Of several devices each answers for the whole batch, one after the other.
+    return np.concatenate([_array(model.predict_on_batch(one))[: len(one)] for one in batches])
 
 
 def _end_epoch(
@@ -311,9 +314,28 @@ def _tensorboard(folder: Path) -> Any:
     return log
 
 
-def _say_step(at: Progress, steps: int, options: Fit, training: Examples, seconds: float) -> None:
-    every = 20 if training.pixels.ndim > 2 else 1000
-    if at.step % every == 0:
-        loss = at.sums[0] / at.step
-        done = f"{at.epoch + 1}/{options.epochs}"
-        print(f"  epoch {done} step {at.step}/{steps} mean loss {loss:.4f} after {seconds:.0f} s", flush=True)
+class _Said:
+    """How far an epoch is: a bar on a terminal, else a line now and then, for a log."""
+
+    def __init__(self, at: Progress, steps: int, options: Fit, every_s: float = 30.0) -> None:
+        import keras
+
+        self._epoch, self._steps, self._every_s = f"{at.epoch + 1}/{options.epochs}", steps, every_s
+        self._started = self._last = time.monotonic()
+        self._bar = None
+        if sys.stdout.isatty():
+            print(f"  epoch {self._epoch}", flush=True)
+            self._bar = keras.utils.Progbar(steps, stateful_metrics=["loss"])
+
+    def step(self, at: Progress) -> None:
+        """Say that a step is done."""
+        mean, now = at.sums[0] / at.step, time.monotonic()
+        if self._bar is not None:
+            self._bar.update(at.step, [("loss", mean)])
+        elif now - self._last > self._every_s:
+            seconds = now - self._started
+            print(
+                f"  epoch {self._epoch} step {at.step}/{self._steps} mean loss {mean:.4f} after {seconds:.0f} s",
+                flush=True,
+            )
+            self._last = now

@@ -4,6 +4,7 @@
     run.json            recipe, start, command, seed, environment, git revision, digests of data and split
     split.json          every image's part in every fold
     crops/              the pictures as the network sees them
+    features.npz        of a frozen backbone: what it says of every picture; start.safetensors: its weights
     fold0/ …            history.csv, state.npz (resume), weights.safetensors, valid.npz and test.npz (logits), done.json
 
 A finished fold is not trained again; an unfinished one goes on at its last checkpoint.
@@ -20,9 +21,9 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -31,19 +32,20 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
 from allpacs.classify.aggregate import OTHER
-from allpacs.classify.engines.network import build_head, set_state, state_of
+from allpacs.classify.engines.network import build_head, state_of
 from allpacs.domain.errors import ConfigFault, InputFault
-from training import networks
+from training import devices, networks
 from training.augment import augment
 from training.crops import Crops, joined, read_crops
 from training.datasets import read
-from training.fit import CHECKPOINT, Examples, fit, logits_of
+from training.fit import CHECKPOINT, Examples, Progress, fit, logits_of
 from training.gate import drawn_outliers
 from training.recipe import Recipe
 from training.splits import TEST, TRAIN, VALID, Split, balanced, group_of, make_split, unit_of
 from training.weights import begin
 
 WEIGHTS = "weights.safetensors"
+START = "start.safetensors"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -183,12 +185,8 @@ def shares_of(cells: Crops, draw: str) -> NDArray[np.float64] | None:
     return shares
 
 
-def _train(
-    recipe: Recipe, start: str, prepared: Prepared, features: NDArray[np.float32] | None, fold: int, folder: Path
-) -> None:
+def _train(recipe: Recipe, start: str, prepared: Prepared, features: _Features | None, fold: int, folder: Path) -> None:
     """Train one fold, and write its weights and answers."""
-    import keras
-
     started = time.monotonic()
     cells, targets = prepared.cells, prepared.targets
     trained, validated, tested = (prepared.places(fold, part) for part in (TRAIN, VALID, TEST))
@@ -197,55 +195,104 @@ def _train(
     if empty := [name for name, n in zip(prepared.classes, targets[trained].sum(axis=0), strict=True) if not n]:
         raise InputFault(f"fold {fold}: no training images of {', '.join(empty)}")
     print(f"fold {fold}: {len(trained)} to train, {len(validated)} to validate, {len(tested)} to test", flush=True)
-    shares = shares_of(cells.pick(trained), recipe.fit.draw)
-    model = build(recipe, len(prepared.classes), start)
-    begun = begin(model, recipe, start, cells.pixels[prepared.places(fold, TRAIN)]) if not _begun(folder) else "resumed"
-    if features is None:
-        for layer in model.layers:
-            if layer.name.startswith(recipe.network.frozen) and recipe.network.frozen:
-                layer.trainable = False
-        training = Examples(cells.pixels[trained], targets[trained], shares)
-        validation = Examples(cells.pixels[validated], targets[validated])
-        at = fit(model, training, validation, recipe.fit, folder)
-    else:
-        views = len(features)
-        keras.utils.set_random_seed(recipe.fit.seed)
-        head = build_head(
-            [str(c) for c in range(len(prepared.classes))], features.shape[2],
-            dense_units=recipe.network.dense_units, dropout=recipe.network.dropout,
-        )  # fmt: skip
-        seen = features[:, trained].reshape(-1, features.shape[2])
-        tiled = None if shares is None else np.tile(shares, views) / views
-        training = Examples(seen, np.tile(targets[trained], (views, 1)), tiled)
-        at = fit(head, training, Examples(features[0, validated], targets[validated]), recipe.fit, folder)
-        set_state(model, state_of(model) | state_of(head))
-    _save_weights(model, folder / WEIGHTS)
+    parts = (trained, validated)
+    learned = (
+        _learn_all(recipe, start, prepared, *parts, folder)
+        if features is None
+        else _learn_head(recipe, prepared, features, *parts, folder)
+    )
+    _save_weights(learned.state, folder / WEIGHTS)
     for part, places in ((VALID, validated), (TEST, tested)):
-        logits = logits_of(model, cells.pixels[places]) if len(places) else np.zeros((0, targets.shape[1]), np.float32)
+        logits = learned.answer(places) if len(places) else np.zeros((0, targets.shape[1]), np.float32)
         np.savez(folder / f"{part}.npz", places=places, logits=logits)
         if part == TEST and len(places):
             _save_errors(prepared, places, logits, folder)
     (folder / CHECKPOINT).unlink(missing_ok=True)
-    facts = {"seconds": round(time.monotonic() - started), "epochs": at.epoch, "best_epoch": at.best_epoch,
-             "start": begun, "trained_on": len(trained)}  # fmt: skip
+    facts = {"seconds": round(time.monotonic() - started), "epochs": learned.at.epoch,
+             "best_epoch": learned.at.best_epoch, "start": learned.start, "trained_on": len(trained)}  # fmt: skip
     (folder / "done.json").write_text(json.dumps(facts))
 
 
-def _features(recipe: Recipe, start: str, prepared: Prepared, folder: Path) -> NDArray[np.float32]:
-    """Return the backbone's pooled features of every picture's views, shape (views, n, features); the first is plain.
+@dataclass(frozen=True, slots=True, eq=False)
+class _Learned:
+    """What a fold came to: its weights by name, and the logits it gives for pictures at these places."""
 
-    No label enters them, so one array serves all folds.
+    state: dict[str, NDArray[np.float32]]
+    answer: Callable[[NDArray[np.int64]], NDArray[np.float32]]
+    at: Progress
+    start: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Features:
+    """What a frozen backbone says of every picture's views, shape (views, n, features); the first view is plain.
+
+    No label enters them, so one array serves all folds. `state` holds the backbone that said so.
     """
+
+    of_views: NDArray[np.float32]
+    state: dict[str, NDArray[np.float32]]
+    start: str
+
+
+def _learn_all(
+    recipe: Recipe,
+    start: str,
+    prepared: Prepared,
+    trained: NDArray[np.int64],
+    validated: NDArray[np.int64],
+    folder: Path,
+) -> _Learned:
+    """Train the network on pictures, but for its frozen layers."""
+    cells, targets = prepared.cells, prepared.targets
+    with devices.for_model():
+        model = build(recipe, len(prepared.classes), start)
+        begun = "resumed"
+        if not (folder / CHECKPOINT).is_file():
+            begun = begin(model, recipe, start, cells.pixels[trained])
+        for layer in model.layers:
+            if recipe.network.frozen and layer.name.startswith(recipe.network.frozen):
+                layer.trainable = False
+        training = Examples(cells.pixels[trained], targets[trained], shares_of(cells.pick(trained), recipe.fit.draw))
+        at = fit(model, training, Examples(cells.pixels[validated], targets[validated]), recipe.fit, folder)
+    return _Learned(state_of(model), lambda places: logits_of(model, cells.pixels[places]), at, begun)
+
+
+def _learn_head(
+    recipe: Recipe, prepared: Prepared, features: _Features, trained: NDArray[np.int64], validated: NDArray[np.int64],
+    folder: Path,
+) -> _Learned:  # fmt: skip
+    """Train a new head on a frozen backbone's features."""
+    import keras
+
+    views, _, width = features.of_views.shape
+    keras.utils.set_random_seed(recipe.fit.seed)
+    head = build_head(
+        [str(c) for c in range(len(prepared.classes))], width,
+        dense_units=recipe.network.dense_units, dropout=recipe.network.dropout,
+    )  # fmt: skip
+    targets, shares = prepared.targets, shares_of(prepared.cells.pick(trained), recipe.fit.draw)
+    training = Examples(
+        features.of_views[:, trained].reshape(-1, width),
+        np.tile(targets[trained], (views, 1)),
+        None if shares is None else np.tile(shares, views) / views,
+    )
+    plain = features.of_views[0]
+    at = fit(head, training, Examples(plain[validated], targets[validated]), recipe.fit, folder)
+    return _Learned(features.state | state_of(head), lambda places: logits_of(head, plain[places]), at, features.start)
+
+
+def _features(recipe: Recipe, start: str, prepared: Prepared, folder: Path) -> _Features:
+    """Return the backbone's pooled features of every picture's views, kept in the run's folder."""
     import keras
 
     done = folder / "features.npz"
     if done.is_file():
         with np.load(done) as stored:
-            known: NDArray[np.float32] = stored["features"]
-            return known
+            return _Features(stored["features"], stored_weights(folder / START), str(stored["start"]))
     cells = prepared.cells
     model = build(recipe, len(prepared.classes), start)
-    begin(model, recipe, start, cells.pixels)
+    begun = begin(model, recipe, start, cells.pixels)
     backbone = keras.Model(model.input, model.get_layer("avg_pool").output)
     views = []
     for view in range(recipe.network.views):
@@ -255,8 +302,9 @@ def _features(recipe: Recipe, start: str, prepared: Prepared, folder: Path) -> N
         if view:
             changed = np.stack([augment(picture, recipe.fit.augment, random) for picture in cells.pixels])
         views.append(logits_of(backbone, changed))
-    features = np.stack(views)
-    np.savez(done, features=features)
+    features = _Features(np.stack(views), state_of(backbone), begun)
+    _save_weights(features.state, folder / START)
+    np.savez(done, features=features.of_views, start=begun)
     return features
 
 
@@ -268,18 +316,14 @@ def _filtered(pixels: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
     return filtered
 
 
-def _begun(folder: Path) -> bool:
-    return (folder / CHECKPOINT).is_file()
-
-
 def stored_weights(path: Path) -> dict[str, NDArray[np.float32]]:
     """Return the weights that a finished fold holds."""
     return {name: value.astype(np.float32) for name, value in load_file(path).items()}
 
 
-def _save_weights(model: Any, path: Path) -> None:
+def _save_weights(state: Mapping[str, NDArray[np.float32]], path: Path) -> None:
     scratch = path.with_name(f".{path.name}.partial")
-    save_file({name: np.ascontiguousarray(v) for name, v in state_of(model).items()}, scratch)
+    save_file({name: np.ascontiguousarray(v) for name, v in state.items()}, scratch)
     scratch.replace(path)
 
 
@@ -311,7 +355,9 @@ def _write_facts(recipe: Recipe, start: str, prepared: Prepared, folder: Path) -
         "git": told.stdout.strip() if told and told.returncode == 0 else None,
         "python": platform.python_version(),
         "backend": os.environ.get("KERAS_BACKEND", "tensorflow"),
-        "libraries": {name: version(name) for name in ("keras", "tensorflow", "numpy", "scikit-learn")},
+        "libraries": {
+            name: _version(name) for name in ("keras", "tensorflow", "jax", "torch", "numpy", "scikit-learn")
+        },
         "processors": os.cpu_count(),
     }
     (folder / "run.json").write_text(json.dumps(facts, indent=1))
@@ -320,6 +366,13 @@ def _write_facts(recipe: Recipe, start: str, prepared: Prepared, folder: Path) -
         for s in prepared.cells.samples
     ]
     (folder / "pictures.json").write_text(json.dumps(rows))
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
 
 
 def _save_errors(
