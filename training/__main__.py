@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from allpacs.domain.errors import AllpacsError, ConfigFault
+from allpacs.domain.errors import AllpacsError, ConfigFault, InputFault
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -109,6 +109,11 @@ def _reproduce(options: argparse.Namespace) -> None:
         found = verify(folder_of("cnmc", _folders(options.data)))
         out.mkdir(parents=True, exist_ok=True)
         (out / "missing.txt").write_text("".join(f"{path}\n" for path in found.missing))
+        if found.altered:
+            raise InputFault(
+                f"{len(found.altered)} files of C-NMC are not as they were published, first {found.altered[0]}: "
+                "download them again (verify lists all), or train without comparing (python -m training fit)"
+            )
         notes.append(f"C-NMC: {found.summary()}." + ("" if found.complete else " The missing ones: missing.txt."))
         if not found.complete:
             notes.append("The data set is not complete: these figures are not comparable with the paper's.")

@@ -337,6 +337,8 @@ def _assert_same(recipe: Recipe, start: str, folder: Path) -> None:
 
 
 def _write_facts(recipe: Recipe, start: str, prepared: Prepared, folder: Path) -> None:
+    import keras
+
     data = hashlib.sha256()
     for picture, place in zip(prepared.cells.pixels, prepared.at, strict=True):
         data.update(prepared.split.names[place].encode() + picture.tobytes())
@@ -354,7 +356,7 @@ def _write_facts(recipe: Recipe, start: str, prepared: Prepared, folder: Path) -
         "pictures": dict(Counter(f"{s.source} {s.label}" for s in prepared.cells.samples)),
         "git": told.stdout.strip() if told and told.returncode == 0 else None,
         "python": platform.python_version(),
-        "backend": os.environ.get("KERAS_BACKEND", "tensorflow"),
+        "backend": keras.backend.backend(),
         "libraries": {
             name: _version(name) for name in ("keras", "tensorflow", "jax", "torch", "numpy", "scikit-learn")
         },

@@ -116,7 +116,10 @@ def save_weights(model: Any, path: Path) -> None:
         state = {name: value.astype(np.float16) for name, value in state_of(model).items()}
     for name, value in state.items():
         if not np.isfinite(value).all():
-            raise ModelFault(f"weights: {name} is not finite in float16")
+            raise ModelFault(
+                f"weights: {name} is not finite in float16, as bundles hold weights (at most 65,504): the training has "
+                "not settled; train longer, or at a lower rate"
+            )
     partial = path.with_name(f".{path.name}.partial")
     save_file(state, partial, metadata={"format": "allpacs", "network": FAMILY})
     partial.replace(path)

@@ -65,7 +65,9 @@ def test_facts_of_the_full_set() -> None:
     assert len({f.subject for f in facts() if f.subset.startswith("fold") and f.label == "all"}) == 47
 
 
-def test_missing_extra_and_altered_files_are_listed(data_dir: Path, tmp_path: Path) -> None:
+def test_missing_extra_and_altered_files_are_listed(
+    data_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / BMP).parent.mkdir(parents=True)
     shutil.copy(data_dir / "cnmc" / BMP, tmp_path / BMP)
     found = verify(tmp_path)
@@ -82,6 +84,8 @@ def test_missing_extra_and_altered_files_are_listed(data_dir: Path, tmp_path: Pa
     assert found.extra == ("training_data/extra.bmp",)
     assert found.recoded == ("training_data/fold_0/all/UID_11_11_1_all.jpg",)
     assert "1 altered, 1 in another format, 1 extra" in found.summary()
+    assert main(["reproduce", "paper", "--data", f"cnmc:{tmp_path}", "--out", str(tmp_path / "run")]) == 1
+    assert f"1 files of C-NMC are not as they were published, first {BMP}: download" in capsys.readouterr().err
 
 
 def picture(path: Path, mode: str = "RGB", size: tuple[int, int] = (40, 30)) -> Path:

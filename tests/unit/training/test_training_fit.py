@@ -2,73 +2,62 @@
 
 from __future__ import annotations
 
+import importlib.util
 import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from allpacs.classify.engines.network import state_of
 from allpacs.domain.errors import ModelFault
+from places import REPOSITORY
 from training.augment import augment
 from training.fit import Examples, fit, logits_of, pace, reestimate_batch_norm, stored_state
-from training.recipe import Fit
+from training_samples import OPTIONS, cells, tiny
 
 pytestmark = pytest.mark.slow
-OPTIONS = Fit(
-    epochs=5, per_epoch=96, learning_rate=0.05, batch=16, seed=5, schedule="cosine", augment=("turn", "blur", "restain")
-)
 
 
-def tiny() -> Any:
-    import keras
-
-    keras.utils.set_random_seed(1)
-    layers = keras.layers
-    picture = keras.Input((16, 16, 3))
-    hidden = layers.Rescaling(1 / 255)(picture)
-    hidden = layers.Conv2D(4, 3, strides=2, name="conv")(hidden)
-    hidden = layers.BatchNormalization(name="bn")(hidden)
-    hidden = layers.GlobalAveragePooling2D()(layers.ReLU()(hidden))
-    return keras.Model(picture, layers.Dense(2, name="out")(hidden))
+def in_a_process(program: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a Python program that may import what this file does."""
+    places = os.pathsep.join((str(REPOSITORY), str(REPOSITORY / "tests"), *sys.path))
+    return subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)],
+        env=os.environ | {"PYTHONPATH": places} | environment,
+        capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
 
 
-def cells(number: int = 24) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Bright squares are the first class, dark ones the second."""
-    bright = np.arange(number) % 2 == 0
-    pixels = np.zeros((number, 16, 16, 3), np.uint8)
-    pixels[:, 3:13, 3:13] = np.where(bright, 200, 60)[:, None, None, None]
-    return pixels, np.eye(2, dtype=np.float32)[np.where(bright, 0, 1)], np.full(number, 1 / number)
+def test_goes_on_after_kill_9_in_mid_epoch_as_if_never_stopped(tmp_path: Path) -> None:
+    """The process is killed in the second step of the second epoch, after a checkpoint in that epoch's first."""
+    killed = in_a_process(f"""
+        from pathlib import Path
+        from training.fit import Examples, fit
+        from training_samples import OPTIONS, Targets, cells, tiny
 
-
-class CutOff(RuntimeError):
-    """Stands for a process that is killed."""
-
-
-class Targets:
-    """Targets that fail once so many batches were read."""
-
-    def __init__(self, targets: np.ndarray, batches: int) -> None:
-        self.targets, self.left = targets, batches
-
-    def __getitem__(self, chosen: Any) -> np.ndarray:
-        if self.left == 0:
-            raise CutOff
-        self.left -= 1
-        return self.targets[chosen]
-
-
-def test_goes_on_in_mid_epoch_as_if_never_stopped(tmp_path: Path) -> None:
+        pixels, targets, shares = cells()
+        examples = Examples(pixels, Targets(targets, OPTIONS.per_epoch // OPTIONS.batch + 1), shares)
+        fit(tiny(), examples, None, OPTIONS, Path({str(tmp_path / "stopped")!r}), 0.0)
+    """)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    with np.load(tmp_path / "stopped" / "state.npz") as stored:
+        at = json.loads(str(stored["progress"]))
+    assert (at["epoch"], at["step"]) == (1, 1)
     pixels, targets, shares = cells()
     straight = tiny()
     fit(straight, Examples(pixels, targets, shares), None, OPTIONS, tmp_path / "straight")
-    stopped = tiny()
-    with pytest.raises(CutOff):  # in the second step of the second epoch, after a checkpoint in its first
-        fit(stopped, Examples(pixels, Targets(targets, 8), shares), None, OPTIONS, tmp_path / "stopped", 0.0)  # type: ignore[arg-type]
     resumed = tiny()
-    at = fit(resumed, Examples(pixels, targets, shares), None, OPTIONS, tmp_path / "stopped")
-    assert at.epoch == OPTIONS.epochs
+    end = fit(resumed, Examples(pixels, targets, shares), None, OPTIONS, tmp_path / "stopped")
+    assert end.epoch == OPTIONS.epochs
     for name, value in state_of(straight).items():
         np.testing.assert_allclose(state_of(resumed)[name], value, rtol=1e-4, atol=1e-6, err_msg=name)
     reestimate_batch_norm(resumed, pixels, batch=8)
@@ -141,3 +130,61 @@ def test_augmented_cells_stay_on_black_and_repeat_by_seed() -> None:
     assert (first[0, 0] == 0).all()
     assert first.max() > 0
     assert (augment(np.zeros((16, 16, 3), np.uint8), OPTIONS.augment, np.random.default_rng(0)) == 0).all()
+
+
+def test_several_devices_share_each_batch(tmp_path: Path) -> None:
+    """Two virtual CPUs stand for two GPUs: each learns from half of every batch, and both hold the same weights."""
+    ran = in_a_process(f"""
+        from pathlib import Path
+        import numpy as np
+        import tensorflow as tf
+        from allpacs.domain.errors import ConfigFault
+        from training import devices
+        from training.fit import Examples, fit, logits_of
+        from training_samples import OPTIONS, cells, tiny
+
+        two = [tf.config.LogicalDeviceConfiguration()] * 2
+        tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0], two)
+        pixels, targets, shares = cells()
+        with devices.for_model():
+            model = tiny()
+            fit(model, Examples(pixels, targets, shares), Examples(pixels, targets), OPTIONS, Path({str(tmp_path)!r}))
+        assert devices.count(model) == 2
+        kernel = model.get_layer("conv").kernel.value
+        assert len(kernel.values) == 2
+        np.testing.assert_array_equal(*kernel.values)
+        assert logits_of(model, pixels).shape == (len(pixels), 2)
+        try:
+            devices.train_step(model, pixels[:3].astype("float32"), targets[:3])
+        except ConfigFault as fault:
+            print(fault)
+    """)
+    assert ran.returncode == 0, ran.stderr
+    assert "fit.batch 3 cannot be shared out to 2 devices: make it a multiple" in ran.stdout
+    rows = (tmp_path / "history.csv").read_text().splitlines()
+    assert float(rows[-1].split(",")[1]) < float(rows[1].split(",")[1])
+
+
+@pytest.mark.parametrize("backend", ["jax", "torch"])
+def test_other_backends_fit(backend: str, tmp_path: Path) -> None:
+    """The command, from the data to the weights, on drawn pictures."""
+    if importlib.util.find_spec(backend) is None:
+        pytest.skip(f"{backend} is not installed: pip install {backend}")
+    random = np.random.default_rng(1)
+    (tmp_path / "allidb2").mkdir()
+    for number in range(12):
+        picture = random.integers(0, 128, (32, 32, 3)).astype(np.uint8) + np.uint8(100 * (number % 2))
+        Image.fromarray(picture).save(tmp_path / "allidb2" / f"Im{number:03}_{number % 2}.png")
+    ran = in_a_process(f"""
+        import sys
+        from training.__main__ import main
+
+        small = ["data.input_px=32", "split.folds=3", "fit.epochs=2", "fit.batch=4", "network.dense_units=8"]
+        change = [word for one in small for word in ("--set", one)]
+        run = ["--data", {str(tmp_path)!r}, "--out", {str(tmp_path / "run")!r}, "--fold", "0", *change]
+        sys.exit(main(["fit", "cad-all", *run]))
+    """, KERAS_BACKEND=backend)  # fmt: skip
+    assert ran.returncode == 0, ran.stderr
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["backend"] == backend
+    assert (tmp_path / "run" / "fold0" / "weights.safetensors").stat().st_size > 0
+    assert len((tmp_path / "run" / "fold0" / "history.csv").read_text().splitlines()) == 3

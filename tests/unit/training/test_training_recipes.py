@@ -8,11 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from allpacs.classify.aggregate import OTHER
+from allpacs.classify.bundle import load_bundle
 from allpacs.domain.errors import ConfigFault, InputFault
 from training import networks
 from training.__main__ import main
+from training.evaluate import evaluate_run
 from training.recipe import read_recipe, recipe_names
-from training.run import run, shares_of
+from training.run import run, shares_of, stored_weights
 from training.splits import group_of
 
 pytestmark = pytest.mark.slow
@@ -79,6 +82,38 @@ def test_recipe_runs_to_its_report(name: str, few_images: Path, tmp_path: Path) 
     assert main(command) == 0  # nothing is done twice
     assert (tmp_path / "fold0" / "weights.safetensors").stat().st_mtime_ns == before
     assert main([*command, "--set", "fit.seed=3"]) == 1  # another recipe in the same folder
+
+
+def test_from_pre_training_to_a_bundle_with_a_gate(
+    few_images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`pbc`, then `best` on its filters, then the bundle, which is judged as serving would."""
+    reproduce("pbc", few_images, tmp_path / "pbc", "lite2", "data.input_px=64", "fit.learning_rate=1e-5")
+    start = tmp_path / "pbc" / "fold0" / "weights.safetensors"
+    few = ("data.input_px=64", "split.folds=3", "network.views=2", "fit.per_epoch=256", "fit.batch=64")
+    reproduce("best", few_images, tmp_path / "best", str(start), *few, "fit.epochs=4", "fit.learning_rate=5e-3")
+    before, after = stored_weights(start), stored_weights(tmp_path / "best" / "fold0" / "weights.safetensors")
+    np.testing.assert_array_equal(before["top_conv/kernel"], after["top_conv/kernel"])
+    assert after["head_logits/kernel"].shape == (16, 3)
+
+    figures = evaluate_run(tmp_path / "best")
+    named = {row["figure"] for row in figures.rows}
+    assert {"auroc", "sensitivity", "specificity", "answered", "auroc by subject", "ECE after calibration"} <= named
+    assert {"accepted", "false accept"} <= named
+    out = tmp_path / "bundle"
+    command = ["export", "--run", str(tmp_path / "best"), "--out", str(out), "--name", "n", "--version", "1"]
+    assert main(command) == 0
+    bundle = load_bundle(out)
+    assert bundle.outputs == ("ALL", "HEM", OTHER)
+    assert 0 < bundle.other_at_most < 1
+    assert {d.name for d in bundle.contract.training_data} >= {"C-NMC 2019", "ALL-IDB2", "PBC Barcelona", "drawn"}
+    card = (out / "model_card.md").read_text()
+    for fact in ("Research use only", "Apache-2.0", figures.facts["split_digest"], "hematogone"):
+        assert fact in card
+    capsys.readouterr()
+    assert main(["evaluate", "--bundle", str(out), "--data", f"pbc:{few_images / 'pbc'}", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert {row["figure"] for row in told["figures"]} >= {"specificity", "accepted", "false accept"}
 
 
 def test_classes_and_sources_are_drawn_evenly_whatever_their_numbers(few_images: Path, tmp_path: Path) -> None:
