@@ -190,9 +190,13 @@ def logits_of(model: Any, pixels: Pixels | Floats, batch: int = 64) -> Floats:
     """Return the model's answers, shape (n, outputs)."""
     if not _accelerated():
         model.jit_compile = False  # see `fit`
-    batches = [pixels[start : start + batch].astype(np.float32) for start in range(0, len(pixels), batch)]
-    # Of several devices each answers for the whole batch, one after the other.
-    return np.concatenate([_array(model.predict_on_batch(one))[: len(one)] for one in batches])
+    answers = []
+    for start in range(0, len(pixels), batch):
+        one = pixels[start : start + batch].astype(np.float32)
+        filled = np.concatenate([one, np.repeat(one[:1], -len(one) % devices.count(model), axis=0)])
+        # Of TensorFlow's devices each answers for the whole batch, one after the other.
+        answers.append(_array(model.predict_on_batch(filled))[: len(one)])
+    return np.concatenate(answers)
 
 
 def _end_epoch(

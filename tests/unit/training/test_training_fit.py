@@ -167,7 +167,7 @@ def test_several_devices_share_each_batch(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("backend", ["jax", "torch"])
 def test_other_backends_fit(backend: str, tmp_path: Path) -> None:
-    """The command, from the data to the weights, on drawn pictures."""
+    """The command, from the data to the weights, on drawn pictures; JAX on two virtual devices."""
     if importlib.util.find_spec(backend) is None:
         pytest.skip(f"{backend} is not installed: pip install {backend}")
     random = np.random.default_rng(1)
@@ -177,14 +177,18 @@ def test_other_backends_fit(backend: str, tmp_path: Path) -> None:
         Image.fromarray(picture).save(tmp_path / "allidb2" / f"Im{number:03}_{number % 2}.png")
     ran = in_a_process(f"""
         import sys
+        from training import devices
         from training.__main__ import main
 
         small = ["data.input_px=32", "split.folds=3", "fit.epochs=2", "fit.batch=4", "network.dense_units=8"]
         change = [word for one in small for word in ("--set", one)]
         run = ["--data", {str(tmp_path)!r}, "--out", {str(tmp_path / "run")!r}, "--fold", "0", *change]
-        sys.exit(main(["fit", "cad-all", *run]))
-    """, KERAS_BACKEND=backend)  # fmt: skip
+        code = main(["fit", "cad-all", *run])
+        print("devices", devices.count(None) if {backend!r} == "jax" else 1)
+        sys.exit(code)
+    """, KERAS_BACKEND=backend, XLA_FLAGS="--xla_force_host_platform_device_count=2")  # fmt: skip
     assert ran.returncode == 0, ran.stderr
+    assert f"devices {2 if backend == 'jax' else 1}" in ran.stdout
     assert json.loads((tmp_path / "run" / "run.json").read_text())["backend"] == backend
     assert (tmp_path / "run" / "fold0" / "weights.safetensors").stat().st_size > 0
     assert len((tmp_path / "run" / "fold0" / "history.csv").read_text().splitlines()) == 3
