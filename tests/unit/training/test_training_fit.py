@@ -33,7 +33,7 @@ def in_a_process(program: str, **environment: str) -> subprocess.CompletedProces
     return subprocess.run(
         [sys.executable, "-c", textwrap.dedent(program)],
         env=os.environ | {"PYTHONPATH": places} | environment,
-        capture_output=True, text=True, timeout=300, check=False,
+        capture_output=True, text=True, timeout=600, check=False,
     )  # fmt: skip
 
 
