@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Run a command of this repository on a fresh Debian 12: mmdebstrap makes one with nothing but make and Python 3.11, a clone
+# Run a command of this repository on a fresh Debian 12: mmdebstrap makes one with nothing but git, make and Python 3.11, a clone
 # of what is committed here lies in it, and all that the command needs it has to install itself.
 #
 #   conformance/fresh_debian.sh FOLDER [COMMAND]     needs root, mmdebstrap; FOLDER outside the repository, about 10 GB
@@ -15,7 +15,7 @@ mkdir -p "$work"
 
 if [ ! -e "$work/made" ]; then
     rm -rf "$root"
-    mmdebstrap --quiet --variant=minbase --include=ca-certificates,make,python3.11-venv bookworm "$root"
+    mmdebstrap --quiet --variant=minbase --include=ca-certificates,git,make,python3.11-venv bookworm "$root"
     touch "$work/made"
 fi
 
