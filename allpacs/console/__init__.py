@@ -10,6 +10,10 @@
 `patients.py`     whom studies are about: read from the spool's headers, kept in memory only
 `cells.py`        cells of a revision with what people decided, sorted and filtered
 `pictures.py`     crops, fields and overlays from the spool
+`bundle.py`       the model bundle in use, which a change asked for here may replace
+`activation.py`   where its network looked
+`trend.py`        drift: weeks of what was summed up in the store
+`faults.py`       what went wrong, in the reader's language
 `live.py`         server-sent events
 `pages/`          the handlers, one file a page
 ================= =====================================================================================
