@@ -22,7 +22,7 @@ from pydicom import dcmread
 from pydicom.uid import generate_uid
 
 from allpacs.app import open_store
-from allpacs.deliver.c_store import send_files
+from allpacs.deliver.c_store import SentFile, send_files
 from allpacs.domain.errors import DeliveryRejected, DeliveryUnavailable
 from allpacs.store.records import RevisionState
 from allpacs.store.scrub import Damage, Scrubbed
@@ -97,13 +97,20 @@ def _send_until_acknowledged(hospital: Hospital, files: list[Path], acknowledged
     """Send a study as a PACS does: what was not acknowledged is sent again."""
     waiting = list(files)
     deadline = time.monotonic() + PATIENCE_S
+    together = True
     while waiting:
         assert time.monotonic() < deadline, f"a study could not be sent within {PATIENCE_S} s"
-        with contextlib.suppress(DeliveryUnavailable, DeliveryRejected):
-            for one in send_files(waiting, "127.0.0.1", hospital.port, AE_TITLE, SENDER, timeout_s=10.0):
-                if one.stored:
-                    acknowledged.add(one.sop_instance_uid)
-                    waiting.remove(one.path)
+        # Of an association that a kill ends nothing is known: then one by one, or a slow machine would never get on.
+        attempt = waiting if together else waiting[:1]
+        outcomes: list[SentFile] = []
+        try:
+            outcomes = send_files(attempt, "127.0.0.1", hospital.port, AE_TITLE, SENDER, timeout_s=10.0)
+        except (DeliveryUnavailable, DeliveryRejected):
+            together = False
+        for one in outcomes:
+            if one.stored:
+                acknowledged.add(one.sop_instance_uid)
+                waiting.remove(one.path)
         if waiting:
             time.sleep(0.2)
 
