@@ -82,6 +82,7 @@ def merged(known: dict[str, dict[str, Any]], outcomes: Outcomes, chosen: list[di
 
 def page(results: dict[str, Any]) -> str:
     """Return the results as Markdown."""
+    long = {one["promise"] for one in PROMISES if one.get("long", False)}
     lines = [
         "# What is promised, and what showed that it holds",
         "",
@@ -96,6 +97,8 @@ def page(results: dict[str, Any]) -> str:
         figures = f"{one['figure']} ({one.get('at', 'earlier')})"
         if "long" in one:
             figures += f"<br>long half: {one['long']['figure']} ({one['long']['at']})"
+        elif one["promise"] in long:
+            figures += "<br>long half: not run to its end"
         lines.append(f"| {one['promise']} | {tests} | {figures} | {'yes' if _held(one) else '**no**'} |")
     return "\n".join([*lines, ""])
 

@@ -74,7 +74,8 @@ def test_a_pacs_that_refuses_leaves_a_dead_letter_until_somebody_resends(tmp_pat
         with worker(hospital.config):
             wait_until(lambda: store.studies.get(study_uid).state == RevisionState.ATTENTION, 60, "attention")
             refusing.stop()
-            assert _states(store, study_uid) == {(1, "pacs"): DeliveryState.DEAD, (1, "ehr"): DeliveryState.SENT}
+            gone = {(1, "pacs"): DeliveryState.DEAD, (1, "ehr"): DeliveryState.SENT}
+            wait_until(lambda: _states(store, study_uid) == gone, 60, "the other one's delivery")
             reason = store.revisions.get(study_uid, 1).reason or ""
             assert reason.startswith("pacs: ")
             assert AE_TITLE not in reason.split(":")[0]
