@@ -32,6 +32,7 @@ def main() -> int:
     """Run what was asked for; return the exit status."""
     if sys.argv[1:] == ["scaling"]:
         scaling.write()
+        Console().print("the capacity model is written", highlight=False)
         return 0
     arguments = _arguments()
     if os.environ.get(_INSIDE) != "1":
