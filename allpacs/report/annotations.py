@@ -32,13 +32,14 @@ SERIES_DESCRIPTION = "AI annotations of white cells (research use only)"
 
 
 def annotated_images(findings: StudyFindings, most: int) -> list[InstanceFindings]:
-    """Return the images whose cells are annotations: those of more than `most` cells, in the study's order.
+    """Return the images whose cells are annotations: at most one, since the store keeps one result of a kind.
 
-    Of images whose places can be told in one plane: a slide's total pixel matrix, or an image of one frame. Cells of
-    other images stay in the report.
+    It is the one with most cells, where it has more than `most`, of those whose places can be told in one plane: a
+    slide's total pixel matrix, or an image of one frame. Cells of other images stay in the report.
     """
     flat = (one for one in findings.instances if one.matrix is not None or one.frames == 1)
-    return [one for one in flat if len(one.cells) > most]
+    image = max(flat, key=lambda one: len(one.cells), default=None)
+    return [image] if image is not None and len(image.cells) > most else []
 
 
 def cell_annotations(

@@ -5,7 +5,7 @@ set -euo pipefail
 cd "$(dirname "$0")"
 target=../../build/conformance
 
-packages=(orthanc orthanc-dicomweb dcmtk libpixelmed-java chromium iproute2 libpangoft2-1.0-0 libharfbuzz-subset0)
+packages=(orthanc orthanc-dicomweb dcmtk libpixelmed-java chromium iproute2 libatomic1 libpangoft2-1.0-0 libharfbuzz-subset0)
 command -v node >/dev/null && command -v npm >/dev/null || packages+=(nodejs npm)
 command -v java >/dev/null || packages+=(default-jre-headless)
 missing=()
