@@ -15,6 +15,7 @@ from pynetdicom import AE, build_role, evt
 from pynetdicom.sop_class import StorageCommitmentPushModel
 
 from allpacs.commitment import Answer, Reference, action_information, event_information
+from allpacs.deliver.association import Checkpoint
 from allpacs.deliver.association import Peer as Address
 from allpacs.deliver.commitment import report_commitment
 from allpacs.receive.commitment import CommitmentService
@@ -49,6 +50,7 @@ class Asking:
         ae.add_requested_context(StorageCommitmentPushModel)
         association = ae.associate("127.0.0.1", port, ae_title="ALLPACS", evt_handlers=self.handlers)
         assert association.is_established
+        association._reactor_checkpoint = Checkpoint(association)  # pynetdicom waits for its own without end
         data_set = how.get("data_set", action_information("1.2.9", references))
         status, _ = association.send_n_action(
             data_set, how.get("action", 1), StorageCommitmentPushModel, how.get("instance", INSTANCE)
