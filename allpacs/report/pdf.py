@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from PIL import ImageFile
 from pydicom.dataset import Dataset
 from pydicom.uid import Comprehensive3DSRStorage, EncapsulatedPDFStorage
 
@@ -81,6 +82,7 @@ def encapsulated_pdf(
 
 
 def _weasyprint() -> Any:
+    strict = ImageFile.LOAD_TRUNCATED_IMAGES
     try:
         import weasyprint
     except (ImportError, OSError) as missing:
@@ -88,4 +90,7 @@ def _weasyprint() -> Any:
             "report.pdf: nothing here prints pages; install the extra pdf (pip install 'allpacs[pdf]') and Pango "
             "(Debian: libpangoft2-1.0-0, libharfbuzz-subset0), or set it to false"
         ) from missing
+    finally:
+        # It has Pillow fill in what a file lacks, for the whole process: a picture that is judged must be whole.
+        ImageFile.LOAD_TRUNCATED_IMAGES = strict
     return weasyprint

@@ -64,7 +64,7 @@ def test_the_commands_of_a_site_that_is_well(tmp_path: Path) -> None:
 def test_backup_and_restore_with_work_in_the_queue(
     tmp_path: Path, database_url: str | None, request: pytest.FixtureRequest
 ) -> None:
-    with Hospital(tmp_path, quiet_s=0.0, database_url=database_url) as hospital:
+    with Hospital(tmp_path, quiet_s=1.0, database_url=database_url) as hospital:
         store = open_store(hospital.settings)
         with hospital.running("receive"):
             hospital.wait_for_echo()

@@ -75,6 +75,15 @@ def test_a_machine_that_cannot_print_says_what_to_install(monkeypatch: pytest.Mo
         pdf.check_printing()
 
 
+def test_pictures_that_are_cut_off_are_refused_beside_it(tmp_path: Path) -> None:
+    """The library has Pillow read them; this process judges cells."""
+    command = (
+        "from PIL import ImageFile\nfrom allpacs.report import pdf\npdf.check_printing()\n"
+        "import weasyprint\nassert not ImageFile.LOAD_TRUNCATED_IMAGES"
+    )
+    subprocess.run([sys.executable, "-c", command], check=True, timeout=60)
+
+
 def test_dciodvfy_finds_no_error(made: dict[ArtefactKind, Artefact], tmp_path: Path) -> None:
     program = Path(sys.executable).parent / "dciodvfy"
     if not program.exists():
