@@ -75,7 +75,7 @@ def test_a_machine_that_cannot_print_says_what_to_install(monkeypatch: pytest.Mo
         pdf.check_printing()
 
 
-def test_pictures_that_are_cut_off_are_refused_beside_it(tmp_path: Path) -> None:
+def test_pictures_that_are_cut_off_are_refused_beside_it() -> None:
     """The library has Pillow read them; this process judges cells."""
     command = (
         "from PIL import ImageFile\nfrom allpacs.report import pdf\npdf.check_printing()\n"
