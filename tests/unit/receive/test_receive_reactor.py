@@ -29,12 +29,6 @@ Start = Callable[..., StorageScp]
 Connect = Callable[..., Peer]
 
 
-@pytest.fixture
-def looks_never(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make a look without a reason so rare that whatever relied on one would outlast the test."""
-    monkeypatch.setattr(reactor, "_LOOK_S", 600.0)
-
-
 def _serving() -> list[threading.Thread]:
     """Return the threads of associations under way, and those of their upper layers."""
     associations = [thread for thread in threading.enumerate() if isinstance(thread, WaitingAssociation)]
@@ -46,6 +40,13 @@ def _all_end_within(seconds: float) -> bool:
     while _serving() and time.monotonic() < deadline:
         time.sleep(0.01)
     return not _serving()
+
+
+@pytest.fixture
+def looks_never(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make a look without a reason so rare that whatever relied on one would outlast the test."""
+    assert _all_end_within(10)  # those of an earlier test, before they wait for so long, too
+    monkeypatch.setattr(reactor, "_LOOK_S", 600.0)
 
 
 @pytest.fixture(autouse=True)
