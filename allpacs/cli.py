@@ -249,8 +249,7 @@ def console(config: ConfigOption = None, supervisor: SupervisorOption = None) ->
     def explain() -> Explain:
         from allpacs.app import explaining, make_pipeline, start_model
 
-        asked = store.bundles.wanted(settings.model.bundle)
-        folder = asked.folder if asked is not None and asked.state == "in_use" else None
+        folder = store.bundles.in_use(settings.model.bundle)
         return explaining(start_model(settings, make_pipeline(settings, folder).bundle))
 
     run_console(settings, store, explain, audit, supervisor=supervisor)

@@ -14,7 +14,6 @@ from allpacs.console.activation import Activation
 from allpacs.console.pictures import Pictures
 from allpacs.domain.errors import ModelFault
 from allpacs.settings import Settings
-from allpacs.store.bundles import BundleState
 from allpacs.store.store import Store
 
 _log = structlog.get_logger("allpacs.console")
@@ -52,8 +51,7 @@ class BundleInUse:
         return self._activation
 
     def _follow(self) -> None:
-        wanted = self._store.bundles.wanted(self._configured)
-        folder = wanted.folder if wanted is not None and wanted.state is BundleState.IN_USE else self._configured
+        folder = self._store.bundles.in_use(self._configured)
         with self._lock:
             if folder != self._folder:
                 self._load(folder)

@@ -88,6 +88,11 @@ class Bundles:
         found = self._select(query.order_by(_T.id.desc()).limit(1))
         return found[0] if found else None
 
+    def in_use(self, configured: Path) -> Path:
+        """Return the folder of the bundle that new studies are read with, as far as a worker has said."""
+        wanted = self.wanted(configured)
+        return wanted.folder if wanted is not None and wanted.state is BundleState.IN_USE else configured
+
     def latest(self, limit: int = 20) -> list[BundleChange]:
         """Return the last requests, newest first."""
         return self._select(sa.select(schema.bundle_changes).order_by(_T.id.desc()).limit(limit))
