@@ -46,6 +46,7 @@ class Hospital:
         self.ehr = FhirEndpoint(folder / "ehr")
         self.port = free_port()
         self.console_port = free_port()
+        self.monitor_ports = (free_port(), free_port())
         self._console = console
         self.config = folder / "allpacs.toml"
         self._quiet_s = quiet_s
@@ -69,6 +70,9 @@ enabled = {json.dumps(self._console)}
 port = {self.console_port}
 reviewer_name = "Specialist^Sam"
 organisation = "Test Hospital"
+[monitor]
+receive_port = {self.monitor_ports[0]}
+work_port = {self.monitor_ports[1]}
 [report]
 key_images = 0
 [log]

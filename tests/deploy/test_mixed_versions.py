@@ -89,7 +89,7 @@ def test_two_versions_share_the_queue_while_the_index_is_brought_forward(
             assert [one.status for one in hospital.send(folder / "dicom")] == [0] * CELLS
             sent += 1
 
-    extra = "[monitor]\nenabled = false\n[work]\nstudies_at_a_time = 1\ntakeover_after_s = 5\n"
+    extra = "[work]\nstudies_at_a_time = 1\ntakeover_after_s = 5\n"
     with Hospital(tmp_path, quiet_s=0.2, database_url=database_url, extra=extra) as hospital, ExitStack() as present:
         with running(earlier, hospital, "receive", "old-receiver"), running(earlier, hospital, "work", "old"):
             hospital.wait_for_echo(90)

@@ -37,8 +37,6 @@ SETTINGS = """
 [work]
 chunk_instances = 4
 poll_s = 0.05
-[monitor]
-enabled = false
 """
 
 

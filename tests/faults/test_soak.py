@@ -24,7 +24,7 @@ from hospital import Hospital, end_program, wait_until
 pytestmark = pytest.mark.slow
 
 SECONDS = 1800 if "ALLPACS_FAULTS_LONG" in os.environ else 60
-SETTINGS = "[work]\npoll_s = 0.1\n[monitor]\nenabled = false\n"
+SETTINGS = "[work]\npoll_s = 0.1\n"
 #: What a process may grow by in the second half: caches fill, the allocator keeps what it has.
 MOST_GROWTH_MB = 40
 
