@@ -30,6 +30,10 @@ class PduLimit(OSError):
 class GuardedSocket(AssociationSocket):  # type: ignore[misc]
     """Reads whole PDUs, of limited size and in limited time; a peer that does not read is not waited for either."""
 
+    def __init__(self, assoc: Any, client_socket: Any) -> None:
+        super().__init__(assoc, client_socket=client_socket)
+        self._put_back = bytearray()
+
     @property
     def ready(self) -> bool:
         """Whether there is something to read, or the connection has ended.
@@ -49,6 +53,10 @@ class GuardedSocket(AssociationSocket):  # type: ignore[misc]
             self.event_queue.put("Evt17")  # PS3.8 section 9.2.2: transport connection closed
             return False
 
+    def put_back(self, read: bytearray) -> None:
+        """Let the next `recv` begin with what was read already."""
+        self._put_back = read
+
     def recv(self, nr_bytes: int) -> bytearray:
         """Return so many bytes, or fewer where the peer has closed the connection.
 
@@ -59,26 +67,43 @@ class GuardedSocket(AssociationSocket):  # type: ignore[misc]
         TimeoutError
             They did not come in time.
         """
+        self.check_size(nr_bytes)
+        received = bytearray(nr_bytes)
+        begun, self._put_back = self._put_back[:nr_bytes], self._put_back[nr_bytes:]
+        received[: len(begun)] = begun
+        read = len(begun) + self.recv_into(memoryview(received)[len(begun) :])
+        return received if read == nr_bytes else received[:read]
+
+    def recv_into(self, buffer: memoryview) -> int:
+        """Fill a buffer; return how many bytes came: fewer where the peer has closed the connection.
+
+        Raises
+        ------
+        TimeoutError
+            They did not come in time.
+        """
         assoc = self.assoc
-        if nr_bytes > max(assoc.acceptor.maximum_length or 0, _LARGEST_OTHER_PDU) + 64:
-            _log.warning("connection_closed", address=assoc.requestor.address, reason="a PDU that is too large")
-            raise PduLimit("a PDU that is too large")
         limit_s = assoc.network_timeout if assoc.is_established else assoc.acse_timeout
         deadline = time.monotonic() + limit_s
-        received = bytearray(nr_bytes)
-        view, read = memoryview(received), 0
-        while read < nr_bytes:
+        read = 0
+        while read < len(buffer):
             left_s = deadline - time.monotonic()
             if left_s <= 0:
                 _log.warning("connection_closed", address=assoc.requestor.address, reason="a PDU that took too long")
                 raise TimeoutError("a PDU that took too long")
             self.socket.settimeout(left_s)
-            got = self.socket.recv_into(view[read:])
+            got = self.socket.recv_into(buffer[read:])
             if not got:
-                return received[:read]
+                return read
             read += got
         self.socket.settimeout(assoc.network_timeout)  # for what is sent
-        return received
+        return read
+
+    def check_size(self, nr_bytes: int) -> None:
+        """Raise `PduLimit` where so many bytes of a PDU are not taken."""
+        if nr_bytes > max(self.assoc.acceptor.maximum_length or 0, _LARGEST_OTHER_PDU) + 64:
+            _log.warning("connection_closed", address=self.assoc.requestor.address, reason="a PDU that is too large")
+            raise PduLimit("a PDU that is too large")
 
 
 class Memory:

@@ -1,4 +1,4 @@
-"""Associations that wait for what comes next instead of looking for it a thousand times a second.
+"""Associations that wait for what comes next, and serve C-STORE requests in the thread that reads them.
 
 pynetdicom serves an association with two threads: one reads and sends PDUs (the upper layer, PS3.8 section 9.2), one
 serves the DIMSE messages that they make up. Both poll, with a sleep of a millisecond between two looks, and one
@@ -9,6 +9,12 @@ such sleeps. Here each thread waits for what the other, or the peer, does:
     messages      a message is whole, or the peer releases or aborts       an event
 
 Neither waits longer than `_LOOK_S`, since time-outs, the end of the other thread and `kill` are announced by nobody.
+
+A C-STORE request is served by the upper layer's thread, which has read it: handing it to the other thread and its
+answer back took a quarter of an instance's time. It never waits in the association's queue either, where a thread that
+sends a request of ours (N-EVENT-REPORT) and waits for its answer would take it for that. Data PDUs are read into one
+buffer and taken apart there; the library copies each six times over.
+
 What is done once something has happened is the library's: the state machine and the services are not touched.
 """
 
@@ -18,8 +24,9 @@ import os
 import queue
 import select
 import ssl
+import struct
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from copy import deepcopy
 from typing import Any
@@ -28,15 +35,27 @@ import structlog
 from pynetdicom import AE, evt
 from pynetdicom._globals import MODE_ACCEPTOR
 from pynetdicom.association import Association
+from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.dul import DULServiceProvider
+from pynetdicom.pdu_primitives import P_DATA
 from pynetdicom.transport import RequestHandler
 
 from allpacs.receive.guard import GuardedSocket
+from allpacs.receive.messages import Messages
 
 _log = structlog.get_logger("allpacs.receive")
 
 #: Longest wait for something that is not announced, seconds.
 _LOOK_S = 0.05
+
+#: State of the upper layer in which data are transferred (PS3.8 section 9.2.1).
+_DATA_TRANSFER = "Sta6"
+#: PDU type of P-DATA-TF (PS3.8 section 9.3.5).
+_DATA = 4
+#: Type, reserved byte and length of a PDU (PS3.8 section 9.3.1).
+_PDU_HEAD = struct.Struct(">BxL")
+#: Item length and presentation context ID of a Presentation Data Value (PS3.8 section 9.3.5.1).
+_PDV_HEAD = struct.Struct(">LB")
 
 
 class _AnnouncingQueue(queue.Queue[Any]):
@@ -49,6 +68,36 @@ class _AnnouncingQueue(queue.Queue[Any]):
     def put(self, item: Any, block: bool = True, timeout: float | None = None) -> None:
         super().put(item, block, timeout)
         self._announce()
+
+
+class _MessageQueue(_AnnouncingQueue):
+    """Messages for the association's thread, but for those that are served where they are read."""
+
+    def __init__(self, announce: Callable[[], object], serves: Callable[[int | None, Any], bool]) -> None:
+        super().__init__(announce)
+        self._serves = serves
+
+    def put(self, item: Any, block: bool = True, timeout: float | None = None) -> None:
+        if not self._serves(*item):
+            super().put(item, block, timeout)
+
+
+class _DataPdu:
+    """A P-DATA-TF PDU that was read, as far as the state machine looks at one.
+
+    Parameters
+    ----------
+    fragments:
+        Presentation context IDs and values; good until the next PDU is read.
+    """
+
+    def __init__(self, fragments: list[tuple[int, memoryview]]) -> None:
+        self._fragments = fragments
+
+    def to_primitive(self) -> P_DATA:
+        primitive = P_DATA()
+        primitive.presentation_data_value_list.extend(self._fragments)
+        return primitive
 
 
 class WaitingUpperLayer(DULServiceProvider):  # type: ignore[misc]
@@ -66,8 +115,10 @@ class WaitingUpperLayer(DULServiceProvider):  # type: ignore[misc]
         self._poll.register(self._bell.descriptor, select.POLLIN)
         self._watched: int | None = None
         self._arrived = arrived
+        self._buffer = bytearray()
+        self.serving = False
         super().__init__(assoc)
-        self.to_provider_queue = _AnnouncingQueue(self._bell.ring)
+        self.to_provider_queue = _AnnouncingQueue(self._ring)
         self.to_user_queue = _AnnouncingQueue(arrived.set)
 
     def run_reactor(self) -> None:
@@ -84,6 +135,7 @@ class WaitingUpperLayer(DULServiceProvider):  # type: ignore[misc]
         finally:
             if self.socket is not None:
                 self.socket.close()
+            self.to_user_queue.put(None)  # who still waits for a request to associate need not wait any longer
             self._arrived.set()  # the association's thread looks whether this one is still alive
             self._bell.close()
 
@@ -108,6 +160,52 @@ class WaitingUpperLayer(DULServiceProvider):  # type: ignore[misc]
     def _run_loop_delay(self, _: float) -> None:
         """Take the library's own delay for said: it sets one when it is made."""
 
+    def idle_timer_expired(self) -> bool:
+        """Whether the peer has been silent for too long; while it waits for us it is not."""
+        return not self.serving and bool(super().idle_timer_expired())
+
+    def serve(self, message: C_STORE, context_id: int | None) -> None:
+        """Serve a request in this thread, which has read it."""
+        self.serving = True
+        try:
+            self.assoc._serve_request(message, context_id)
+        finally:
+            self._idle_timer.restart()
+            self.serving = False
+
+    def _read_pdu_data(self) -> None:
+        """Read a PDU and announce it to the state machine; one of data without copying it about."""
+        connection, length = self.socket, 0
+        if self.state_machine.current_state != _DATA_TRANSFER:
+            super()._read_pdu_data()
+            return
+        try:
+            head = connection.recv(_PDU_HEAD.size)
+            if len(head) < _PDU_HEAD.size or head[0] != _DATA:
+                connection.put_back(head)
+                super()._read_pdu_data()
+                return
+            _, length = _PDU_HEAD.unpack(head)
+            connection.check_size(length)
+            if len(self._buffer) < length:
+                self._buffer = bytearray(length)
+            data = memoryview(self._buffer)[:length]
+            read = connection.recv_into(data)
+        except OSError as error:
+            _log.debug("connection_closed", address=self.assoc.requestor.address, reason=type(error).__name__)
+            read = -1
+        if read < length:
+            self.event_queue.put("Evt17")  # PS3.8 section 9.2.2: transport connection closed
+            return
+        evt.trigger(self.assoc, evt.EVT_DATA_RECV, {"data": data})
+        try:
+            pdu = _DataPdu(list(_fragments(data)))
+        except ValueError:
+            self.event_queue.put("Evt19")  # unrecognised or invalid PDU
+            return
+        self._recv_pdu.put(pdu)
+        self.event_queue.put("Evt10")
+
     def stop_dul(self) -> bool:
         """Stop where the state machine is idle, and return whether it is."""
         if self.state_machine.current_state == "Sta1":
@@ -115,6 +213,10 @@ class WaitingUpperLayer(DULServiceProvider):  # type: ignore[misc]
             self._bell.ring()
         stopped: bool = super().stop_dul()
         return stopped
+
+    def _ring(self) -> None:
+        if threading.current_thread() is not self:  # which looks by itself before it waits
+            self._bell.ring()
 
     def _watch(self, descriptor: int | None) -> None:
         if descriptor == self._watched:
@@ -126,6 +228,26 @@ class WaitingUpperLayer(DULServiceProvider):  # type: ignore[misc]
         self._watched = descriptor
 
 
+def _fragments(data: memoryview) -> Iterator[tuple[int, memoryview]]:
+    """Yield presentation context ID and value of each Presentation Data Value of a PDU (PS3.8 section 9.3.5.1).
+
+    Raises
+    ------
+    ValueError
+        Lengths that do not fit.
+    """
+    start = 0
+    while start < len(data):
+        if len(data) - start < _PDV_HEAD.size:
+            raise ValueError("a Presentation Data Value that is cut short")
+        length, context_id = _PDV_HEAD.unpack_from(data, start)
+        end = start + length + 4  # the length does not count itself
+        if length < 2 or end > len(data):  # context ID and message control header are the least
+            raise ValueError("a Presentation Data Value of another length than stated")
+        yield context_id, data[start + _PDV_HEAD.size : end]
+        start = end
+
+
 class WaitingAssociation(Association):  # type: ignore[misc]
     """An association that we accepted, serving messages as they come."""
 
@@ -135,8 +257,26 @@ class WaitingAssociation(Association):  # type: ignore[misc]
         super().__init__(ae, MODE_ACCEPTOR)
         self._arrived = threading.Event()
         self.dul = WaitingUpperLayer(self, self._arrived)
-        self.dimse.msg_queue = _AnnouncingQueue(self._arrived.set)
+        self.dimse = Messages(self)
+        self.dimse.msg_queue = _MessageQueue(self._arrived.set, self._serves)
         self.network_timeout = ae.network_timeout  # the timer is the upper layer's
+
+    def _serves(self, context_id: int | None, message: Any) -> bool:
+        """Serve a message at once where it is a request that the upper layer has just read; return whether it is."""
+        if threading.current_thread() is not self.dul or not (
+            isinstance(message, C_STORE) and message.is_valid_request and self.is_established
+        ):
+            return False
+        self.dul.serve(message, context_id)
+        return True
+
+    def _abort_blocking(self, block: bool = True) -> None:
+        """Abort; where the upper layer's own thread does so, it cannot wait for its end."""
+        if block and threading.current_thread() is self.dul:
+            super()._abort_blocking(block=False)
+            self._arrived.set()
+        else:
+            super()._abort_blocking(block)
 
     def _run_reactor(self) -> None:
         """Serve messages until the peer releases or aborts, the connection is lost or silent for too long.
@@ -171,6 +311,11 @@ class WaitingAssociation(Association):  # type: ignore[misc]
                 self.is_established = False
                 told = True
                 evt.trigger(self, evt.EVT_ABORTED, {})
+                self.kill()
+            elif self._sent_abort:  # by the upper layer's thread, which cannot end itself
+                told = True
+                self.is_aborted = True
+                self.is_established = False
                 self.kill()
             elif not self.dul.is_alive():
                 self.kill()

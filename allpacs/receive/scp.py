@@ -7,6 +7,7 @@ sent handed to the sink. 0x0000 is answered only after the sink has returned.
 from __future__ import annotations
 
 import os
+import struct
 import threading
 import time
 from collections import Counter
@@ -15,11 +16,10 @@ from dataclasses import dataclass, field
 from typing import Any, BinaryIO, Final
 
 import structlog
-from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.dataset import Dataset
 from pydicom.uid import UID
-from pynetdicom import AE, evt
+from pynetdicom import AE, _config, evt
 from pynetdicom.dimse_messages import C_STORE_RQ
-from pynetdicom.dsutils import encode_file_meta
 from pynetdicom.sop_class import Verification
 
 from allpacs import metrics, tracing
@@ -40,8 +40,13 @@ from allpacs.tls import Tls
 
 #: A data set of more goes by disk while it comes; so does one that fills a quarter of the memory for all.
 _LARGE_BYTES: Final = 64_000_000
+#: File Meta Information Version (0002,0001).
+_VERSION: Final = struct.pack("<HH2s2xL2s", 2, 1, b"OB", 2, b"\x00\x01")
 SUCCESS: Final = 0x0000
 OUT_OF_RESOURCES: Final = 0xA700
+
+# The library's own handlers put each message and PDU into lines of debugging that nobody asks for.
+_config.LOG_HANDLER_LEVEL = "none"
 
 _log = structlog.get_logger("allpacs.receive")
 
@@ -458,13 +463,24 @@ def _trace(tally: _Tally, identity: InstanceIdentity, began: float, outcome: str
 
 
 def _file_meta(identity: InstanceIdentity) -> bytes:
-    """Return preamble, prefix and File Meta Information (PS3.10 section 7.1): allpacs is what writes the file."""
-    meta = FileMetaDataset()
-    meta.FileMetaInformationGroupLength = 0  # set when it is encoded
-    meta.FileMetaInformationVersion = b"\x00\x01"
-    meta.MediaStorageSOPClassUID = UID(identity.sop_class_uid)
-    meta.MediaStorageSOPInstanceUID = UID(identity.sop_instance_uid)
-    meta.TransferSyntaxUID = UID(identity.transfer_syntax_uid)
-    meta.ImplementationClassUID = UID(IMPLEMENTATION_CLASS_UID)
-    meta.ImplementationVersionName = IMPLEMENTATION_VERSION_NAME
-    return b"\x00" * 128 + b"DICM" + bytes(encode_file_meta(meta))
+    """Return preamble, prefix and File Meta Information (PS3.10 section 7.1): allpacs is what writes the file.
+
+    Put together here: pydicom's way by a data set takes a third of a millisecond, of each instance.
+    """
+    group = (
+        _VERSION
+        + _meta_element(0x0002, b"UI", identity.sop_class_uid)
+        + _meta_element(0x0003, b"UI", identity.sop_instance_uid)
+        + _meta_element(0x0010, b"UI", identity.transfer_syntax_uid)
+        + _meta_element(0x0012, b"UI", IMPLEMENTATION_CLASS_UID)
+        + _meta_element(0x0013, b"SH", IMPLEMENTATION_VERSION_NAME)
+    )
+    return b"\x00" * 128 + b"DICM" + struct.pack("<HH2sHL", 2, 0, b"UL", 4, len(group)) + group
+
+
+def _meta_element(element: int, vr: bytes, text: str) -> bytes:
+    """Return an element of group 0002: explicit VR little endian, of even length (PS3.5 section 7.1.2)."""
+    value = text.encode("ascii")
+    if len(value) % 2:
+        value += b"\x00" if vr == b"UI" else b" "
+    return struct.pack("<HH2sH", 2, element, vr, len(value)) + value

@@ -1,7 +1,7 @@
 """Many small changes in one transaction: associations that store at the same time share a sync of the disk.
 
-The first that comes leads: it takes whatever waits, runs each change in a savepoint of its own, so that one that
-fails undoes only itself, and commits once. What came meanwhile is led by the first of the waiting. With one sender
+The first that comes leads: it takes whatever waits, runs each of several changes in a savepoint of its own, so that one
+that fails undoes only itself, and commits once. What came meanwhile is led by the first of the waiting. With one sender
 nothing waits and nothing is delayed.
 """
 
@@ -82,8 +82,11 @@ class GroupCommit:
             taken, self._waiting = self._waiting[:MOST_AT_ONCE], self._waiting[MOST_AT_ONCE:]
         try:
             with self._database.writing() as connection:
-                for change in sorted(taken, key=lambda one: one.order):
-                    self._run(connection, change)
+                if len(taken) == 1:  # what undoes the transaction undoes the change
+                    taken[0].result = taken[0].work(connection)
+                else:
+                    for change in sorted(taken, key=lambda one: one.order):
+                        self._run(connection, change)
                 self._before_commit()
         except BaseException as error:  # noqa: BLE001 - each of them is told
             for change in taken:

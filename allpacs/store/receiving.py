@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import Any, BinaryIO, Literal
 
 import sqlalchemy as sa
 
@@ -23,11 +23,14 @@ from allpacs.store.spool import Buffer, Content, Spool
 DUPLICATE_SOP_INSTANCE = 0x0111
 
 
-_KEPT = sa.select(schema.instances.c.transfer_syntax_uid, schema.instances.c.sha256).where(
-    schema.instances.c.sop_instance_uid == sa.bindparam("uid")
-)
 #: What a study's row begins with.
 _OPENING = ("study_uid", "source_ae", "state", "revision", "opened_at", "last_received_at", "due_at")
+_SERIES = ("study_uid", "series_uid", "first_received_at")
+#: What an instance's row begins with.
+_INSTANCE = (
+    *("sop_instance_uid", "study_uid", "series_uid", "sop_class_uid", "transfer_syntax_uid"),
+    *("calling_ae", "received_at", "path", "size_bytes", "sha256"),
+)
 
 
 class _KeptAlready(Exception):
@@ -89,7 +92,7 @@ class Receiving:
         size += len(file_meta)
         digest = (identity.transfer_syntax_uid, sha256)
         with self._database.reading() as connection:
-            kept = _kept(connection, identity.sop_instance_uid)
+            kept = self._kept(connection, identity.sop_instance_uid)
             deleted = kept == digest and _deleted(connection, identity.sop_instance_uid)
         if kept is None or deleted:
             path = self._spool.instance_path(identity.study_uid, identity.sop_instance_uid)
@@ -97,37 +100,37 @@ class Receiving:
 
             def keep(connection: sa.Connection) -> None:
                 statements = self._statements
-                study = {
-                    "study_uid": identity.study_uid,
-                    "source_ae": calling_ae,
-                    "state": RECEIVING,
-                    "revision": 0,
-                    "opened_at": received_at,
-                    "last_received_at": received_at,
-                    "due_at": received_at + min(quiet_s, max_age_s),
-                }
-                connection.execute(statements.open_study, {**study, "quiet_s": quiet_s, "max_age_s": max_age_s})
-                series = {
-                    "study_uid": identity.study_uid,
-                    "series_uid": identity.series_uid,
-                    "first_received_at": received_at,
-                }
-                connection.execute(statements.add_series, series)
-                inserted = connection.scalar(
-                    statements.add_instance,
-                    {
-                        "sop_instance_uid": identity.sop_instance_uid,
-                        "study_uid": identity.study_uid,
-                        "series_uid": identity.series_uid,
-                        "sop_class_uid": identity.sop_class_uid,
-                        "transfer_syntax_uid": identity.transfer_syntax_uid,
-                        "calling_ae": calling_ae,
-                        "received_at": received_at,
-                        "path": path.as_posix(),
-                        "size_bytes": size,
-                        "sha256": sha256,
-                    },
+                statements.open_study.run(
+                    connection,
+                    study_uid=identity.study_uid,
+                    source_ae=calling_ae,
+                    state=RECEIVING,
+                    revision=0,
+                    opened_at=received_at,
+                    last_received_at=received_at,
+                    due_at=received_at + min(quiet_s, max_age_s),
+                    quiet_s=quiet_s,
+                    max_age_s=max_age_s,
                 )
+                statements.add_series.run(
+                    connection,
+                    study_uid=identity.study_uid,
+                    series_uid=identity.series_uid,
+                    first_received_at=received_at,
+                )
+                inserted = statements.add_instance.run(
+                    connection,
+                    sop_instance_uid=identity.sop_instance_uid,
+                    study_uid=identity.study_uid,
+                    series_uid=identity.series_uid,
+                    sop_class_uid=identity.sop_class_uid,
+                    transfer_syntax_uid=identity.transfer_syntax_uid,
+                    calling_ae=calling_ae,
+                    received_at=received_at,
+                    path=path.as_posix(),
+                    size_bytes=size,
+                    sha256=sha256,
+                ).scalar()
                 if inserted is None and deleted:
                     connection.execute(
                         sa.update(schema.instances)
@@ -135,7 +138,7 @@ class Receiving:
                         .values(deleted_at=None, size_bytes=size)
                     )
                 elif inserted is None:
-                    raise _KeptAlready(_kept(connection, identity.sop_instance_uid))
+                    raise _KeptAlready(self._kept(connection, identity.sop_instance_uid))
                 # Within the transaction: of two senders of one UID, only the one with the row gets the file.
                 self._spool.move(staged, path)
                 self._moved_into.add(path.parent)
@@ -216,13 +219,41 @@ class Receiving:
         with self._database.reading() as connection:
             return connection.execute(query).scalar_one()
 
+    def _kept(self, connection: sa.Connection, sop_instance_uid: str) -> tuple[str, str] | None:
+        """Return transfer syntax and digest of the bytes kept under a UID."""
+        row: Any = self._statements.kept.run(connection, uid=sop_instance_uid).one_or_none()
+        return None if row is None else (row[0], row[1])
+
     def _sync_folders(self) -> None:
         moved_into, self._moved_into = self._moved_into, set()
         self._spool.sync(moved_into)
 
 
+class _Statement:
+    """A statement as the driver takes it: putting one together and looking it up take longer than to run it.
+
+    Parameters
+    ----------
+    columns:
+        Names of the values it is run with; those that it holds already need not be given.
+    """
+
+    def __init__(self, database: Database, statement: sa.sql.expression.Executable, columns: Collection[str]) -> None:
+        compiled = statement.compile(database.engine, column_keys=columns)  # type: ignore[attr-defined]
+        self._text = str(compiled)
+        self._held = dict(compiled.params)
+        self._order: Sequence[str] | None = compiled.positiontup
+
+    def run(self, connection: sa.Connection, **values: object) -> sa.CursorResult[Any]:
+        """Run it within the connection's transaction."""
+        if self._order is None:
+            return connection.exec_driver_sql(self._text, self._held | values)
+        given = self._held | values
+        return connection.exec_driver_sql(self._text, tuple(given[name] for name in self._order))
+
+
 class _Statements:
-    """What is asked of the index for each instance, put together once: that takes longer than to run it."""
+    """What is asked of the index for each instance."""
 
     def __init__(self, database: Database) -> None:
         study = schema.studies.c
@@ -234,18 +265,32 @@ class _Statements:
         )
         when_quiet = last + sa.bindparam("quiet_s", type_=sa.Double)
         at_most = opened_at + sa.bindparam("max_age_s", type_=sa.Double)
-        self.open_study = opening.on_conflict_do_update(
-            index_elements=[study.study_uid],
-            set_={
-                "state": RECEIVING,
-                "opened_at": opened_at,
-                "last_received_at": last,
-                "due_at": sa.case((when_quiet < at_most, when_quiet), else_=at_most),
-            },
+        self.open_study = _Statement(
+            database,
+            opening.on_conflict_do_update(
+                index_elements=[study.study_uid],
+                set_={
+                    "state": RECEIVING,
+                    "opened_at": opened_at,
+                    "last_received_at": last,
+                    "due_at": sa.case((when_quiet < at_most, when_quiet), else_=at_most),
+                },
+            ),
+            _OPENING,
         )
-        self.add_series = database.insert(schema.series).on_conflict_do_nothing()
-        self.add_instance = (
-            database.insert(schema.instances).on_conflict_do_nothing().returning(schema.instances.c.sop_instance_uid)
+        self.add_series = _Statement(database, database.insert(schema.series).on_conflict_do_nothing(), _SERIES)
+        instance = schema.instances
+        self.add_instance = _Statement(
+            database,
+            database.insert(instance).on_conflict_do_nothing().returning(instance.c.sop_instance_uid),
+            _INSTANCE,
+        )
+        self.kept = _Statement(
+            database,
+            sa.select(instance.c.transfer_syntax_uid, instance.c.sha256).where(
+                instance.c.sop_instance_uid == sa.bindparam("uid")
+            ),
+            ("uid",),
         )
 
 
@@ -256,12 +301,6 @@ def _measured(data_set: Content) -> tuple[int, str]:
     size = data_set.seek(0, os.SEEK_END)
     data_set.seek(0)
     return size, hashlib.file_digest(data_set, "sha256").hexdigest()  # type: ignore[arg-type]  # BinaryIO has readinto
-
-
-def _kept(connection: sa.Connection, sop_instance_uid: str) -> tuple[str, str] | None:
-    """Return transfer syntax and digest of the bytes kept under a UID."""
-    row = connection.execute(_KEPT, {"uid": sop_instance_uid}).one_or_none()
-    return None if row is None else (row[0], row[1])
 
 
 def _deleted(connection: sa.Connection, sop_instance_uid: str) -> bool:

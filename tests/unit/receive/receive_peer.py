@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from io import BytesIO
 from typing import Any
 
@@ -30,7 +31,13 @@ class Peer:
     """A PACS with one association; sends encoded data sets as they are, right or wrong."""
 
     def __init__(
-        self, port: int, *, calling: str = "PACS", called: str = "ALLPACS", others: tuple[str, ...] = ()
+        self,
+        port: int,
+        *,
+        calling: str = "PACS",
+        called: str = "ALLPACS",
+        others: tuple[str, ...] = (),
+        handlers: Sequence[Any] = (),
     ) -> None:
         self._ae = AE(calling)
         self._ae.acse_timeout = self._ae.dimse_timeout = self._ae.network_timeout = 20
@@ -38,7 +45,7 @@ class Peer:
         for sop_class in (*ACCEPTED_SOP_CLASSES, *others):
             for transfer_syntax in TRANSFER_SYNTAXES:
                 self._ae.add_requested_context(sop_class, transfer_syntax)
-        self.association = self._ae.associate("127.0.0.1", port, ae_title=called)
+        self.association = self._ae.associate("127.0.0.1", port, ae_title=called, evt_handlers=list(handlers))
         self.association._reactor_checkpoint = Checkpoint(self.association)
 
     @property

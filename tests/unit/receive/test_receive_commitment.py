@@ -93,6 +93,31 @@ def test_what_is_kept_is_committed_to_on_the_senders_association(
     assert store.commitments.owed(time.time() + 1e6) == []
 
 
+def test_an_instance_that_comes_while_we_tell_is_not_taken_for_the_answer(
+    receiver: Start, connect: Connect, store: Store
+) -> None:
+    scp = receiver(commitments=CommitmentService(store.commitments))
+    references = kept(scp.port, connect, 1)
+    told, sent = threading.Event(), threading.Event()
+
+    def hear(event: evt.Event) -> tuple[int, None]:
+        told.set()
+        sent.wait(10)
+        return 0x0000, None
+
+    peer = connect(scp.port, others=(str(StorageCommitmentPushModel),), handlers=[(evt.EVT_N_EVENT_REPORT, hear)])
+    peer.association.send_n_action(action_information("1.2.9", references), 1, StorageCommitmentPushModel, INSTANCE)
+    assert told.wait(10)
+    answers = [peer.send(make_instance(number)) for number in (2, 3)]
+    sent.set()
+    assert answers == [0x0000, 0x0000]
+    deadline = time.monotonic() + 10
+    while store.commitments.owed(time.time() + 1e6) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert store.commitments.owed(time.time() + 1e6) == []
+    assert peer.established
+
+
 def test_what_is_not_kept_whole_under_that_class_is_not_committed_to(
     receiver: Start, connect: Connect, store: Store
 ) -> None:

@@ -13,17 +13,19 @@ from typing import Any
 
 import pytest
 from pynetdicom import AE
-from pynetdicom.dimse_messages import C_ECHO_RQ
-from pynetdicom.dimse_primitives import C_ECHO
+from pynetdicom.dimse_messages import C_ECHO_RQ, C_STORE_RSP
+from pynetdicom.dimse_primitives import C_ECHO, C_STORE
 from pynetdicom.pdu import P_DATA_TF
 from pynetdicom.sop_class import Verification
 
 from allpacs.receive import reactor
-from allpacs.receive.reactor import WaitingAssociation
+from allpacs.receive.messages import success
+from allpacs.receive.reactor import WaitingAssociation, WaitingUpperLayer
 from allpacs.receive.scp import StorageScp
+from allpacs.store.store import Store
 from allpacs.tls import client_tls, server_tls
 from certificates import Authority
-from receive_peer import Peer, make_instance
+from receive_peer import MICROSCOPIC, Peer, make_instance
 
 Start = Callable[..., StorageScp]
 Connect = Callable[..., Peer]
@@ -141,6 +143,70 @@ def test_descriptors_above_1023_are_watched(receiver: Start, connect: Connect) -
         for one in kept:
             one.close()
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_an_instance_is_served_by_the_thread_that_reads_it(receiver: Start, connect: Connect, store: Store) -> None:
+    names = []
+
+    class Watched:
+        def __getattr__(self, name: str) -> Any:
+            names.append((name, type(threading.current_thread())))
+            return getattr(store.receiving, name)
+
+    assert connect(receiver(Watched()).port).send(make_instance()) == 0x0000
+    assert ("keep_instance", WaitingUpperLayer) in names
+
+
+def test_a_peer_that_waits_for_us_is_not_silent(receiver: Start, connect: Connect, store: Store) -> None:
+    class Slow:
+        def __getattr__(self, name: str) -> Any:
+            if name == "keep_instance":
+                time.sleep(1.0)
+            return getattr(store.receiving, name)
+
+    peer = connect(receiver(Slow(), network_timeout_s=0.4).port)
+    assert [peer.send(make_instance(number)) for number in (1, 2)] == [0x0000, 0x0000]
+
+
+@pytest.mark.parametrize("uid", ["1.2.34", "1.2.345"])
+def test_success_is_said_as_the_library_says_it(uid: str) -> None:
+    answer = C_STORE()
+    answer.MessageID = answer.MessageIDBeingRespondedTo = 7
+    answer.AffectedSOPClassUID, answer.AffectedSOPInstanceUID = MICROSCOPIC, uid
+    answer.Status = 0x0000
+    message = C_STORE_RSP()
+    message.primitive_to_message(answer)
+    (part,) = message.encode_msg(1, 16384)
+    ((_, fragment),) = part.presentation_data_value_list
+    assert success(answer) == fragment[1:]
+    answer.Status = 0xA700
+    assert success(answer) is None
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"\0\0\0",  # no whole length
+        b"\0\0\0\1\1",  # no message control header
+        b"\0\0\0\x40\1\3",  # longer than the PDU
+        b"\xff\xff\xff\xff\1\3",
+    ],
+)
+def test_a_data_pdu_whose_lengths_do_not_fit_is_answered_with_an_abort(receiver: Start, body: bytes) -> None:
+    with socket.create_connection(("127.0.0.1", receiver().port), timeout=10) as peer:
+        peer.sendall(_associate_request())
+        assert _pdu(peer)[0] == 2
+        peer.sendall(b"\4\0" + len(body).to_bytes(4, "big") + body)
+        assert _pdu(peer)[0] == 7  # A-ABORT
+
+
+@pytest.mark.usefixtures("looks_never")
+def test_a_connection_without_a_request_ends_when_the_peer_closes_it(receiver: Start) -> None:
+    socket.create_connection(("127.0.0.1", receiver().port), timeout=10).close()
+    deadline = time.monotonic() + 10
+    while not _serving() and time.monotonic() < deadline - 9:
+        time.sleep(0.001)  # it may have come and gone already
+    assert _all_end_within(10)  # and not after the ACSE time-out of 30 s
 
 
 def _pdu(connection: socket.socket) -> bytes:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import pytest
 import structlog
 from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate
+from pydicom.filewriter import write_file_meta_info
 
 from allpacs import inflate
 from allpacs.domain.errors import StoreFault
@@ -61,6 +63,9 @@ def test_every_sop_class_is_taken(peer: Peer, store: Store, sop_class: str) -> N
     assert read.file_meta.MediaStorageSOPInstanceUID == "1.2.3.5.1"
     assert read.file_meta.TransferSyntaxUID == "1.2.840.10008.1.2.1"
     assert read.file_meta.ImplementationClassUID == IMPLEMENTATION_CLASS_UID
+    group = BytesIO()
+    write_file_meta_info(group, read.file_meta, enforce_standard=True)
+    assert path.read_bytes()[128 : 132 + len(group.getvalue())] == b"DICM" + group.getvalue()
 
 
 @pytest.mark.parametrize("transfer_syntax", TRANSFER_SYNTAXES)
