@@ -1,5 +1,8 @@
 """Run the benchmarks: ``python -m benchmarks [--quick] [--only NAME …] [--folder DIR]``.
 
+With ``--only`` the rows that are not measured stay in the file as they are; each row says when it was measured. What is
+measured is written subject by subject: a run that was cut off can be gone on with.
+
 ``python -m benchmarks scaling`` only writes the capacity model anew, from what was measured.
 """
 
@@ -13,13 +16,13 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from benchmarks import machine, page, scale, scaling
-from benchmarks.measure import Row
 
 _ROOT = Path(__file__).resolve().parents[1]
 _SUBJECTS = ("receive", "classify", "plugin", "reports", "ready", "growth", "slide", "console")
@@ -44,22 +47,28 @@ def main() -> int:
     about = machine.describe()
     if about["load_before"] > 0.5:
         console.print(f"[yellow]the machine is busy (load {about['load_before']}): do not believe the figures[/yellow]")
-    rows: list[Row] = []
+    rows = _earlier(arguments.out) if arguments.only else {}
     try:
         for subject in arguments.only or _SUBJECTS:
             for row in importlib.import_module(f"benchmarks.rows.{subject}").rows(size):
-                rows.append(row)
+                rows[row.name] = row.to_dict() | {"at": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")}
                 ratio = "" if row.ratio is None else f" ratio {row.ratio:.3f} [{row.low:.3f}, {row.high:.3f}]"
                 peer = "" if row.peer is None else f" against {row.peer:.4g}"
                 console.print(f"{row.name:20} {row.ours:.4g}{peer} {row.unit}{ratio}  aim {row.aim}", highlight=False)
+            _write({"rows": list(rows.values()), "machine": about}, arguments)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    _write(rows, about, arguments)
     return 0
 
 
-def _write(rows: list[Row], about: dict[str, Any], arguments: argparse.Namespace) -> None:
-    latest = {"rows": [row.to_dict() for row in rows], "machine": about}
+def _earlier(file: Path) -> dict[str, dict[str, Any]]:
+    """Return the rows that were measured before, by name."""
+    if not file.is_file():
+        return {}
+    return {row["name"]: row for row in json.loads(file.read_text(encoding="utf-8"))["rows"]}
+
+
+def _write(latest: dict[str, Any], arguments: argparse.Namespace) -> None:
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     arguments.out.write_text(json.dumps(latest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     if arguments.page is not None:

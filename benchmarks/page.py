@@ -38,7 +38,9 @@ def table(latest: dict[str, Any]) -> str:
     packages = ", ".join(f"{name} {number}" for name, number in about["packages"].items())
     hardware = f"{about['processor']}, {about['cores']} cores, {about['memory_gb']} GB"
     software = f"{about['system']}, Python {about['python']}; {packages}"
-    lines += ["", f"Measured on {hardware}, {software}; load before: {about['load_before']}."]
+    times = sorted(row["at"] for row in latest["rows"] if "at" in row)
+    when = f"from {times[0]} to {times[-1]}" if times else "at a time not noted"
+    lines += ["", f"Measured {when} on {hardware}, {software}; load before: {about['load_before']}."]
     return "\n".join(lines) + "\n"
 
 

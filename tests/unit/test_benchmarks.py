@@ -67,6 +67,8 @@ def test_only_what_stands_between_the_marks_is_written_anew(tmp_path: Path) -> N
 )
 def test_a_quick_run_writes_the_rows_that_others_read(tmp_path: Path) -> None:
     out = tmp_path / "latest.json"
+    earlier = {"name": "receive_1", "ours": 1.0, "at": "2026-01-01 00:00 UTC"}
+    out.write_text(json.dumps({"rows": [earlier, {"name": "ready_echo_s", "ours": 99.0}], "machine": {}}))
     program = [sys.executable, "-m", "benchmarks", "--quick", "--only", "ready", "reports"]
     done = subprocess.run(
         [*program, "--folder", str(tmp_path / "bench"), "--out", str(out)],
@@ -78,12 +80,14 @@ def test_a_quick_run_writes_the_rows_that_others_read(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     latest = json.loads(out.read_text())
-    assert [row["name"] for row in latest["rows"]] == [
+    assert latest["rows"][0] == earlier
+    assert [row["name"] for row in latest["rows"][1:]] == [
         "ready_echo_s",
         "ready_classify_s",
         "report_1000_s",
         "report_linear",
     ]
-    assert all({"name", "ours", "peer", "ratio", "unit", "runs"} <= row.keys() for row in latest["rows"])
+    assert all({"name", "ours", "peer", "ratio", "unit", "runs"} <= row.keys() for row in latest["rows"][1:])
+    assert latest["rows"][1]["ours"] < 99.0
     assert latest["machine"]["cores"] == os.cpu_count()
     assert not list((tmp_path / "bench").iterdir())
