@@ -100,7 +100,7 @@ hashes:
 	$(PYTHON) -m venv build/hashes
 	build/hashes/bin/pip install --quiet --disable-pip-version-check uv
 	build/hashes/bin/uv pip compile --quiet --generate-hashes --no-header --no-annotate --no-emit-index-url \
-		--python-version 3.11 --constraint constraints.txt --output-file requirements.lock pyproject.toml
+		--python-version 3.11 --extra tracing --constraint constraints.txt --output-file requirements.lock pyproject.toml
 
 # Renew the pinned versions: what a fresh environment resolves to today.
 lock:
