@@ -261,6 +261,18 @@ class WaitingAssociation(Association):  # type: ignore[misc]
         self.dimse.msg_queue = _MessageQueue(self._arrived.set, self._serves)
         self.network_timeout = ae.network_timeout  # the timer is the upper layer's
 
+    @property
+    def _is_paused(self) -> bool:
+        """Whether this thread leaves the peer's messages alone, so that another may send requests and read answers."""
+        return self._paused
+
+    @_is_paused.setter
+    def _is_paused(self, paused: bool) -> None:
+        # The library says so before and after each request that it serves. In the upper layer's thread that would undo
+        # what this thread has said meanwhile, and whoever waits for it would wait for ever.
+        if threading.current_thread() is not getattr(self, "dul", None):
+            self._paused = paused
+
     def _serves(self, context_id: int | None, message: Any) -> bool:
         """Serve a message at once where it is a request that the upper layer has just read; return whether it is."""
         if threading.current_thread() is not self.dul or not (
