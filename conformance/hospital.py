@@ -171,11 +171,13 @@ def drawn(folder: Path) -> list[Path]:
 
 
 def crowded(folder: Path) -> list[Path]:
-    """Draw a field of more cells than a report lists one by one in this suite: its cells become annotations."""
+    """Draw two fields of more cells than a report lists one by one in this suite: their cells become annotations."""
     folder.mkdir(parents=True)
-    path = folder / "crowded.png"
-    Image.fromarray(draw_field(9, cells=14, size=(1024, 768))).save(path)
-    return [path]
+    paths = []
+    for seed in (9, 10):
+        paths.append(folder / f"crowded-{seed}.png")
+        Image.fromarray(draw_field(seed, cells=14, size=(1024, 768))).save(paths[-1])
+    return paths
 
 
 def headers(files: Sequence[Path]) -> list[Dataset]:

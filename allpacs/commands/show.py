@@ -88,7 +88,7 @@ def study_json(store: Store, row: StudyRow) -> dict[str, Any]:
                 "not_assessable": counts.not_assessable,
                 "bundle_digest": revision.bundle_digest,
                 "reason": revision.reason,
-                "artefacts": {str(kind): str(path) for kind, path in paths.items()},
+                "artefacts": {name: str(path) for name, path in paths.items()},
             }
         )
     deliveries = [

@@ -93,7 +93,7 @@ PAGES: tuple[Page, ...] = (
     Page(_STUDY, study.show, Permission.VIEW),
     Page(_STUDY + "/cells", study.more_cells, Permission.VIEW),
     Page(_STUDY + "/status", study.status, Permission.VIEW),
-    Page(_STUDY + "/artefacts/{kind}", study.artefact, Permission.VIEW),
+    Page(_STUDY + "/artefacts/{name}", study.artefact, Permission.VIEW),
     Page(_STUDY + "/cells/{tracking_uid}.activation.png", picture_pages.activation, Permission.VIEW),
     Page(_STUDY + "/cells/{tracking_uid}.jpg", picture_pages.crop, Permission.VIEW),
     Page(_STUDY + "/fields/{sop_instance_uid}/{frame:int}.jpg", picture_pages.field, Permission.VIEW),

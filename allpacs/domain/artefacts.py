@@ -28,6 +28,8 @@ class Artefact:
 
     Attributes
     ----------
+    number:
+        Which of several of its kind in a revision, from 1 to 9999. Most kinds have one: annotations have one an image.
     uid:
         SOP Instance UID of a DICOM object; otherwise an identifier derived the same way.
     file_name:
@@ -42,6 +44,28 @@ class Artefact:
     file_name: str
     content: bytes
     supersedes: str | None = None
+    number: int = 1
+
+    @property
+    def name(self) -> str:
+        """What it is called among the results of its revision: its kind, and from the second on its number.
+
+        >>> Artefact(ArtefactKind.KEY_IMAGES, "2.25.1", "application/dicom", "2.25.1.dcm", b"", number=2).name
+        'key-images-2'
+        """
+        return str(self.kind) if self.number == 1 else f"{self.kind}-{self.number}"
+
+
+def kind_and_number(name: str) -> tuple[ArtefactKind, int]:
+    """Return which kind, and which of its kind, a result of this name is.
+
+    Raises
+    ------
+    ValueError
+        There is no such kind.
+    """
+    kind, _, number = name.rpartition("-")
+    return (ArtefactKind(kind), int(number)) if number.isdecimal() else (ArtefactKind(name), 1)
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,14 +32,13 @@ SERIES_DESCRIPTION = "AI annotations of white cells (research use only)"
 
 
 def annotated_images(findings: StudyFindings, most: int) -> list[InstanceFindings]:
-    """Return the images whose cells are annotations: at most one, since the store keeps one result of a kind.
+    """Return the images whose cells are annotations: those with more than `most`, in the order of the findings.
 
-    It is the one with most cells, where it has more than `most`, of those whose places can be told in one plane: a
-    slide's total pixel matrix, or an image of one frame. Cells of other images stay in the report.
+    Only images whose cells' places can be told in one plane: a slide's total pixel matrix, or an image of one frame.
+    Cells of other images stay in the report.
     """
     flat = (one for one in findings.instances if one.matrix is not None or one.frames == 1)
-    image = max(flat, key=lambda one: len(one.cells), default=None)
-    return [image] if image is not None and len(image.cells) > most else []
+    return [one for one in flat if len(one.cells) > most]
 
 
 def cell_annotations(
@@ -58,7 +57,7 @@ def cell_annotations(
     series_uid = derive_uid("series", "annotations", findings.study_uid, findings.model.digest)
     of = Series(series_uid, SERIES_NUMBER, SERIES_DESCRIPTION, "ANN")
     made = result_object(findings, headers, context, uid, MicroscopyBulkSimpleAnnotationsStorage, of)
-    made.InstanceNumber = 1 + context.annotated.index(image.sop_instance_uid)
+    made.InstanceNumber = number = 1 + context.annotated.index(image.sop_instance_uid)
     made.DeviceSerialNumber = findings.model.device_uid[:64]
     made.ContentLabel = "WHITE_CELLS"
     made.ContentDescription = "White cells by class (research use only)"
@@ -74,7 +73,7 @@ def cell_annotations(
     series.ReferencedInstanceSequence = [reference]
     made.ReferencedSeriesSequence = [series]
     made.AnnotationGroupSequence = list(_groups(findings, image))
-    return Artefact(ArtefactKind.ANNOTATIONS, uid, "application/dicom", f"{uid}.dcm", part_10(made))
+    return Artefact(ArtefactKind.ANNOTATIONS, uid, "application/dicom", f"{uid}.dcm", part_10(made), number=number)
 
 
 def _groups(findings: StudyFindings, image: InstanceFindings) -> Iterator[AnnotationGroup]:

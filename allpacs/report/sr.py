@@ -226,7 +226,9 @@ def _evaluations(findings: StudyFindings, context: ReportContext) -> Iterator[by
     for instance in findings.instances:
         if instance.sop_instance_uid in context.annotated:
             cells = wording.counted(len(instance.cells), "cell is", "cells are")
-            yield written(CONTAINS, codes.COMMENT, f"{instance.sop_instance_uid}: its {cells} in the annotations.")
+            number = 1 + context.annotated.index(instance.sop_instance_uid)
+            said = f"{instance.sop_instance_uid}: its {cells} in the annotations, instance {number} of their series."
+            yield written(CONTAINS, codes.COMMENT, said)
         if instance.fault is not None:
             fault = clean(f"{instance.sop_instance_uid}: {instance.fault}")
             yield written(CONTAINS, codes.UNREADABLE_INSTANCE, fault)

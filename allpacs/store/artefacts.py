@@ -1,13 +1,18 @@
-"""Finished results: their bytes in a folder, their identity in the index."""
+"""Finished results: their bytes in a folder, their identity in the index.
+
+The index's column `kind` holds the result's name: the kind, and from the second of several on its number, too.
+"""
 
 from __future__ import annotations
 
 import hashlib
+from operator import itemgetter
 from pathlib import Path
+from typing import Any
 
 import sqlalchemy as sa
 
-from allpacs.domain.artefacts import Artefact, ArtefactKind
+from allpacs.domain.artefacts import Artefact, ArtefactKind, kind_and_number
 from allpacs.domain.errors import StoreDamaged
 from allpacs.store import schema
 from allpacs.store.database import Database
@@ -17,7 +22,7 @@ _T = schema.artefacts.c
 
 
 class Artefacts:
-    """Results by revision and kind; putting the same one again changes nothing."""
+    """Results by revision and name; putting the same one again changes nothing."""
 
     def __init__(self, database: Database, spool: Spool) -> None:
         self._database = database
@@ -25,6 +30,9 @@ class Artefacts:
 
     def put(self, study_uid: str, revision: int, artefact: Artefact) -> Path:
         """Keep a result, and return the absolute path of its file; its bytes and its row are on disk then.
+
+        Where the first of a kind is another result than the one kept, the revision is reported anew, and the further
+        ones of that kind are forgotten: this time there may be fewer.
 
         Raises
         ------
@@ -40,14 +48,20 @@ class Artefacts:
         insert = self._database.insert(schema.artefacts).values(
             study_uid=study_uid,
             revision=revision,
-            kind=artefact.kind,
+            kind=artefact.name,
             uid=artefact.uid,
             media_type=artefact.media_type,
             path=path.as_posix(),
             sha256=hashlib.sha256(artefact.content).hexdigest(),
             supersedes=artefact.supersedes,
         )
+        of_revision = sa.and_(_T.study_uid == study_uid, _T.revision == revision)
         with self._database.writing() as connection:
+            if artefact.number == 1:
+                kept = connection.scalar(sa.select(_T.uid).where(of_revision, _T.kind == artefact.name))
+                if kept not in (None, artefact.uid):
+                    further = _T.kind.startswith(f"{artefact.kind}-", autoescape=True)
+                    connection.execute(sa.delete(schema.artefacts).where(of_revision, further))
             connection.execute(
                 insert.on_conflict_do_update(
                     index_elements=[_T.study_uid, _T.revision, _T.kind],
@@ -59,26 +73,24 @@ class Artefacts:
         return self._spool.folder / path
 
     def get(self, study_uid: str, revision: int) -> list[Artefact]:
-        """Return the results of a revision with their bytes, by kind.
+        """Return the results of a revision with their bytes, by kind and number.
 
         Raises
         ------
         StoreDamaged
             A file is missing or is not what was put.
         """
-        query = sa.select(schema.artefacts).where(_T.study_uid == study_uid, _T.revision == revision).order_by(_T.kind)
-        with self._database.reading() as connection:
-            rows = connection.execute(query).all()
         return [
             Artefact(
-                kind=ArtefactKind(row.kind),
+                kind=kind,
+                number=number,
                 uid=row.uid,
                 media_type=row.media_type,
                 file_name=Path(row.path).name,
                 content=self._content(row.path, row.sha256),
                 supersedes=row.supersedes,
             )
-            for row in rows
+            for (kind, number), row in self._rows(study_uid, revision)
         ]
 
     def put_pictures(self, study_uid: str, revision: int, content: bytes) -> None:
@@ -112,12 +124,15 @@ class Artefacts:
         with self._database.reading() as connection:
             return list(connection.scalars(query))
 
-    def paths(self, study_uid: str, revision: int) -> dict[ArtefactKind, Path]:
-        """Return where the results of a revision lie."""
-        query = sa.select(_T.kind, _T.path).where(_T.study_uid == study_uid, _T.revision == revision)
+    def paths(self, study_uid: str, revision: int) -> dict[str, Path]:
+        """Return where the results of a revision lie, by name: of the first of a kind that is the kind itself."""
+        return {row.kind: self._spool.folder / row.path for _, row in self._rows(study_uid, revision)}
+
+    def _rows(self, study_uid: str, revision: int) -> list[tuple[tuple[ArtefactKind, int], sa.Row[Any]]]:
+        query = sa.select(schema.artefacts).where(_T.study_uid == study_uid, _T.revision == revision)
         with self._database.reading() as connection:
-            rows = connection.execute(query.order_by(_T.kind)).all()
-        return {ArtefactKind(kind): self._spool.folder / path for kind, path in rows}
+            rows = connection.execute(query).all()
+        return sorted(((kind_and_number(row.kind), row) for row in rows), key=itemgetter(0))
 
     def _content(self, path: str, sha256: str) -> bytes:
         try:

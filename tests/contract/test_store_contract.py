@@ -325,6 +325,34 @@ def test_artefacts_come_back_with_their_bytes(closed: Store) -> None:
     assert closed.artefacts.get(STUDY, 2) == []
 
 
+def test_several_of_a_kind_stay_apart_until_the_revision_is_reported_anew(closed: Store) -> None:
+    def annotations(uid: str, number: int) -> Artefact:
+        content = uid.encode()
+        return Artefact(ArtefactKind.ANNOTATIONS, uid, "application/dicom", f"{uid}.dcm", content, number=number)
+
+    def put(*several: Artefact) -> list[Artefact]:
+        for one in several:
+            closed.artefacts.put(STUDY, 1, one)
+        return closed.artefacts.get(STUDY, 1)
+
+    pictures = Artefact(ArtefactKind.KEY_IMAGES, "2.25.8", "application/dicom", "2.25.8.dcm", b"pictures")
+    sr = Artefact(ArtefactKind.SR, "2.25.9", "application/dicom", "2.25.9.dcm", b"sr")
+    twelve = [annotations(f"2.25.1.{number}", number) for number in range(1, 13)]
+    assert put(pictures, *twelve, sr) == [*twelve, pictures, sr]
+    assert put(pictures, *twelve, sr) == [*twelve, pictures, sr], "the same again changes nothing"
+    assert put(twelve[0]) == [*twelve, pictures, sr]
+    paths = closed.artefacts.paths(STUDY, 1)
+    assert list(paths)[:3] == ["annotations", "annotations-2", "annotations-3"]
+    assert paths["annotations-12"].read_bytes() == b"2.25.1.12"
+    assert len(closed.artefacts.dicom_of_study(STUDY)) == 14
+    seen = Scrubbed()
+    damaged = [one for one in closed.scrub.run(seen) if one.what == "artefact"]
+    assert (damaged, seen.artefacts) == ([], 14)
+
+    fewer = [annotations(f"2.25.2.{number}", number) for number in (1, 2)]
+    assert put(*fewer) == [*fewer, pictures, sr]
+
+
 def test_an_artefact_changed_on_disk_is_a_fault(closed: Store) -> None:
     path = closed.artefacts.put(STUDY, 1, Artefact(ArtefactKind.SR, "2.25.1", "application/dicom", "a.dcm", b"sr"))
     path.write_bytes(b"rs")

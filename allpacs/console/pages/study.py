@@ -135,11 +135,11 @@ def artefact(visit: Visit) -> Response:
     """Send one of the revision's results."""
     about = subject(visit)
     paths = visit.store.artefacts.paths(about.study.study_uid, about.revision.revision)
-    kind = visit.path("kind")
-    path = paths.get(ArtefactKind(kind)) if kind in set(ArtefactKind) else None
+    name = visit.path("name")
+    path = paths.get(name)
     if path is None or not path.is_file():
         raise HTTPException(404)
-    if kind == ArtefactKind.HTML:
+    if name == ArtefactKind.HTML:
         # The report brings its own style and pictures, and no script; it is shown as a document of no origin.
         policy = "sandbox; default-src 'none'; img-src data:; style-src 'unsafe-inline'; frame-ancestors 'self'"
         return Response(path.read_bytes(), 200, {"Content-Security-Policy": policy}, "text/html; charset=utf-8")
@@ -187,7 +187,7 @@ def _status(visit: Visit, about: Subject) -> dict[str, Any]:
         ],
         "images": len(everything.instances),
         "deliveries": visit.store.deliveries.of_revision(uid, number),
-        "artefacts": sorted(visit.store.artefacts.paths(uid, number)),
+        "artefacts": list(visit.store.artefacts.paths(uid, number)),
         "history": visit.store.audit.of_study(uid),
         "now": time.time(),
     }

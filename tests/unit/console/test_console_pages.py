@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from allpacs.commands.show import one_study, study_json
 from allpacs.console.access import Role
+from allpacs.domain.artefacts import Artefact, ArtefactKind
 from allpacs.domain.errors import Outdated
 from allpacs.domain.review import Reviewer
 from allpacs.store.store import Store
@@ -102,6 +104,23 @@ def test_the_report_page_is_shown_as_a_document_of_no_origin(browse: Browse, stu
     assert answer.content == HTML
     assert answer.headers["content-security-policy"].startswith("sandbox;")
     assert browse(Role.VIEWER).see(f"/studies/{study}/revisions/1/artefacts/sr").status_code == 404
+
+
+def test_each_of_several_results_of_a_kind_has_its_button(browse: Browse, store: Store, tmp_path: Path) -> None:
+    study = reported_study(store, tmp_path, at=30_000.0, seeds=range(66, 67))
+    for number in (1, 2):
+        content, uid = f"annotations {number}".encode(), f"2.25.{number}"
+        made = Artefact(ArtefactKind.ANNOTATIONS, uid, "application/dicom", f"{uid}.dcm", content, number=number)
+        store.artefacts.put(study, 1, made)
+    browser = browse(Role.VIEWER)
+    path = f"/studies/{study}/revisions/1"
+    buttons = re.findall(rf'href="{path}/artefacts/([^"]*)"[^>]*>([^<]*)<', browser.see(path).text)
+    assert buttons == [("annotations", "annotations"), ("annotations-2", "annotations-2"), ("html", "Open the page")]
+    answers = [browser.see(f"{path}/artefacts/{name}") for name in ("annotations", "annotations-2")]
+    assert [one.content for one in answers] == [b"annotations 1", b"annotations 2"]
+    assert browser.see(f"{path}/artefacts/annotations-3").status_code == 404
+    shown = study_json(store, one_study(store, study))["revisions"][0]["artefacts"]
+    assert list(shown) == ["annotations", "annotations-2", "html"]
 
 
 def decide(browser: Browser, study: str, *decisions: dict[str, object], revision: int = 1) -> object:

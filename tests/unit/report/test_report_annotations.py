@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from contextlib import closing
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
@@ -15,15 +16,24 @@ import pydicom
 import pytest
 from pydicom.dataset import Dataset
 
-from allpacs.domain.artefacts import Artefact, ArtefactKind
+from allpacs.deliver.c_store import CStoreDestination
+from allpacs.deliver.folder import FolderDestination
+from allpacs.deliver.stow_rs import StowRsDestination
+from allpacs.demo.archive import Archive
+from allpacs.domain.artefacts import DICOM_KINDS, Artefact, ArtefactKind
 from allpacs.domain.findings import CellFinding, CellLabel, MatrixPlace, NotAssessable, StudyFindings
 from allpacs.domain.geometry import BoxPx, PixelMatrix
+from allpacs.domain.instance import InstanceIdentity
 from allpacs.report.annotations import annotated_images
+from allpacs.report.context import ReportContext
 from allpacs.results import results
-from unit.report.report_samples import CONTEXT, SERIES, WHOLE_SLIDE, cell, header, instance, study
+from allpacs.store.store import Store
+from deliver_samples import stow_server
+from unit.report.report_samples import CONTEXT, SERIES, STUDY, WHOLE_SLIDE, cell, header, instance, study
 
 SLIDE = f"{SERIES}.1"
 MANY_CELLS = CONTEXT.annotations_above
+CROWDED = replace(CONTEXT, annotations_above=10)
 MATRIX = PixelMatrix(
     100_000, 80_000, (10.0, 20.0, 0.0), spacing_mm=(0.00025, 0.00025), frame_of_reference_uid=f"{SERIES}.9"
 )  # fmt: skip
@@ -63,24 +73,101 @@ def test_few_cells_and_cells_of_many_frames_stay_in_the_report() -> None:
     assert annotated_images(study([stack]), MANY_CELLS) == []
 
 
-def test_the_image_of_most_cells_has_annotations_and_the_others_stay_in_the_report() -> None:
+def crowded_study() -> tuple[StudyFindings, dict[str, Dataset]]:
+    """Return a slide of 15 cells, a field of three and one of twelve."""
     fields = [
         instance(n, [cell(f"{SERIES}.{n}", k, label=CellLabel.HEM, probability_all=0.2) for k in range(1, cells + 1)])
-        for n, cells in ((1, 12), (2, 3), (3, 15))
+        for n, cells in ((2, 3), (3, 12))
     ]
-    headers = {f"{SERIES}.{n}": header(n) for n in (1, 2, 3)}
-    made = list(results(study(fields), headers, replace(CONTEXT, annotations_above=10)))
-    annotations = [pydicom.dcmread(BytesIO(a.content)) for a in made if a.kind is ArtefactKind.ANNOTATIONS]
-    (only,) = annotations
-    assert only.ReferencedImageSequence[0].ReferencedSOPInstanceUID == f"{SERIES}.3"
-    assert sum(group.NumberOfAnnotations for group in only.AnnotationGroupSequence) == 15
+    slide, headers = slide_study(15)
+    headers |= {f"{SERIES}.3": header(3)}
+    return study([slide.instances[0], *fields]), headers
+
+
+def test_every_crowded_image_has_annotations_and_the_others_stay_in_the_report() -> None:
+    findings, headers = crowded_study()
+    made = list(results(findings, headers, CROWDED))
+    artefacts = [a for a in made if a.kind is ArtefactKind.ANNOTATIONS]
+    assert [(a.name, a.number) for a in artefacts] == [("annotations", 1), ("annotations-2", 2)]
+    annotations = [pydicom.dcmread(BytesIO(a.content)) for a in artefacts]
+    assert [a.uid for a in artefacts] == [one.SOPInstanceUID for one in annotations]
+    assert len({one.SOPInstanceUID for one in annotations}) == 2
+    assert len({one.SeriesInstanceUID for one in annotations}) == 1
+    assert [one.InstanceNumber for one in annotations] == [1, 2]
+    shown = [one.ReferencedImageSequence[0].ReferencedSOPInstanceUID for one in annotations]
+    assert shown == [f"{SERIES}.1", f"{SERIES}.3"]
+    assert [one.PixelOriginInterpretation for one in annotations] == ["VOLUME", "FRAME"]
+    assert [sum(g.NumberOfAnnotations for g in one.AnnotationGroupSequence) for one in annotations] == [15, 12]
+    assert list(results(findings, headers, CROWDED)) == made, "the same findings give the same results"
+
     (report,) = [pydicom.dcmread(BytesIO(a.content)) for a in made if a.kind is ArtefactKind.SR]
     named = [i for i in report.ContentSequence if i.ConceptNameCodeSequence[0].CodeValue == "ANNOTATIONS"]
-    assert [i.ReferencedSOPSequence[0].ReferencedSOPInstanceUID for i in named] == [
-        one.SOPInstanceUID for one in annotations
+    assert [i.ReferencedSOPSequence[0].ReferencedSOPInstanceUID for i in named] == [a.uid for a in artefacts]
+    evidence = {
+        one.ReferencedSOPInstanceUID
+        for of_study in report.CurrentRequestedProcedureEvidenceSequence
+        for series in of_study.ReferencedSeriesSequence
+        for one in series.ReferencedSOPSequence
+    }
+    assert evidence == {*headers, *(a.uid for a in artefacts)}
+    by_name = {i.ConceptNameCodeSequence[0].CodeValue: i.ContentSequence for i in report.ContentSequence[-5:-2]}
+    assert len(by_name["126010"]) == 3, "the cells of the field that is not crowded"
+    (found,) = [i for i in by_name["126011"] if i.ConceptNameCodeSequence[0].CodeValue == "CELLS"]
+    assert found.MeasuredValueSequence[0].NumericValue == 15 + 3 + 12
+    said = [i.TextValue for i in by_name["C0034375"] if "in the annotations" in i.get("TextValue", "")]
+    assert said == [
+        f"{SERIES}.1: its 15 cells are in the annotations, instance 1 of their series.",
+        f"{SERIES}.3: its 12 cells are in the annotations, instance 2 of their series.",
     ]
-    (measurements,) = [i for i in report.ContentSequence if i.ConceptNameCodeSequence[0].CodeValue == "126010"]
-    assert len(measurements.ContentSequence) == 12 + 3, "the cells of the other images"
+
+    (bundle,) = [json.loads(a.content) for a in made if a.kind is ArtefactKind.FHIR]
+    (panel,) = [one["resource"] for one in bundle["entry"] if "hasMember" in one["resource"]]
+    assert (len(panel["hasMember"]), panel["component"][0]["valueInteger"]) == (3, 30)
+
+
+def test_the_store_keeps_each_and_all_are_delivered(tmp_path: Path) -> None:
+    findings, headers = crowded_study()
+    made = list(results(findings, headers, CROWDED))
+    with closing(Store.open(tmp_path / "store")) as store:
+        keep_a_study(store)
+        for _ in range(2):
+            for one in made:
+                store.artefacts.put(STUDY, 1, one)
+        kept = store.artefacts.get(STUDY, 1)
+    assert sorted(kept, key=made.index) == made
+    objects = {one.uid for one in made if one.kind in DICOM_KINDS}
+    assert len(objects) == 3
+
+    with Archive(tmp_path / "pacs", "PACS") as archive:
+        CStoreDestination(archive.host, archive.port, "PACS", "ALLPACS", timeout_s=30).deliver(kept)
+        assert {one.sop_instance_uid for one in archive.instances} == objects
+    with stow_server(tmp_path / "web") as base_url:
+        StowRsDestination(base_url, timeout_s=30).deliver(kept)
+    assert {str(pydicom.dcmread(path).SOPInstanceUID) for path in (tmp_path / "web").iterdir()} == objects
+    FolderDestination(tmp_path / "folder").deliver(kept)
+    assert {path.name for path in (tmp_path / "folder").iterdir()} == {one.file_name for one in made}
+
+
+def test_a_study_reported_anew_with_fewer_crowded_images_leaves_no_annotations_behind(tmp_path: Path) -> None:
+    findings, headers = crowded_study()
+    with closing(Store.open(tmp_path)) as store:
+        keep_a_study(store)
+        for above in (10, 12):
+            made = list(results(findings, headers, replace(CONTEXT, annotations_above=above)))
+            for one in made:
+                store.artefacts.put(STUDY, 1, one)
+        kept = store.artefacts.get(STUDY, 1)
+    assert sorted(kept, key=made.index) == made
+    assert [one.number for one in kept if one.kind is ArtefactKind.ANNOTATIONS] == [1]
+
+
+def keep_a_study(store: Store) -> None:
+    """Have the store receive an instance of the study and close its first revision."""
+    which = InstanceIdentity(f"{SERIES}.1", "1.2.4", "1.2.840.10008.1.2.1", STUDY, SERIES)
+    store.receiving.keep_instance(
+        which, b"meta", b"pixels", calling_ae="PACS", received_at=1.0, quiet_s=0.0, max_age_s=1.0
+    )
+    store.revisions.close_due(2.0)
 
 
 def test_every_cell_is_an_annotation_of_its_class_with_its_probability(made: dict[ArtefactKind, Artefact]) -> None:
@@ -144,12 +231,18 @@ def test_a_slide_of_few_cells_has_outlines_on_the_frame_and_in_millimetres_on_th
     assert place.GraphicData[:3] == place.GraphicData[-3:]
 
 
-@pytest.mark.parametrize("cells", [3, MANY_CELLS + 100])
-def test_dciodvfy_finds_no_error(cells: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("sources", "context"),
+    [(slide_study(3), CONTEXT), (slide_study(), CONTEXT), (crowded_study(), CROWDED)],
+    ids=["few", "many", "many of several images"],
+)
+def test_dciodvfy_finds_no_error(
+    sources: tuple[StudyFindings, dict[str, Dataset]], context: ReportContext, tmp_path: Path
+) -> None:
     program = Path(sys.executable).parent / "dciodvfy"
     if not program.exists():
         pytest.skip("dciodvfy is not installed")
-    for artefact in results(*slide_study(cells), CONTEXT):
+    for artefact in results(*sources, context):
         if artefact.media_type == "application/dicom":
             file = tmp_path / artefact.file_name
             file.write_bytes(artefact.content)
