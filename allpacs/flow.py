@@ -70,6 +70,8 @@ READ_QUEUE = "read"
 SMALL_STUDY_BYTES = 50_000_000
 READ_SMALL_QUEUE = "read-small"
 _QUEUE_POLL_S = 0.1
+#: Deliveries to a destination that wait in the engine at a time; further ones wait in the index, where they cost nothing.
+_MOST_QUEUED = 32
 #: A worker that dies this often over one study leaves it for a person to look at.
 _MAX_RECOVERIES = 10
 #: Heartbeats within the time after which a worker is taken for dead.
@@ -296,7 +298,7 @@ class Flow:
                 self._enqueue(queue, identity, self._read, row.study_uid, row.revision, row.attempts)
         for answer in self._store.commitments.answers():
             self._delivering.take_answer(answer)
-        for delivery in self._store.deliveries.due(self._now()):
+        for delivery in self._store.deliveries.due(self._now(), _MOST_QUEUED):
             if delivery.destination not in self._destinations:
                 continue  # no longer configured here; another worker may still have it
             study_uid, revision, destination = delivery.study_uid, delivery.revision, delivery.destination

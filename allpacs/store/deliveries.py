@@ -81,10 +81,15 @@ class Deliveries:
             )
         return moved.rowcount == 1
 
-    def due(self, now: float) -> list[DeliveryRow]:
+    def due(self, now: float, most: int = 1000) -> list[DeliveryRow]:
         """Return the deliveries to attempt now, oldest revision of each study and destination first.
 
         A later revision waits for the earlier one to be sent or given up, so that results arrive in order.
+
+        Parameters
+        ----------
+        most:
+            Of each destination so many at most, those that have waited longest.
         """
         earlier = schema.deliveries.alias("earlier")
         waiting = sa.exists().where(
@@ -102,7 +107,12 @@ class Deliveries:
                 sa.or_(_T.next_attempt_at <= now, _T.updated_at > now + CLOCK_STEP_S),
             ),
         )
-        return self._select(due, ~waiting)
+        turn = sa.func.row_number().over(
+            partition_by=_T.destination, order_by=(_T.updated_at, _T.study_uid, _T.revision)
+        )
+        turns = sa.select(_T.study_uid, _T.revision, _T.destination, turn.label("turn")).where(due, ~waiting).subquery()
+        soonest = sa.select(turns.c.study_uid, turns.c.revision, turns.c.destination).where(turns.c.turn <= most)
+        return self._select(sa.tuple_(_T.study_uid, _T.revision, _T.destination).in_(soonest))
 
     def begin(self, study_uid: str, revision: int, destination: str, attempt: int, *, now: float) -> DeliveryRow | None:
         """Note that an attempt begins; doing so twice changes nothing.

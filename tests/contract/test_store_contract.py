@@ -408,6 +408,21 @@ def test_deliveries_are_due_in_order_of_revision(closed: Store) -> None:
     assert [(row.revision, row.destination) for row in closed.deliveries.due(232.0)] == [(2, "ehr"), (2, "pacs")]
 
 
+def test_of_each_destination_those_are_due_that_have_waited_longest(closed: Store) -> None:
+    keep(closed, identity(1, study="1.9"))
+    closed.revisions.close_due(1e12)
+    closed.deliveries.queue(STUDY, 1, ["ehr", "pacs"], now=220.0)
+    closed.deliveries.queue("1.9", 1, ["ehr"], now=210.0)
+
+    def due(most: int) -> list[tuple[str, str]]:
+        return [(row.study_uid, row.destination) for row in closed.deliveries.due(240.0, most)]
+
+    assert due(1) == [(STUDY, "pacs"), ("1.9", "ehr")]
+    assert due(2) == [(STUDY, "ehr"), (STUDY, "pacs"), ("1.9", "ehr")]
+    closed.deliveries.begin("1.9", 1, "ehr", 1, now=241.0)
+    assert due(1) == [(STUDY, "ehr"), (STUDY, "pacs")]
+
+
 def test_an_attempt_begins_once_however_often_it_is_said(closed: Store) -> None:
     closed.deliveries.queue(STUDY, 1, ["pacs"], now=1.0)
     for _ in range(2):
