@@ -70,7 +70,7 @@ READ_QUEUE = "read"
 SMALL_STUDY_BYTES = 50_000_000
 READ_SMALL_QUEUE = "read-small"
 _QUEUE_POLL_S = 0.1
-#: Deliveries to a destination that wait in the engine at a time; further ones wait in the index, where they cost nothing.
+#: Deliveries to a destination that wait in the engine at a time; further ones wait in the index and cost nothing there.
 _MOST_QUEUED = 32
 #: A worker that dies this often over one study leaves it for a person to look at.
 _MAX_RECOVERIES = 10
