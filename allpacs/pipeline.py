@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -23,15 +23,13 @@ from allpacs.decode.anything import read_frames_of
 from allpacs.decode.artificial import file_made_by_artificial_intelligence
 from allpacs.domain.errors import UndecodablePixels
 from allpacs.domain.findings import CellFinding, InstanceFindings, NotAssessable, Remark, RemarkKind
-from allpacs.domain.image import Cell, Scale, ScaleOrigin, UnreadableFrame
+from allpacs.domain.image import Cell, Frame, Scale, ScaleOrigin, UnreadableFrame
+from allpacs.domain.parts import complete
 
 #: Preprocessed cells, ``uint8`` of shape (n, input_px, input_px, 3), in the order of the findings' cells.
 Crops = NDArray[np.uint8]
 
 _ARTIFICIAL = Remark(RemarkKind.LEFT_OUT, "Left out on purpose: it was made by artificial intelligence.")
-NO_CELLS = Remark(RemarkKind.NO_CELLS, "No white cell was found.")
-#: A remark names no more frames than these.
-_FRAMES_NAMED = 5
 
 #: Asks the model: crops to ``float32`` logits of shape (n, labels); a row that could not be judged is not finite.
 AskModel = Callable[[Crops], NDArray[np.float32]]
@@ -90,23 +88,32 @@ class Pipeline:
 
         An image that cannot be decoded gives findings with a `fault` and no cells; it is never an exception.
         """
+        if file_made_by_artificial_intelligence(image.path):
+            return replace(self._findings(image, 0, (), None), remarks=(_ARTIFICIAL,)), self.stack([])
+        found, crops = self.find_among(image, read_frames_of(image.path, max_pixels=self.max_pixels))
+        return complete(found), crops
+
+    def find_among(self, image: ImageFile, frames: Iterable[Frame | UnreadableFrame]) -> tuple[InstanceFindings, Crops]:
+        """Find the cells of some frames of an image, in order; the findings are those of a part of it.
+
+        `UndecodablePixels`, where reading a frame raises it, is a `fault` of the findings, which then have no cells.
+        """
         cells: list[CellFinding] = []
         crops: list[Crops] = []
         unreadable: list[UnreadableFrame] = []
-        scales: list[Scale] = []
-        frames = 0
+        measured_um: list[float] = []
+        scale: Scale | None = None
+        last = 0
         try:
-            if file_made_by_artificial_intelligence(image.path):
-                return replace(self._findings(image, 0, (), None), remarks=(_ARTIFICIAL,)), self.stack([])
-            for frame in read_frames_of(image.path, max_pixels=self.max_pixels):
-                frames += 1
+            for frame in frames:
+                last = frame.number
                 if isinstance(frame, UnreadableFrame):
                     unreadable.append(frame)
                     continue
-                finder = finder_for(frame, image.cells_by)
-                found, measured = finder.find_and_measure(frame)
-                scale = frame.scale or measured
-                scales += [] if scale is None else [scale]
+                found, measured = finder_for(frame, image.cells_by).find_and_measure(frame)
+                if frame.scale is None and measured is not None:
+                    measured_um.append(measured.spacing_um)
+                scale = frame.scale or _configured(image)
                 for number, cell in enumerate(found, start=1):
                     finding = CellFinding(
                         sop_instance_uid=image.sop_instance_uid,
@@ -119,16 +126,12 @@ class Pipeline:
                     cells.append(finding)
                     crops.append(self.prepared(frame.rgb, cell))
         except UndecodablePixels as undecodable:
-            return self._findings(image, frames, (), str(undecodable)), self.stack([])
-        if len(unreadable) == frames > 0:
-            return self._findings(image, frames, (), f"no frame can be decoded: {unreadable[0].reason}"), self.stack([])
-        remarks = [*unreadable_remarks(unreadable)]
-        if not cells:
-            remarks.append(NO_CELLS)
+            return self._findings(image, last, (), str(undecodable)), self.stack([])
         findings = replace(
-            self._findings(image, frames, tuple(cells), None),
-            scale=usual_scale(scales, image.spacing_um),
-            remarks=tuple(remarks),
+            self._findings(image, last, tuple(cells), None),
+            scale=scale,
+            unreadable=tuple(unreadable),
+            measured_um=tuple(measured_um),
         )
         return findings, self.stack(crops)
 
@@ -180,18 +183,5 @@ class Pipeline:
         )
 
 
-def unreadable_remarks(frames: Sequence[UnreadableFrame]) -> Iterator[Remark]:
-    """Yield the remark on frames that cannot be decoded among others; nothing where there are none."""
-    if not frames:
-        return
-    named = ", ".join(str(frame.number) for frame in frames[:_FRAMES_NAMED])
-    more = f" and {len(frames) - _FRAMES_NAMED} more" if len(frames) > _FRAMES_NAMED else ""
-    text = f"{len(frames)} of its frames could not be decoded and so not judged: {named}{more}. {frames[0].reason}."
-    yield Remark(RemarkKind.UNREADABLE_FRAMES, text)
-
-
-def usual_scale(scales: Sequence[Scale], configured_um: float | None) -> Scale | None:
-    """Return the scale of an instance from those of its frames: the middle one; the configured one where none has."""
-    if scales:
-        return sorted(scales, key=lambda scale: scale.spacing_um)[len(scales) // 2]
-    return None if configured_um is None else Scale(configured_um, ScaleOrigin.CONFIGURED)
+def _configured(image: ImageFile) -> Scale | None:
+    return None if image.spacing_um is None else Scale(image.spacing_um, ScaleOrigin.CONFIGURED)

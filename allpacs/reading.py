@@ -1,8 +1,8 @@
 """The steps of a reading, over the store: each can be run twice with the effect of once.
 
-A study is read in chunks: some instances, or some regions of a whole slide. Between two steps a chunk's findings are in
-the index and its preprocessed cells in a work file, so that a step which was interrupted is run again from what is on
-disk. Decoded frames are not kept: they are many times larger than the cells in them and quick to make again.
+A study is read in chunks (`allpacs.chunks`). Between two steps a chunk's findings are in the index and its preprocessed
+cells in a work file, so that a step which was interrupted is run again from what is on disk. Decoded frames are not
+kept: they are many times larger than the cells in them and quick to make again.
 """
 
 from __future__ import annotations
@@ -25,20 +25,22 @@ from pydicom import Dataset, dcmread
 
 from allpacs import metrics, sampling, tracing
 from allpacs.ahead import Ahead
+from allpacs.chunks import PARTING, Chunk, plan
 from allpacs.classify import aggregate
 from allpacs.classify.saliency import Explain
+from allpacs.decode.kept_open import KeptOpen
 from allpacs.decode.part10 import read_header
 from allpacs.domain.artefacts import Artefact, ArtefactKind
 from allpacs.domain.errors import InputFault, ModelFault, StoreDamaged, StoreFault
-from allpacs.domain.findings import CellFinding, CellLabel, InstanceFindings, RemarkKind, StudyFindings
-from allpacs.domain.geometry import BoxPx
+from allpacs.domain.findings import CellFinding, CellLabel, InstanceFindings, StudyFindings
+from allpacs.domain.parts import complete
 from allpacs.pictures import Pictures
-from allpacs.pipeline import NO_CELLS, AskModel, Crops, ImageFile, Pipeline
+from allpacs.pipeline import AskModel, Crops, ImageFile, Pipeline
 from allpacs.report.context import CellPicture, PriorReport, ReportContext
 from allpacs.report.key_images import key_cells
 from allpacs.results import results
 from allpacs.signing import findings_as_signed, signed_results
-from allpacs.slides import WHOLE_SLIDE_IMAGE, SlidePlan, search, survey
+from allpacs.slides import search
 from allpacs.store.records import InstanceRow
 from allpacs.store.store import Store
 
@@ -47,8 +49,8 @@ _log = structlog.get_logger("allpacs.reading")
 _REVISIONS_REMEMBERED = 8
 #: Chunks whose cells are sought at a time while the network is busy with others.
 _AHEAD = 2
-#: Regions of a slide between two checkpoints.
-_REGIONS_IN_A_CHUNK = 16
+#: Files of many frames that are kept open from one chunk to the next: of as many studies as are usually read at a time.
+_FILES_KEPT_OPEN = 8
 _SAMPLE_FILE = "sample.npy"
 _LYMPHOBLAST = aggregate.LABELS.index(CellLabel.ALL)
 #: Stages of an instance's findings in the index.
@@ -62,7 +64,7 @@ class ReadingOptions:
     Attributes
     ----------
     chunk_instances:
-        Instances between two checkpoints.
+        Instances between two checkpoints, each frame of one that has several counted.
     cells_by:
         Way of finding cells by calling AE title; a sender that is not named is judged by its pictures.
     host_name:
@@ -84,29 +86,6 @@ class ReadingOptions:
     key_images: int = 0
     annotations_above: int = 2_000
     pdf: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class _Chunk:
-    """What is read between two checkpoints: plain images, slide instances that are left out, or regions of a slide.
-
-    Attributes
-    ----------
-    part:
-        Which part of the instances' findings this makes.
-    """
-
-    images: tuple[ImageFile, ...] = ()
-    known: tuple[InstanceFindings, ...] = ()
-    slide: SlidePlan | None = None
-    regions: tuple[BoxPx, ...] = ()
-    part: int = 0
-
-    @property
-    def uids(self) -> list[str]:
-        """SOP Instance UIDs of its findings, in their order."""
-        read = self.images if self.slide is None else self.slide.images
-        return [*(image.sop_instance_uid for image in read), *(one.sop_instance_uid for one in self.known)]
 
 
 class Reading:
@@ -133,16 +112,17 @@ class Reading:
         self._instances = lru_cache(maxsize=_REVISIONS_REMEMBERED)(store.revisions.instances)
         self._chunks = lru_cache(maxsize=_REVISIONS_REMEMBERED)(self._planned)
         self._ahead: Ahead[tuple[str, int, int], tuple[list[InstanceFindings], list[Crops]]] = Ahead(_AHEAD)
+        self._files = KeptOpen(_FILES_KEPT_OPEN)
         self._work_folder = work_folder
         self._options = options
         self.pipeline = pipeline
 
     @property
     def terms(self) -> str:
-        """What a reading that was interrupted must go on with: the model, the decision settings, the size of chunks."""
+        """What a reading that was interrupted must go on with: the model, the decision settings, the way of cutting."""
         options, pipeline = self._options, self.pipeline
         ways, scales = sorted(options.cells_by.items()), sorted(options.spacing_um.items())
-        sizes = f"{options.chunk_instances} {_REGIONS_IN_A_CHUNK} {pipeline.max_pixels} {pipeline.max_cells}"
+        sizes = f"{options.chunk_instances} {PARTING} {pipeline.max_pixels} {pipeline.max_cells}"
         return f"{pipeline.bundle.digest} {sizes} {ways} {scales}"
 
     def begin(self, study_uid: str, revision: int) -> int:
@@ -313,28 +293,20 @@ class Reading:
                 if cell.tracking_uid in reported:
                     yield cell, crop
 
-    def _planned(self, study_uid: str, revision: int) -> tuple[_Chunk, ...]:
+    def _planned(self, study_uid: str, revision: int) -> tuple[Chunk, ...]:
         rows = self._instances(study_uid, revision)
-        plain = [self._image(row) for row in rows if row.sop_class_uid != WHOLE_SLIDE_IMAGE]
-        size = self._options.chunk_instances
-        chunks = [_Chunk(images=tuple(plain[start : start + size])) for start in range(0, len(plain), size)]
-        slides = [self._image(row) for row in rows if row.sop_class_uid == WHOLE_SLIDE_IMAGE]
-        if slides:
-            surveyed = survey(self.pipeline, slides)
-            if surveyed.others:
-                chunks.append(_Chunk(known=surveyed.others))
-            for plan in surveyed.slides:
-                starts = range(0, max(1, len(plan.regions)), _REGIONS_IN_A_CHUNK)
-                chunks += [
-                    _Chunk(slide=plan, regions=plan.regions[start : start + _REGIONS_IN_A_CHUNK], part=part)
-                    for part, start in enumerate(starts)
-                ]
-        return tuple(chunks)
+        return tuple(plan(self.pipeline, [(row, self._image(row)) for row in rows], self._options.chunk_instances))
 
-    def _find(self, chunk: _Chunk) -> tuple[list[InstanceFindings], list[Crops]]:
+    def _find(self, chunk: Chunk) -> tuple[list[InstanceFindings], list[Crops]]:
+        """Find the cells of a chunk; findings and crops are those of `Chunk.uids`, in this order."""
         if chunk.slide is not None:
             return search(self.pipeline, chunk.slide, chunk.regions, with_remarks=chunk.part == 0)
-        found = [self.pipeline.find(image) for image in chunk.images]
+        if chunk.frames is not None:
+            (image,) = chunk.images
+            frames = self._files.read(image.path, chunk.frames, max_pixels=self.pipeline.max_pixels)
+            found = [self.pipeline.find_among(image, frames)]
+        else:
+            found = [self.pipeline.find(image) for image in chunk.images]
         nothing = self.pipeline.stack([])
         return (
             [*(findings for findings, _ in found), *chunk.known],
@@ -354,26 +326,33 @@ class Reading:
         What the index has afterwards is what reports and reviews are made of.
         """
         before = self._store.findings.get(study_uid, revision)
-        after = [_complete(one) for one in sampling.final_sample(before, self.pipeline.max_cells)]
+        after = sampling.final_sample([complete(one) for one in before], self.pipeline.max_cells)
         if after == before:
             return
-        remarks = {one.sop_instance_uid: one.remarks for one in after}
+        whole = {one.sop_instance_uid: one for one in after}
         kept = {cell.tracking_uid for one in after for cell in one.cells}
         for chunk, planned in enumerate(self._chunks(study_uid, revision)):
             found = self._found(study_uid, revision, chunk)
             masks = [np.array([cell.tracking_uid in kept for cell in one.cells], np.bool_) for one in found]
-            crops = self._crops(study_uid, revision, chunk, found)
-            self._keep(study_uid, revision, f"{chunk}.npy", crops[np.concatenate([np.zeros(0, np.bool_), *masks])])
+            if not all(mask.all() for mask in masks):
+                crops = self._crops(study_uid, revision, chunk, found)
+                self._keep(study_uid, revision, f"{chunk}.npy", crops[np.concatenate(masks)])
             settled = [
                 replace(
                     one,
                     cells=tuple(cell for cell in one.cells if cell.tracking_uid in kept),
                     cells_found=one.cells_found if mask.all() else one.found,
-                    remarks=remarks[one.sop_instance_uid] if planned.part == 0 else one.remarks,
                 )
                 for one, mask in zip(found, masks, strict=True)
             ]
-            self._store.findings.put(study_uid, revision, settled, stage=LABELLED, part=planned.part)
+            if planned.part == 0:
+                of_whole = (whole[one.sop_instance_uid] for one in settled)
+                settled = [
+                    replace(one, fault=all_of_it.fault, scale=all_of_it.scale, remarks=all_of_it.remarks)
+                    for one, all_of_it in zip(settled, of_whole, strict=True)
+                ]
+            if settled != found:
+                self._store.findings.put(study_uid, revision, settled, stage=LABELLED, part=planned.part)
 
     def _image(self, row: InstanceRow) -> ImageFile:
         return ImageFile(
@@ -421,14 +400,6 @@ class Reading:
 
 def _joined(crops: list[Crops], masks: list[NDArray[np.bool_]]) -> Crops:
     return np.concatenate([own[mask] for own, mask in zip(crops, masks, strict=True)])
-
-
-def _complete(findings: InstanceFindings) -> InstanceFindings:
-    """Return the findings of a slide with the remark that there are no cells, which no part of them could tell."""
-    told = findings.fault is not None or findings.cells or (findings.remarks and findings.left_out)
-    if told or any(remark.kind is RemarkKind.NO_CELLS for remark in findings.remarks):
-        return findings
-    return replace(findings, remarks=(*findings.remarks, NO_CELLS))
 
 
 def prior_report(sr: Artefact) -> PriorReport:

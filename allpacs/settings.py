@@ -275,7 +275,9 @@ class WorkSettings(_Section):
     studies_at_a_time: int = Field(
         4, ge=1, description="large studies read at a time by one worker, and as many small ones"
     )
-    chunk_instances: int = Field(32, ge=1, description="instances between two checkpoints of a study")
+    chunk_instances: int = Field(
+        32, ge=1, description="instances, or frames of those with several, between two checkpoints of a study"
+    )
     poll_s: float = Field(0.25, gt=0, description="how often the index is asked for due work, seconds")
     executor_id: str = Field(
         "worker-1",

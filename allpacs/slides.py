@@ -23,9 +23,9 @@ from allpacs.decode.slide import SlideLevel, read_slide_instance
 from allpacs.domain.errors import UndecodablePixels
 from allpacs.domain.findings import CellFinding, InstanceFindings, MatrixPlace, NotAssessable, Remark
 from allpacs.domain.geometry import BoxPx, PointPx
-from allpacs.domain.image import Cell, Scale, ScaleOrigin
+from allpacs.domain.image import Cell, Scale, ScaleOrigin, UnreadableFrame
 from allpacs.domain.slide import Level, Slide, SlideInstance, choose
-from allpacs.pipeline import Crops, ImageFile, Pipeline, unreadable_remarks
+from allpacs.pipeline import Crops, ImageFile, Pipeline
 
 WHOLE_SLIDE_IMAGE = "1.2.840.10008.5.1.4.1.1.77.1.6"
 
@@ -117,12 +117,13 @@ def search(
 
     Returns
     -------
-    Findings of each part of the level, and for each the network's inputs in the order of its cells.
+    Findings of each part of the level, as far as these regions show it (`allpacs.domain.parts`), and for each the
+    network's inputs in the order of its cells.
     """
     cells: dict[int, list[CellFinding]] = defaultdict(list)
     crops: dict[int, list[Crops]] = defaultdict(list)
     fault: str | None = None
-    unreadable: dict[int, list[Remark]] = {}
+    unreadable: dict[int, list[UnreadableFrame]] = defaultdict(list)
     seen = _Seen()
     try:
         with SlideLevel(plan.level, [image.path for image in plan.images], max_pixels=pipeline.max_pixels) as level:
@@ -130,16 +131,16 @@ def search(
                 for number, cell, crop in _cells_in(pipeline, plan, level, region, seen):
                     cells[number].append(cell)
                     crops[number].append(crop)
-            for number in range(len(plan.images)):
-                bad = [frame for (of, _), frame in sorted(level.unreadable.items()) if of == number]
-                unreadable[number] = list(unreadable_remarks(bad))
+            for (number, _), frame in sorted(level.unreadable.items()):
+                unreadable[number].append(frame)
     except UndecodablePixels as undecodable:
         fault = str(undecodable)
     findings = []
     for number, (image, part) in enumerate(zip(plan.images, plan.level.parts, strict=True)):
-        remarks = (*(plan.remarks if with_remarks else ()), *unreadable.get(number, ()))
+        remarks = plan.remarks if with_remarks else ()
         found = _unread(image, part.frames, fault=fault, remarks=remarks, about=part)
-        findings.append(replace(found, cells=tuple(cells[number]), scale=plan.scale))
+        found = replace(found, cells=tuple(cells[number]), scale=plan.scale, unreadable=tuple(unreadable[number]))
+        findings.append(found)
     return findings, [pipeline.stack(crops[number]) for number in range(len(plan.images))]
 
 

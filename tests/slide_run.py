@@ -50,21 +50,13 @@ def plugin(hospital: Hospital, *, stand_in: bool) -> Iterator[Callable[[], dict[
             yield lambda: {process: hospital.pid_of(process) for process in ("receive", "work")}
 
 
-def follow(
-    files: list[Path], folder: Path, *, max_cells: int, timeout_s: float, stand_in: bool, more: str = ""
-) -> dict[str, object]:
-    """Send the files of a study to a plugin of its own, wait for its report, and return the facts.
-
-    Parameters
-    ----------
-    more:
-        Further lines of the configuration's section ``work``.
-    """
+def follow(files: list[Path], folder: Path, *, max_cells: int, timeout_s: float, stand_in: bool) -> dict[str, object]:
+    """Send the files of a study to a plugin of its own, wait for its report, and return the facts."""
     facts: dict[str, object] = {"network": "a stand-in that judges by brightness" if stand_in else "the bundle's"}
     peaks: dict[str, float] = {}
     by_progress: dict[str, int] = {}
     done = threading.Event()
-    work = f"[work]\nmax_cells = {max_cells}\n{more}"
+    work = f"[work]\nmax_cells = {max_cells}\n"
     with Hospital(folder, quiet_s=QUIET_S, extra=work) as hospital, plugin(hospital, stand_in=stand_in) as pids:
         hospital.wait_for_echo(300)
 

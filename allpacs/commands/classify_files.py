@@ -17,6 +17,7 @@ from allpacs.decode.part10 import read_header
 from allpacs.domain.errors import InputFault
 from allpacs.domain.findings import CellFinding, InstanceFindings, ModelIdentity
 from allpacs.domain.identity import derive_uid
+from allpacs.domain.parts import complete
 from allpacs.pipeline import ImageFile
 from allpacs.settings import Settings
 from allpacs.slides import WHOLE_SLIDE_IMAGE, Survey, search, survey
@@ -94,7 +95,7 @@ def classify_files(paths: Sequence[Path], settings: Settings) -> Answer:
         of_slides = {found.sop_instance_uid: found for found in surveyed.others}
         for plan in surveyed.slides:
             for found, crops in zip(*search(pipeline, plan, plan.regions, with_remarks=True), strict=True):
-                of_slides[found.sop_instance_uid] = pipeline.label(found, crops, ask)
+                of_slides[found.sop_instance_uid] = pipeline.label(complete(found), crops, ask)
         for path in tracked(files, "classifying"):
             image = asked[path]
             if image.sop_class_uid == WHOLE_SLIDE_IMAGE:

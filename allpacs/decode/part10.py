@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -109,15 +109,21 @@ def read_frames(path: Path, *, max_pixels: int = 100_000_000) -> Iterator[Frame 
         The file cannot be opened.
     """
     with open_frames(path, max_pixels=max_pixels) as frames:
-        for number in range(1, frames.layout.frames + 1):
-            try:
-                rgb = frames.rgb(number)
-            except UndecodablePixels as fault:
-                if frames.layout.frames == 1:
-                    raise
-                yield UnreadableFrame(number, str(fault))
-            else:
-                yield Frame(number, rgb, frames.scale)
+        yield from frames.read(range(1, frames.layout.frames + 1))
+
+
+def count_frames(path: Path, *, max_pixels: int = 100_000_000) -> int:
+    """Return how many frames a file has: as many as it states, for which the length of its pixels is enough.
+
+    Raises
+    ------
+    UndecodablePixels
+        As `read_frames` raises before the first frame.
+    StoreFault
+        The file cannot be opened.
+    """
+    with open_frames(path, max_pixels=max_pixels) as frames:
+        return frames.layout.frames
 
 
 @contextmanager
@@ -178,6 +184,24 @@ class OpenFrames:
             if rgb.shape != (self.layout.rows, self.layout.columns, 3):
                 raise UndecodablePixels(f"frame {number}: the decoded frame has another size than stated")
             return self._to_srgb(rgb)
+
+    def read(self, numbers: Iterable[int]) -> Iterator[Frame | UnreadableFrame]:
+        """Yield some frames, numbered from 1, one decoded at a time; of several, those that do not decode say why.
+
+        Raises
+        ------
+        UndecodablePixels
+            The only frame of the file cannot be decoded.
+        """
+        for number in numbers:
+            try:
+                rgb = self.rgb(number)
+            except UndecodablePixels as fault:
+                if self.layout.frames == 1:
+                    raise
+                yield UnreadableFrame(number, str(fault))
+            else:
+                yield Frame(number, rgb, self.scale)
 
 
 def data_set(file: BinaryIO) -> tuple[BinaryIO, FileMetaDataset, str]:

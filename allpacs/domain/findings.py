@@ -10,7 +10,7 @@ from enum import StrEnum
 
 from allpacs.domain.geometry import BoxPx, PixelMatrix, PointPx
 from allpacs.domain.identity import derive_uid
-from allpacs.domain.image import Scale
+from allpacs.domain.image import Scale, UnreadableFrame
 
 
 class CellLabel(StrEnum):
@@ -119,8 +119,12 @@ class CellFinding:
 class InstanceFindings:
     """One SOP Instance: its cells, or why it could not be read.
 
+    Of an instance that is read in parts, also the findings of one part (`allpacs.domain.parts`).
+
     Attributes
     ----------
+    frames:
+        How many frames it has; of a part, those up to its last one.
     fault:
         None, or one line that says why the pixels could not be read (no patient data).
     scale:
@@ -131,6 +135,10 @@ class InstanceFindings:
         All cells found, where `cells` is a random sample of them; None where `cells` are all.
     remarks:
         What else a reader must know; an instance left out on purpose has a remark, and no fault.
+    unreadable:
+        Frames that cannot be decoded, among others that may be, in order.
+    measured_um:
+        The scales of its frames, in micrometres, that were measured on their red cells.
     """
 
     sop_instance_uid: str
@@ -143,6 +151,8 @@ class InstanceFindings:
     matrix: PixelMatrix | None = None
     cells_found: int | None = None
     remarks: tuple[Remark, ...] = ()
+    unreadable: tuple[UnreadableFrame, ...] = ()
+    measured_um: tuple[float, ...] = ()
 
     @property
     def found(self) -> int:

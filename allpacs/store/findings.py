@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 
 from allpacs.domain.findings import InstanceFindings
+from allpacs.domain.parts import together
 from allpacs.store import schema
 from allpacs.store.database import Database
 
@@ -35,7 +35,7 @@ class Findings:
         stage:
             Name of the step that made them, for example ``cells`` or ``classify``.
         part:
-            Which part of their findings this is, from 0: those of a slide come in several.
+            Which part of their findings this is, from 0: those of a slide or of many frames come in several.
         """
         if not findings:
             return
@@ -90,26 +90,12 @@ class Findings:
         for body in bodies:
             found = _adapter().validate_json(body)
             parts.setdefault(found.sop_instance_uid, []).append(found)
-        return sorted(map(_together, parts.values()), key=lambda one: (one.series_uid, one.sop_instance_uid))
+        return sorted(map(together, parts.values()), key=lambda one: (one.series_uid, one.sop_instance_uid))
 
     def clear(self, study_uid: str, revision: int) -> None:
         """Forget the findings of a revision: it is read from the beginning."""
         with self._database.writing() as connection:
             connection.execute(sa.delete(schema.findings).where(_T.study_uid == study_uid, _T.revision == revision))
-
-
-def _together(parts: list[InstanceFindings]) -> InstanceFindings:
-    """Return the findings of one instance from its parts, in order; what one part says of the whole holds once."""
-    if len(parts) == 1:
-        return parts[0]
-    sampled = any(part.cells_found is not None for part in parts)
-    return replace(
-        parts[0],
-        cells=tuple(cell for part in parts for cell in part.cells),
-        fault=next((part.fault for part in parts if part.fault is not None), None),
-        cells_found=sum(part.found for part in parts) if sampled else None,
-        remarks=tuple(dict.fromkeys(remark for part in parts for remark in part.remarks)),
-    )
 
 
 @cache

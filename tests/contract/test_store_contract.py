@@ -10,10 +10,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
 from allpacs.domain.artefacts import Artefact, ArtefactKind
 from allpacs.domain.errors import InstanceRefused, StoreFault
-from allpacs.domain.findings import CellFinding, CellLabel, InstanceFindings, NotAssessable
+from allpacs.domain.findings import CellFinding, CellLabel, InstanceFindings, NotAssessable, Remark, RemarkKind
 from allpacs.domain.geometry import BoxPx
 from allpacs.domain.instance import InstanceIdentity
 from allpacs.store.records import RECEIVING, DeliveryRow, DeliveryState, RevisionState
@@ -283,6 +284,17 @@ def test_findings_come_back_equal_and_in_order(closed: Store) -> None:
     assert closed.findings.get(STUDY, 1, of=[second.sop_instance_uid]) == [second]
     assert closed.findings.get(STUDY, 2) == []
     assert isinstance(closed.findings.get(STUDY, 1)[0].cells[0].outline, tuple)
+
+
+def test_findings_of_an_earlier_version_still_load(closed: Store) -> None:
+    first = replace(_findings(1), remarks=(Remark(RemarkKind.UNREADABLE_FRAMES, "1 of its frames"),))
+    closed.findings.put(STUDY, 1, [first], stage="classify")
+    with closed.database.writing() as connection:
+        for field in ("unreadable", "measured_um"):
+            written = f',"{field}":[]'
+            assert written in connection.scalar(sa.text("SELECT body FROM findings"))
+            connection.execute(sa.text("UPDATE findings SET body = replace(body, :written, '')"), {"written": written})
+    assert closed.findings.get(STUDY, 1) == [first]
 
 
 def test_findings_of_a_later_stage_replace_the_earlier(closed: Store) -> None:

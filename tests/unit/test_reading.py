@@ -11,6 +11,7 @@ import pytest
 from numpy.typing import NDArray
 from structlog.testing import capture_logs
 
+from allpacs import reading as reading_module
 from allpacs.classify.aggregate import study_findings
 from allpacs.classify.bundle import Bundle, load_bundle
 from allpacs.domain.errors import ModelFault
@@ -46,7 +47,9 @@ def _terms(
     return reading.terms
 
 
-def test_terms_change_with_whatever_may_change_the_answer_or_the_steps(tmp_path: Path, bundle: Bundle) -> None:
+def test_terms_change_with_whatever_may_change_the_answer_or_the_steps(
+    tmp_path: Path, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
     usual = _terms(tmp_path, bundle)
     assert _terms(tmp_path, bundle) == usual
     others = [
@@ -55,7 +58,8 @@ def test_terms_change_with_whatever_may_change_the_answer_or_the_steps(tmp_path:
         _terms(tmp_path, bundle, cells_by={"SCANNER": "nucleus"}),
         _terms(tmp_path, replace(bundle, digest="sha256:other")),
     ]
-    assert len({usual, *others}) == 5
+    monkeypatch.setattr(reading_module, "PARTING", "another way of cutting")
+    assert len({usual, *others, _terms(tmp_path, bundle)}) == 6
 
 
 def test_terms_do_not_depend_on_the_order_of_senders(tmp_path: Path, bundle: Bundle) -> None:

@@ -7,34 +7,21 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
-from numpy.typing import NDArray
 
+from allpacs import chunks as chunks_module
 from allpacs import reading as reading_module
 from allpacs import slides
-from allpacs.classify.bundle import load_bundle
 from allpacs.commands.show import study_json
-from allpacs.decode.part10 import read_header
 from allpacs.domain.artefacts import ArtefactKind
-from allpacs.domain.instance import InstanceIdentity
 from allpacs.domain.review import Decision, Reviewer
-from allpacs.pipeline import Pipeline
-from allpacs.reading import Reading, ReadingOptions
-from allpacs.settings import SHIPPED_BUNDLE
 from allpacs.store.records import RevisionState
 from allpacs.store.reviews import NewDecision
 from allpacs.store.store import Store
+from reading_steps import STUDY, read_study, reading_of, sr_text, stored_study
 from slide_maker import SyntheticSlide, write_pyramid
 
 SLIDE = SyntheticSlide((1, 2))
-STUDY = "1.2.826.1"
-
-
-def _ask(crops: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Say something of a cell that depends on the cell alone."""
-    score = crops.reshape(len(crops), -1).mean(axis=1) - 20.0
-    return np.stack([score, -score], axis=1).astype(np.float32)
 
 
 @pytest.fixture(scope="module")
@@ -45,60 +32,14 @@ def pyramid(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 @pytest.fixture
 def store(tmp_path: Path, pyramid: list[Path], monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
     monkeypatch.setattr(slides, "REGION_PX", 640)
-    monkeypatch.setattr(reading_module, "_REGIONS_IN_A_CHUNK", 3)
-    store = _stored(tmp_path, pyramid)
+    monkeypatch.setattr(chunks_module, "_REGIONS_IN_A_CHUNK", 3)
+    store = stored_study(tmp_path, pyramid)
     yield store
     store.close()
 
 
-def _stored(folder: Path, paths: list[Path]) -> Store:
-    """Return a store whose one study, of these files, is complete."""
-    store = Store.open(folder / "store")
-    for path in paths:
-        header = read_header(path)
-        content = path.read_bytes()
-        identity = InstanceIdentity(
-            sop_class_uid=str(header.SOPClassUID),
-            sop_instance_uid=str(header.SOPInstanceUID),
-            transfer_syntax_uid=str(header.file_meta.TransferSyntaxUID),
-            study_uid=STUDY,
-            series_uid=str(header.SeriesInstanceUID),
-        )
-        meta = 144 + int.from_bytes(content[140:144], "little")
-        with memoryview(content)[meta:] as data_set:
-            store.receiving.keep_instance(
-                identity, content[:meta], data_set, calling_ae="SCANNER", received_at=1.0, quiet_s=0.0, max_age_s=1.0
-            )
-    assert store.revisions.close_due(10.0) == [(STUDY, 1)]
-    return store
-
-
-def _sr(store: Store) -> str:
-    (sr,) = (one for one in store.artefacts.get(STUDY, 1) if one.kind is ArtefactKind.SR)
-    return sr.content.decode("latin-1")
-
-
-def _reading(store: Store, tmp_path: Path, max_cells: int = 10_000, key_images: int = 0) -> Reading:
-    return Reading(
-        store=store,
-        pipeline=Pipeline(load_bundle(SHIPPED_BUNDLE), max_cells=max_cells),
-        ask=_ask,
-        work_folder=tmp_path / "work",
-        options=ReadingOptions(chunk_instances=2, cells_by={}, host_name="here", key_images=key_images),
-    )
-
-
-def _read(reading: Reading) -> int:
-    chunks = reading.begin(STUDY, 1)
-    for chunk in range(chunks):
-        reading.find_cells(STUDY, 1, chunk)
-        reading.classify(STUDY, 1, chunk)
-    reading.report(STUDY, 1)
-    return chunks
-
-
 def test_from_pyramid_to_report(store: Store, tmp_path: Path) -> None:
-    chunks = _read(_reading(store, tmp_path))
+    chunks = read_study(reading_of(store, tmp_path))
     assert chunks == 4  # what is left out, and eight regions by threes
     found = store.findings.get(STUDY, 1)
     assert len(found) == 5
@@ -109,13 +50,13 @@ def test_from_pyramid_to_report(store: Store, tmp_path: Path) -> None:
     details = study_json(store, store.studies.latest()[0])["revisions"][0]
     assert details["progress"] == "4 of 4 pieces"
     assert len(details["left_out"]) == 4
-    text = _sr(store)
+    text = sr_text(store)
     assert "Left out on purpose: it is a picture of the slide's label" in text
     assert "Level 1 of 3 was judged" in text
 
 
 def test_progress_can_be_seen_while_it_is_read(store: Store, tmp_path: Path) -> None:
-    reading = _reading(store, tmp_path)
+    reading = reading_of(store, tmp_path)
     reading.begin(STUDY, 1)
     for chunk in (0, 1):
         reading.find_cells(STUDY, 1, chunk)
@@ -124,9 +65,9 @@ def test_progress_can_be_seen_while_it_is_read(store: Store, tmp_path: Path) -> 
 
 
 def test_a_sample_of_the_cells_is_judged_and_said(store: Store, tmp_path: Path) -> None:
-    _read(_reading(store, tmp_path, max_cells=20))
+    read_study(reading_of(store, tmp_path, max_cells=20))
     reported = store.artefacts.get(STUDY, 1)
-    text = _sr(store)
+    text = sr_text(store)
     assert f"{len(SLIDE.cells())} white cells found, a random sample of 20 looked at" in text
     assert "drawn by the seed" in text
     (html,) = (one for one in reported if one.kind is ArtefactKind.HTML)
@@ -134,14 +75,14 @@ def test_a_sample_of_the_cells_is_judged_and_said(store: Store, tmp_path: Path) 
     assert text.count("Tracking Unique Identifier") == 20
 
     first = {one.kind: one.content for one in reported}
-    _read(_reading(store, tmp_path, max_cells=20))  # the same again
+    read_study(reading_of(store, tmp_path, max_cells=20))  # the same again
     assert {one.kind: one.content for one in store.artefacts.get(STUDY, 1)} == first
 
 
 def test_a_step_run_twice_and_lost_work_files_change_nothing(store: Store, tmp_path: Path) -> None:
-    _read(_reading(store, tmp_path, max_cells=40))
+    read_study(reading_of(store, tmp_path, max_cells=40))
     wanted = {one.kind: one.content for one in store.artefacts.get(STUDY, 1)}
-    reading = _reading(store, tmp_path, max_cells=40)
+    reading = reading_of(store, tmp_path, max_cells=40)
     for chunk in range(reading.begin(STUDY, 1)):
         reading.find_cells(STUDY, 1, chunk)
         if chunk == 1:
@@ -155,10 +96,36 @@ def test_a_step_run_twice_and_lost_work_files_change_nothing(store: Store, tmp_p
 
 def test_an_empty_slide_is_told(tmp_path: Path) -> None:
     paths = write_pyramid(tmp_path / "glass", SyntheticSlide((1, 1), filled=lambda _row, _column: False), steps=(1, 4))
-    store = _stored(tmp_path, paths)
-    _read(_reading(store, tmp_path))
-    assert _sr(store).count("No white cell was found.") == 1
+    store = stored_study(tmp_path, paths)
+    read_study(reading_of(store, tmp_path))
+    assert sr_text(store).count("No white cell was found.") == 1
     store.close()
+
+
+def test_bad_tiles_of_several_chunks_are_one_remark(
+    pyramid: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = []
+    for path in pyramid:
+        content = bytearray(path.read_bytes())
+        starts = [found.start() for found in re.finditer(b"\xff\xd8\xff", content)]
+        for start in starts[::7]:
+            content[start + 2 : start + 60] = bytes(58)
+        paths.append(tmp_path / path.name)
+        paths[-1].write_bytes(content)
+    monkeypatch.setattr(slides, "REGION_PX", 640)
+    told = []
+    for regions in (1, 1000):
+        monkeypatch.setattr(chunks_module, "_REGIONS_IN_A_CHUNK", regions)
+        store = stored_study(tmp_path / str(regions), paths)
+        assert (read_study(reading_of(store, tmp_path / str(regions))) > 4) == (regions == 1)
+        (level,) = (one for one in store.findings.get(STUDY, 1) if one.cells)
+        assert len(level.unreadable) > 5
+        told.append([remark.text for remark in level.remarks])
+        store.close()
+    assert told[0] == told[1]
+    assert sum("of its frames could not be decoded" in text for text in told[0]) == 1
+    assert f"{len(level.unreadable)} of its frames could not be decoded" in told[0][0]
 
 
 def test_signing_does_not_search_the_slide_again(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -167,11 +134,11 @@ def test_signing_does_not_search_the_slide_again(store: Store, tmp_path: Path, m
     def again(*_: object, **__: object) -> None:
         raise AssertionError("the slide is read again")
 
-    reading = _reading(store, tmp_path, max_cells=20, key_images=3)
-    _read(reading)
+    reading = reading_of(store, tmp_path, max_cells=20, key_images=3)
+    read_study(reading)
     reading.discard_work(STUDY, 1)
-    for part in ("survey", "search"):
-        monkeypatch.setattr(reading_module, part, again)
+    monkeypatch.setattr(chunks_module, "survey", again)
+    monkeypatch.setattr(reading_module, "search", again)
     (cell, *_) = (cell for one in store.findings.get(STUDY, 1) for cell in one.cells)
     for revision in (1, 2):  # a signed one can be signed again
         store.revisions.set_state(STUDY, revision, RevisionState.REPORTED)

@@ -12,6 +12,7 @@ from allpacs import slides
 from allpacs.classify.bundle import load_bundle
 from allpacs.decode.part10 import read_header
 from allpacs.domain.findings import CellFinding, InstanceFindings, RemarkKind
+from allpacs.domain.parts import complete
 from allpacs.pipeline import ImageFile, Pipeline
 from allpacs.settings import SHIPPED_BUNDLE
 from allpacs.slides import search, survey
@@ -134,7 +135,7 @@ def test_bad_tiles_are_remarked_and_the_rest_is_judged(pipeline: Pipeline, tmp_p
     (found,), _ = read(pipeline, [tmp_path / "a"])
     assert found.fault is None
     assert len(found.cells) > 80
-    assert [remark.kind for remark in found.remarks] == [RemarkKind.UNREADABLE_FRAMES]
+    assert [remark.kind for remark in complete(found).remarks] == [RemarkKind.UNREADABLE_FRAMES]
 
 
 def test_what_cannot_be_read_is_a_finding(pipeline: Pipeline, tmp_path: Path) -> None:
