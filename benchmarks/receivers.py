@@ -12,6 +12,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -38,20 +39,25 @@ def send_at_once(parts: Sequence[Sequence[Path]], port: int, called_ae: str = "A
     RuntimeError
         Not every instance was taken.
     """
-    processes = [_storescu(part, port, called_ae) for part in parts]
-    for process in processes:
-        try:
-            _, said = process.communicate(timeout=_LONGEST_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            raise RuntimeError(f"storescu has not ended within {_LONGEST_S:.0f} s") from None
-        if process.returncode:
-            raise RuntimeError(f"storescu: {said.decode(errors='replace')[-400:]}")
+    with tempfile.TemporaryDirectory(dir=parts[0][0].parent.parent) as lists:
+        processes = [
+            _storescu(part, port, called_ae, Path(lists, str(number))) for number, part in enumerate(parts) if part
+        ]
+        for process in processes:
+            try:
+                _, said = process.communicate(timeout=_LONGEST_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                raise RuntimeError(f"storescu has not ended within {_LONGEST_S:.0f} s") from None
+            if process.returncode:
+                raise RuntimeError(f"storescu: {said.decode(errors='replace')[-400:]}")
 
 
-def _storescu(files: Sequence[Path], port: int, called_ae: str) -> subprocess.Popen[bytes]:
+def _storescu(files: Sequence[Path], port: int, called_ae: str, listed: Path) -> subprocess.Popen[bytes]:
+    # 50,000 names are more than a command line holds: DCMTK's programs read further arguments from a file.
+    listed.write_text("\n".join(map(str, files)), encoding="utf-8")
     sizes = ["--max-pdu", str(PDU_BYTES), "--max-send-pdu", str(PDU_BYTES)]
-    command = [str(_DCMTK / "storescu"), *sizes, "-aec", called_ae, "127.0.0.1", str(port), *map(str, files)]
+    command = [str(_DCMTK / "storescu"), *sizes, "-aec", called_ae, "127.0.0.1", str(port), f"@{listed}"]
     return subprocess.Popen(command, env=_ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
 
