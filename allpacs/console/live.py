@@ -34,9 +34,8 @@ class Watch:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._readers: dict[str, int] = {}
-        self._stamps: dict[str, object] = {}
+        self._stamps: dict[str, str] = {}  # by the last look
         self._changed = asyncio.Condition()
-        self._counts: dict[str, int] = {}
 
     async def run(self) -> None:
         """Look every second, for ever."""
@@ -53,32 +52,27 @@ class Watch:
         """
         self._readers[key] = self._readers.get(key, 0) + 1
         try:
-            seen = self._counts.get(key, 0)
-            now = await run_in_threadpool(stamp, self._store, key)
-            self._stamps.setdefault(key, now)  # what the next look is compared with
+            told = await run_in_threadpool(stamp, self._store, key)
             # It may have changed between the page and this question, or while the page was hidden.
-            yield {"event": "watching" if now == seen_stamp else "changed", "data": now}
+            yield {"event": "watching" if told == seen_stamp else "changed", "data": told}
             while True:
                 async with self._changed:
-                    while self._counts.get(key, 0) == seen:
+                    # Against what this reader was told, not against the look before: that may know more already.
+                    while (now := self._stamps.get(key, told)) == told:
                         await self._changed.wait()
-                seen = self._counts.get(key, 0)
-                yield {"event": "changed", "data": str(self._stamps.get(key, ""))}
+                told = now
+                yield {"event": "changed", "data": told}
         finally:
             self._readers[key] -= 1
             if not self._readers[key]:
-                for forgotten in (self._readers, self._stamps, self._counts):
-                    forgotten.pop(key, None)
+                self._readers.pop(key)
+                self._stamps.pop(key, None)
 
     async def _look(self) -> None:
         keys = list(self._readers)
         stamps = await run_in_threadpool(lambda: {key: stamp(self._store, key) for key in keys})
         async with self._changed:
-            for key, now in stamps.items():
-                if key in self._stamps and self._stamps[key] != now:
-                    self._counts[key] = self._counts.get(key, 0) + 1
-                if key in self._readers:
-                    self._stamps[key] = now
+            self._stamps.update((key, now) for key, now in stamps.items() if key in self._readers)
             self._changed.notify_all()
 
 

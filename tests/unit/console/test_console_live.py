@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from pathlib import Path
+
+import pytest
 
 from allpacs.console import live
 from allpacs.domain.review import Decision
@@ -54,4 +57,37 @@ def test_a_change_between_the_page_and_its_first_question_is_told(tmp_path: Path
         assert (await anext(live.Watch(store).changes(study, stamp)))["event"] == "changed"
 
     asyncio.run(follow())
+    store.close()
+
+
+def test_what_changes_while_a_reader_comes_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A look that ends before the reader's own question, and knows more already, takes no news away from it."""
+    store = Store.open(tmp_path / "store")
+    asked, go_on = threading.Event(), threading.Event()
+
+    def slow(_store: Store, _key: str) -> str:
+        if asked.is_set():
+            return "after"
+        asked.set()
+        assert go_on.wait(10)
+        return "before"
+
+    monkeypatch.setattr(live, "stamp", slow)
+
+    async def followed() -> list[str]:
+        watch = live.Watch(store)
+        changes = watch.changes("1.2.3", "before")
+        first = asyncio.ensure_future(anext(changes))
+        await asyncio.to_thread(asked.wait, 10)
+        await watch._look()
+        go_on.set()
+        events = [(await first)["event"]]
+        second = asyncio.ensure_future(anext(changes))
+        await asyncio.sleep(0)
+        await watch._look()
+        events.append((await asyncio.wait_for(second, 10))["data"])
+        await changes.aclose()
+        return events
+
+    assert asyncio.run(followed()) == ["watching", "after"]
     store.close()
