@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pydicom.uid import DeflatedExplicitVRLittleEndian, MultiFrameTrueColorSecondaryCaptureImageStorage
 
 from allpacs.decode.artificial import file_made_by_artificial_intelligence
-from allpacs.decode.part10 import count_frames
+from allpacs.decode.part10 import open_frames
 from allpacs.domain.errors import UndecodablePixels
 from allpacs.domain.findings import InstanceFindings
 from allpacs.domain.geometry import BoxPx
@@ -105,5 +105,6 @@ def _frames_apart(row: InstanceRow, max_pixels: int) -> int:
     )
     with suppress(UndecodablePixels):
         if may_have_many and not file_made_by_artificial_intelligence(row.path):
-            return count_frames(row.path, max_pixels=max_pixels)
+            with open_frames(row.path, max_pixels=max_pixels) as frames:  # no more than its pixels are enough for
+                return frames.layout.frames
     return 1

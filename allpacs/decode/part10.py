@@ -112,20 +112,6 @@ def read_frames(path: Path, *, max_pixels: int = 100_000_000) -> Iterator[Frame 
         yield from frames.read(range(1, frames.layout.frames + 1))
 
 
-def count_frames(path: Path, *, max_pixels: int = 100_000_000) -> int:
-    """Return how many frames a file has: as many as it states, for which the length of its pixels is enough.
-
-    Raises
-    ------
-    UndecodablePixels
-        As `read_frames` raises before the first frame.
-    StoreFault
-        The file cannot be opened.
-    """
-    with open_frames(path, max_pixels=max_pixels) as frames:
-        return frames.layout.frames
-
-
 @contextmanager
 def open_frames(path: Path, *, max_pixels: int = 100_000_000, optical_path: int = 0) -> Iterator[OpenFrames]:
     """Open a file to read its frames in any order.
