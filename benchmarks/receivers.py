@@ -40,9 +40,7 @@ def send_at_once(parts: Sequence[Sequence[Path]], port: int, called_ae: str = "A
         Not every instance was taken.
     """
     with tempfile.TemporaryDirectory(dir=parts[0][0].parent.parent) as lists:
-        processes = [
-            _storescu(part, port, called_ae, Path(lists, str(number))) for number, part in enumerate(parts) if part
-        ]
+        processes = [_storescu(part, port, called_ae, Path(lists, str(number))) for number, part in enumerate(parts)]
         for process in processes:
             try:
                 _, said = process.communicate(timeout=_LONGEST_S)
