@@ -66,8 +66,8 @@ from allpacs.report.fhir_signed import (
     study_notes,
     verifier,
 )
-from allpacs.report.html import html_report
-from allpacs.report.source import Headers, clean, lead_header, read_source, text
+from allpacs.report.html import html_report, picture_bytes
+from allpacs.report.source import Headers, Source, clean, lead_header, read_source, text
 
 #: Largest HTML report, in bytes, carried within the DiagnosticReport (base64 makes it a third larger). Above it the
 #: thumbnails are left out, and if that does not suffice, the list of cells: the HTML artefact itself stays whole.
@@ -105,7 +105,7 @@ def fhir_bundle(
     uid = result_uid("fhir", findings, context)
     maker = _Maker(findings, headers, context, sr_artefact_uid)
     cells = maker.cells()
-    rest = maker.rest(_presented_form(findings, headers, context, html, pdf))
+    rest = maker.rest(_presented_form(findings, headers, context, maker.source, html, pdf))
     document = {
         "resourceType": "Bundle",
         "identifier": own_identifier(uid),
@@ -415,14 +415,20 @@ class _Maker:
 
 
 def _presented_form(
-    findings: StudyFindings, headers: Headers, context: ReportContext, html: Artefact | None, pdf: bytes | None
+    findings: StudyFindings,
+    headers: Headers,
+    context: ReportContext,
+    source: Source,
+    html: Artefact | None,
+    pdf: bytes | None,
 ) -> list[Resource]:
-    form = html.content if html is not None else html_report(findings, headers, context).content
-    if len(form) > PRESENTED_FORM_LIMIT:
+    form = (html or html_report(findings, headers, context, source=source)).content
+    # A page that would still be too large is not made: a large study's takes as long as all its Observations.
+    if len(form) > PRESENTED_FORM_LIMIT >= len(form) - picture_bytes(context):
         context = replace(context, thumbnails={})
-        form = html_report(findings, headers, context).content
+        form = html_report(findings, headers, context, source=source).content
     if len(form) > PRESENTED_FORM_LIMIT:
-        form = html_report(findings, headers, context, list_cells=False).content
+        form = html_report(findings, headers, context, list_cells=False, source=source).content
     forms = [_attachment("text/html", form, context)]
     if pdf is not None and len(pdf) <= PRESENTED_FORM_LIMIT:
         forms.append(_attachment("application/pdf", pdf, context))

@@ -20,10 +20,13 @@ from allpacs.domain.findings import CellFinding, CellLabel, InstanceFindings, St
 from allpacs.domain.review import Signed
 from allpacs.report import codes, wording
 from allpacs.report.context import ReportContext, result_uid
-from allpacs.report.source import Headers, clean, read_source, text
+from allpacs.report.source import Headers, Source, clean, read_source, text
 
 #: Bars of the histogram: each five hundredths wide.
 BINS = 20
+
+#: Most bytes that a picture's tag and description take, without its data.
+_PICTURE_TAG = 500
 
 _STYLES = {CellLabel.ALL: "all", CellLabel.HEM: "hem", None: "none"}
 _COLOURS = {"all": "#b4470f", "hem": "#1f6aa5", "none": "#777"}
@@ -81,7 +84,12 @@ class _Bar:
 
 
 def html_report(
-    findings: StudyFindings, headers: Headers, context: ReportContext, *, list_cells: bool = True
+    findings: StudyFindings,
+    headers: Headers,
+    context: ReportContext,
+    *,
+    list_cells: bool = True,
+    source: Source | None = None,
 ) -> Artefact:
     """Return the report of one revision of a study as an HTML page in UTF-8.
 
@@ -89,12 +97,15 @@ def html_report(
     ----------
     list_cells:
         False leaves out the single cells and keeps the summary.
+    source:
+        What the headers say, where they have been read.
     """
     uid = result_uid("html", findings, context)
-    source = read_source(findings, headers)
+    source = source or read_source(findings, headers)
     pictures = _pictures(findings, headers)
     numbers = {picture.uid: picture.number for picture in pictures}
-    cards = [_card(instance, cell, numbers, context) for instance in findings.instances for cell in instance.cells]
+    listed = findings.instances if list_cells else ()
+    cards = [_card(instance, cell, numbers, context) for instance in listed for cell in instance.cells]
     assessed = sorted(
         (card for card in cards if card.style != "none"),
         key=lambda card: -1.0 if card.probability is None else card.probability,
@@ -183,6 +194,11 @@ def _card(instance: InstanceFindings, cell: CellFinding, numbers: Mapping[str, i
         before="" if before is None else wording.outcome(before),
         comment="" if decision is None else clean(decision.comment),
     )
+
+
+def picture_bytes(context: ReportContext) -> int:
+    """Return how many bytes a page may lose, at most, when it is made without thumbnails."""
+    return sum(len(image) * 4 // 3 + _PICTURE_TAG for image in context.thumbnails.values())
 
 
 def _data_uri(image: bytes) -> str:
