@@ -47,6 +47,9 @@ def _parser() -> argparse.ArgumentParser:
         one.add_argument("--fold", type=int, action="append", help="train this fold only; may be repeated")
         one.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="change the recipe")
         one.add_argument("--deterministic", action="store_true", help="slower; equal runs give equal weights")
+    suite = commands.add_parser("suite", parents=[data], help="make all runs of suite.toml, one after the other")
+    suite.add_argument("--out", type=Path, default=Path("runs"), help="folder of the runs' folders (default: runs)")
+    suite.add_argument("--only", action="append", default=[], metavar="RUN", help="this run; may be repeated")
     evaluate = commands.add_parser("evaluate", help="figures and plots of a run, or of a bundle on data")
     evaluate.add_argument("--run", type=Path, help="a run folder: its held-out pictures")
     evaluate.add_argument("--bundle", type=Path, help="a bundle folder; needs --data")
@@ -122,6 +125,15 @@ def _reproduce(options: argparse.Namespace) -> None:
     print(write_report(evaluate_run(out), out, notes))
 
 
+def _suite(options: argparse.Namespace) -> None:
+    from training.suite import run_all, table
+
+    left = run_all(options.data, options.out, options.only)
+    print(table(options.out))
+    if left:
+        raise InputFault(f"not done: {', '.join(left)}; what each said stands above, the same command goes on")
+
+
 def _evaluate(options: argparse.Namespace) -> None:
     from training.evaluate import evaluate_bundle, evaluate_run, write_report
 
@@ -167,6 +179,7 @@ _COMMANDS = {
     "recipes": _recipes,
     "fit": _fit,
     "reproduce": _reproduce,
+    "suite": _suite,
     "evaluate": _evaluate,
     "export": _export,
 }

@@ -165,6 +165,7 @@ def read_recipe(name_or_path: str, overrides: tuple[str, ...] = ()) -> Recipe:
     ----------
     overrides:
         ``section.key=value`` each, the value as TOML has it (a bare word is a text): a smaller run of the same study.
+        ``section=none`` leaves a section out: ``gate=none``.
 
     Raises
     ------
@@ -182,6 +183,9 @@ def read_recipe(name_or_path: str, overrides: tuple[str, ...] = ()) -> Recipe:
     for override in overrides:
         key, equals, value = override.partition("=")
         section, _, name = key.partition(".")
+        if override == f"{section}=none":
+            written.pop(section, None)
+            continue
         if not equals or not name:
             raise ConfigFault(f"--set {override}: write section.key=value, for example fit.epochs=3")
         try:

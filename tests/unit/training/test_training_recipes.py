@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from allpacs.classify.bundle import load_bundle
+from allpacs.classify.engines.choose import start_engine
 from allpacs.domain.errors import ConfigFault, InputFault
 from training import networks
 from training.__main__ import main
@@ -83,6 +85,28 @@ def test_recipe_runs_to_its_report(name: str, few_images: Path, tmp_path: Path) 
         assert weights["head_logits/kernel"].shape == (16, 3)
         figures = json.loads((tmp_path / "figures.json").read_text())["figures"]
         assert {"auroc by subject", "accepted", "false accept"} <= {row["figure"] for row in figures}
+
+
+def test_a_run_becomes_a_bundle_that_serves_and_is_judged(
+    few_images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_folder, bundle_folder = tmp_path / "run", tmp_path / "bundle"
+    changes = ("data.input_px=32", "split.folds=3", "network.views=2", "fit.epochs=8", "fit.learning_rate=1e-2")
+    reproduce("best", few_images, run_folder, "none", *changes)
+    named = ["--name", "few", "--version", "0.0.1"]
+    assert main(["export", "--run", str(run_folder), "--out", str(bundle_folder), *named]) == 0
+    card = (bundle_folder / "model_card.md").read_text()
+    assert "research" in card.lower()
+    assert "C-NMC" in card
+    bundle = load_bundle(bundle_folder)
+    assert bundle.outputs == ("ALL", "HEM", "OTHER")
+    assert start_engine(bundle, "tensorflow").name == "tensorflow"  # the golden cells come out as they were exported
+    capsys.readouterr()
+    judged = ["evaluate", "--bundle", str(bundle_folder), "--data", f"allidb2:{few_images / 'allidb2'}", "--json"]
+    assert main(judged) == 0
+    figures = json.loads(capsys.readouterr().out)
+    assert {row["figure"] for row in figures["figures"]} >= {"auroc", "sensitivity", "specificity"}
+    assert figures["facts"]["bundle"] == bundle.digest
 
 
 def test_a_finished_run_is_not_run_again(few_images: Path, tmp_path: Path) -> None:

@@ -1,0 +1,78 @@
+"""The list of runs, and making them one after the other."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from allpacs.domain.errors import ConfigFault
+from training.recipe import read_recipe
+from training.suite import planned, run_all, table
+
+
+def test_every_run_is_of_a_recipe_and_begins_with_an_earlier_one() -> None:
+    done: set[str] = set()
+    for one in planned():
+        recipe = read_recipe(one.recipe, one.set)
+        assert one.name not in done
+        assert one.start is None or one.start in done
+        assert one.start is None or one.weights is None
+        assert recipe.gate is None or one.name != "no-gate"
+        done.add(one.name)
+    assert len(done) > 15
+
+
+def test_a_run_that_is_not_in_the_list_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigFault, match="there are pbc, best"):
+        run_all(["x"], tmp_path, ["bets"])
+
+
+PLAN = """
+[[run]]
+name = "first"
+recipe = "cad-all"
+about = "a network of its own"
+weights = "none"
+set = ["data.input_px=32", "split.folds=2", "fit.epochs=1", "fit.per_epoch=16", "fit.batch=8", "network.dense_units=16"]
+
+[[run]]
+name = "second"
+recipe = "cad-all"
+about = "begins with the first"
+start = "first"
+set = ["data.input_px=32", "split.folds=2", "fit.epochs=1", "fit.per_epoch=16", "fit.batch=8", "network.dense_units=16"]
+
+[[run]]
+name = "broken"
+recipe = "cad-all"
+about = "cannot be"
+set = ["fit.epochs=none"]
+
+[[run]]
+name = "after"
+recipe = "cad-all"
+about = "begins with what cannot be"
+start = "broken"
+"""
+
+
+@pytest.mark.slow
+def test_runs_follow_one_another_and_one_that_fails_leaves_the_others_alone(
+    data_dir: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for kind in ("all", "normal"):
+        (tmp_path / "data" / "allidb2" / kind).mkdir(parents=True)
+        for path in sorted((data_dir / "allidb2" / kind).glob("*.png"))[:12]:
+            (tmp_path / "data" / "allidb2" / kind / path.name).symlink_to(path)
+    plan, out = tmp_path / "plan.toml", tmp_path / "runs"
+    plan.write_text(PLAN)
+    assert run_all([str(tmp_path / "data")], out, plan=plan) == ["broken", "after"]
+    assert "left out: broken" in capfd.readouterr().out
+    said = table(out, plan)
+    assert "| first |" in said
+    assert "| second |" in said
+    assert '"start": "' in (out / "second" / "run.json").read_text()
+    before = (out / "first" / "report.md").stat().st_mtime_ns
+    assert run_all([str(tmp_path / "data")], out, ["first"], plan=plan) == []
+    assert (out / "first" / "report.md").stat().st_mtime_ns == before
