@@ -84,6 +84,7 @@ def test_a_quick_run_writes_the_rows_that_others_read(tmp_path: Path) -> None:
     assert [row["name"] for row in latest["rows"][1:]] == [
         "ready_echo_s",
         "ready_classify_s",
+        "ready_report_s",
         "report_1000_s",
         "report_linear",
     ]
