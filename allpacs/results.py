@@ -35,14 +35,16 @@ def results(findings: StudyFindings, headers: Headers, context: ReportContext) -
             yield one
             context = replace(context, attached=(*context.attached, _attached(one)))
     sr = structured_report(findings, headers, context)
+    sr_uid = sr.uid
     yield sr
+    del sr  # of a large study a hundred megabytes
     html = html_report(findings, headers, context)
     yield html
     pdf = pdf_report(findings, headers, context) if context.pdf else None
     if pdf is not None:
-        yield encapsulated_pdf(findings, headers, context, pdf, sr)
-    yield fhir_bundle(findings, headers, context, sr.uid, html, pdf)
-    yield oru_message(findings, headers, context, sr.uid)
+        yield encapsulated_pdf(findings, headers, context, pdf, sr_uid)
+    yield fhir_bundle(findings, headers, context, sr_uid, html, pdf)
+    yield oru_message(findings, headers, context, sr_uid)
 
 
 def _attached(result: Artefact) -> Attached:

@@ -38,10 +38,15 @@ def element(keyword: str, vr: str, value: bytes) -> bytes:
         value += b"\0" if vr == "UI" else b" "
     head = _tag_and_vr(keyword, vr)
     if vr in _LONG_LENGTH:
-        return head + struct.pack("<HI", 0, len(value)) + value
+        return opening(keyword, vr, len(value)) + value
     if len(value) > 0xFFFE:
         raise ValueError(f"{keyword} is too long for VR {vr}")
     return head + struct.pack("<H", len(value)) + value
+
+
+def opening(keyword: str, vr: str, length: int) -> bytes:
+    """Return what comes before the value of an element whose VR has a length of 32 bits: SQ or UT."""
+    return _tag_and_vr(keyword, vr) + struct.pack("<HI", 0, length)
 
 
 @lru_cache(maxsize=64)
@@ -52,8 +57,8 @@ def _tag_and_vr(keyword: str, vr: str) -> bytes:
 
 def item(*elements: bytes) -> bytes:
     """Return one sequence item of defined length (PS3.5 section 7.5) from elements in ascending order of tag."""
-    value = b"".join(elements)
-    return struct.pack("<HHI", 0xFFFE, 0xE000, len(value)) + value
+    # In one go: all cells of a study are one item, and a copy of them a hundred megabytes.
+    return b"".join([struct.pack("<HHI", 0xFFFE, 0xE000, sum(map(len, elements))), *elements])
 
 
 def items(children: Iterable[bytes]) -> bytes:
@@ -62,14 +67,14 @@ def items(children: Iterable[bytes]) -> bytes:
 
 
 def container(
-    relationship: str, name: Code, children: Sequence[bytes], template: str | None = None, continuity: str = "SEPARATE"
+    relationship: str, name: Code, children: Iterable[bytes], template: str | None = None, continuity: str = "SEPARATE"
 ) -> bytes:
     """Return a CONTAINER; without a Content Sequence where it has no children."""
     parts = [_head(relationship, "CONTAINER", name), element("ContinuityOfContent", "CS", continuity.encode())]
     if template is not None:
         parts.append(_template(template))
-    if children:
-        parts.append(element("ContentSequence", "SQ", items(children)))
+    if content := items(children):
+        parts += [opening("ContentSequence", "SQ", len(content)), content]
     return item(*parts)
 
 

@@ -22,6 +22,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import chain, islice
 from urllib.parse import quote
 
 from fhir.resources.R4B.bundle import Bundle
@@ -104,22 +105,27 @@ def fhir_bundle(
     """
     uid = result_uid("fhir", findings, context)
     maker = _Maker(findings, headers, context, sr_artefact_uid)
-    cells = maker.cells()
     rest = maker.rest(_presented_form(findings, headers, context, maker.source, html, pdf))
     document = {
         "resourceType": "Bundle",
         "identifier": own_identifier(uid),
         "type": "transaction",
         "timestamp": instant(context.issued_at),
-        "entry": [*cells, *rest],
     }
+    # Written one by one: as dictionaries the cells of a large study take half a gigabyte.
+    entries = [_json(entry) for entry in chain(maker.cells(), rest)]
     try:  # Cells differ from one another in numbers only, and checking a thousand takes a second: one stands for all.
-        Bundle.model_validate({**document, "entry": [*cells[:1], *rest]})
+        Bundle.model_validate({**document, "entry": [*islice(maker.cells(), 1), *rest]})
     except ValidationError as fault:
         places = sorted({".".join(map(str, error["loc"])) for error in fault.errors(include_input=False)})
         raise InvalidBundle(f"FHIR models reject {', '.join(places)}") from None
-    content = json.dumps(document, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    return Artefact(ArtefactKind.FHIR, uid, "application/fhir+json", f"{uid}.json", content.encode())
+    entries[0] = _json(document)[:-1] + b',"entry":[' + entries[0]
+    entries[-1] += b"]}"
+    return Artefact(ArtefactKind.FHIR, uid, "application/fhir+json", f"{uid}.json", b",".join(entries))
+
+
+def _json(value: Resource) -> bytes:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
 
 
 class _Maker:
@@ -149,12 +155,10 @@ class _Maker:
                 for cell in instance.cells:
                     yield instance, cell
 
-    def cells(self) -> list[Resource]:
-        """Return one entry a cell."""
-        return [
-            _updated(_full_url("Observation", cell.tracking_uid), self._cell(instance, cell))
-            for instance, cell in self._cells()
-        ]
+    def cells(self) -> Iterator[Resource]:
+        """Yield one entry a cell."""
+        for instance, cell in self._cells():
+            yield _updated(_full_url("Observation", cell.tracking_uid), self._cell(instance, cell))
 
     def rest(self, presented_form: list[Resource]) -> list[Resource]:
         """Return the entries of everything that is there once."""

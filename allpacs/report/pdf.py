@@ -59,7 +59,7 @@ def pdf_report(findings: StudyFindings, headers: Headers, context: ReportContext
 
 
 def encapsulated_pdf(
-    findings: StudyFindings, headers: Headers, context: ReportContext, pdf: bytes, sr: Artefact
+    findings: StudyFindings, headers: Headers, context: ReportContext, pdf: bytes, sr_uid: str
 ) -> Artefact:
     """Return the printed report as a Part 10 file, which names the structured report that states the same."""
     uid = result_uid("pdf", findings, context)
@@ -73,7 +73,7 @@ def encapsulated_pdf(
     made.ConceptNameCodeSequence = [code_item(codes.DIAGNOSTIC_IMAGING_REPORT)]
     made.VerificationFlag = "UNVERIFIED" if context.signed is None else "VERIFIED"
     source = Dataset()
-    source.ReferencedSOPClassUID, source.ReferencedSOPInstanceUID = Comprehensive3DSRStorage, sr.uid
+    source.ReferencedSOPClassUID, source.ReferencedSOPInstanceUID = Comprehensive3DSRStorage, sr_uid
     made.SourceInstanceSequence = [source]
     made.MIMETypeOfEncapsulatedDocument = "application/pdf"
     made.EncapsulatedDocumentLength = len(pdf)

@@ -27,11 +27,11 @@ from allpacs.report.content import (
     attached,
     coded,
     container,
-    element,
     identified,
     items,
     measured,
     named,
+    opening,
     region,
     region_in_space,
     written,
@@ -94,13 +94,13 @@ def _root_content(findings: StudyFindings, source: Source, context: ReportContex
     if signed is not None:
         yield from _person(signed)
     yield coded(HAS_CONCEPT_MOD, codes.PROCEDURE_REPORTED, source.procedure)
-    groups = [
+    listed = [one for one in findings.instances if one.sop_instance_uid not in context.annotated and one.cells]
+    groups = (
         _cell_group(instance, cell, source, algorithm, () if signed is None else _review(signed, cell))
-        for instance in findings.instances
-        if instance.sop_instance_uid not in context.annotated
+        for instance in listed
         for cell in instance.cells
-    ]
-    yield container(CONTAINS, codes.IMAGING_MEASUREMENTS, groups or algorithm)
+    )
+    yield container(CONTAINS, codes.IMAGING_MEASUREMENTS, groups if listed else algorithm)
     yield container(CONTAINS, codes.DERIVED_IMAGING_MEASUREMENTS, [*algorithm, *_derived(findings)])
     yield container(CONTAINS, codes.QUALITATIVE_EVALUATIONS, list(_evaluations(findings, context)))
     for one in context.attached:
@@ -244,4 +244,4 @@ def _with_content(report: Dataset, content: bytes) -> bytes:
     if max(report.keys()) >= Tag("ContentSequence"):
         raise ValueError("an element would follow the Content Sequence")
     report.file_meta = file_meta(report)
-    return part_10(report) + element("ContentSequence", "SQ", content)
+    return b"".join([part_10(report), opening("ContentSequence", "SQ", len(content)), content])

@@ -1,0 +1,80 @@
+"""Headers in little memory say in every report what whole ones say."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from pydicom.dataset import Dataset
+from pydicom.filebase import DicomBytesIO
+from pydicom.filereader import read_dataset
+from pydicom.filewriter import write_dataset
+from pydicom.tag import Tag
+
+from allpacs.domain.findings import StudyFindings
+from allpacs.report.headers import OF_EACH, gathered
+from allpacs.report.source import lead_header
+from allpacs.results import results
+from report_samples import CONTEXT, many_cells
+
+
+def as_read(header: Dataset, *, undefined_length: bool = False) -> Dataset:
+    """Return the header as it comes from a file: elements not yet decoded, but sequences of undefined length."""
+    for element in header:
+        element.is_undefined_length = undefined_length and element.VR == "SQ"
+    buffer = DicomBytesIO()
+    buffer.is_little_endian, buffer.is_implicit_VR = True, False
+    write_dataset(buffer, header)
+    buffer.seek(0)
+    return read_dataset(buffer, is_implicit_VR=False, is_little_endian=True)
+
+
+def gathered_study(
+    changes: dict[int, dict[str, object]], *, undefined_length: bool = False
+) -> tuple[StudyFindings, dict[str, Dataset], dict[str, Dataset]]:
+    findings, made = many_cells(6)
+    for number, header in enumerate(made.values()):
+        for keyword, value in changes.get(number, {}).items():
+            setattr(header, keyword, value)
+    headers = {uid: as_read(header, undefined_length=undefined_length) for uid, header in made.items()}
+    again = {uid: as_read(header, undefined_length=undefined_length) for uid, header in made.items()}
+    lead = findings.instances[0].sop_instance_uid
+    return findings, headers, gathered(again.items(), lead)
+
+
+@pytest.mark.parametrize("undefined_length", [False, True])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {3: {"ContainerIdentifier": "another"}},
+        {2: {"SpecificCharacterSet": "ISO_IR 192"}, 4: {"SpecimenDescriptionSequence": []}},
+        {5: {"InstanceNumber": 77}, 0: {"PatientName": "Doe^Jane", "StudyID": "7"}},
+    ],
+)
+def test_reports_are_the_same_byte_for_byte(changes: dict[int, dict[str, object]], undefined_length: bool) -> None:
+    findings, whole, little = gathered_study(changes, undefined_length=undefined_length)
+    context = replace(CONTEXT, annotations_above=1000)
+    assert list(results(findings, little, context)) == list(results(findings, whole, context))
+
+
+def test_the_lead_is_whole_and_the_others_share_what_they_have_in_common() -> None:
+    findings, whole, little = gathered_study({3: {"ContainerIdentifier": "another"}})
+    assert lead_header(findings, little) == lead_header(findings, whole)
+    lead, first, second, other = (little[one.sop_instance_uid] for one in findings.instances[:4])
+    assert len(lead) > len(first)
+    assert {element.keyword for element in first} <= set(OF_EACH)
+    specimens, container = Tag("SpecimenDescriptionSequence"), Tag("ContainerIdentifier")
+    assert first.get_item(specimens) is second.get_item(specimens) is other.get_item(specimens)
+    assert first.get_item(container) is second.get_item(container)
+    assert other.ContainerIdentifier == "another"
+    assert first.InstanceNumber != second.InstanceNumber
+
+
+def test_what_cannot_be_read_is_left_out() -> None:
+    header = Dataset()
+    header.InstanceNumber = 1
+    broken = as_read(header)
+    raw = broken.get_item("InstanceNumber")
+    broken._dict[Tag("InstanceNumber")] = raw._replace(value=b"\xff\xfe not a number")  # type: ignore[union-attr]
+    assert len(gathered([("1.2", broken)], "1.1")["1.2"]) == 0
