@@ -95,7 +95,7 @@ def no_worker_ends_the_tests() -> Iterator[None]:
         sys.stderr.write(f"a worker in the tests' process would have ended it with {exit_code}\n")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("allpacs.flow.end_process", told)
+        patch.setattr("allpacs.flow.flow.end_process", told)
         yield
 
 

@@ -109,6 +109,8 @@ class RevisionRow:
         How often its reading was asked for: 1, and one more for each retry.
     pieces, pieces_read:
         How many pieces its reading has, and how many of them are done; None where it has not been planned.
+    size_bytes:
+        What the study's instances had together when it closed; 0 where a person signed and no pixels are read again.
     """
 
     study_uid: str
@@ -121,6 +123,7 @@ class RevisionRow:
     attempts: int
     pieces: int | None = None
     pieces_read: int | None = None
+    size_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)

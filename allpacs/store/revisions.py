@@ -64,6 +64,7 @@ class Revisions:
                     .where(_INSTANCE.study_uid == study_uid, _INSTANCE.revision.is_(None))
                     .values(revision=revision)
                 )
+                of_study = sa.select(sa.func.coalesce(sa.func.sum(_INSTANCE.size_bytes), 0))
                 connection.execute(
                     sa.insert(schema.revisions).values(
                         study_uid=study_uid,
@@ -71,15 +72,23 @@ class Revisions:
                         state=RevisionState.QUEUED,
                         created_at=now,
                         attempts=1,
+                        size_bytes=of_study.where(_INSTANCE.study_uid == study_uid).scalar_subquery(),
                     )
                 )
             closed.append((study_uid, revision))
         return closed
 
-    def ready(self) -> list[RevisionRow]:
+    def ready(self, most: int = 1000, small_bytes: int = 0) -> list[RevisionRow]:
         """Return the revisions that nobody has begun to read, oldest first.
 
         A revision waits until the one before it has been read: its report supersedes a report that exists.
+
+        Parameters
+        ----------
+        most:
+            So many at most of the small, and as many of the large ones: those that have waited longest.
+        small_bytes:
+            Up to which size a study is small.
         """
         earlier = schema.revisions.alias("earlier")
         unread = sa.exists().where(
@@ -87,11 +96,14 @@ class Revisions:
             earlier.c.revision < _REVISION.revision,
             earlier.c.state.not_in(READ),
         )
-        return self._select(
-            sa.select(schema.revisions)
-            .where(_REVISION.state == RevisionState.QUEUED, ~unread)
-            .order_by(_REVISION.created_at, _REVISION.study_uid)
-        )
+        queued = sa.select(schema.revisions).where(_REVISION.state == RevisionState.QUEUED, ~unread)
+        size = sa.func.coalesce(_REVISION.size_bytes, 0)
+        oldest = (_REVISION.created_at, _REVISION.study_uid)
+        found = [
+            *self._select(queued.where(size <= small_bytes).order_by(*oldest).limit(most)),
+            *self._select(queued.where(size > small_bytes).order_by(*oldest).limit(most)),
+        ]
+        return sorted(found, key=lambda row: (row.created_at, row.study_uid))
 
     def get(self, study_uid: str, revision: int) -> RevisionRow:
         """Return one revision.
@@ -220,12 +232,6 @@ class Revisions:
             for row in sorted(rows, key=lambda row: (row.series_uid, row.sop_instance_uid))
         ]
 
-    def received_bytes(self, study_uid: str) -> int:
-        """Return how many bytes a study's instances have together; 0 where there are none."""
-        query = sa.select(sa.func.coalesce(sa.func.sum(_INSTANCE.size_bytes), 0))
-        with self._database.reading() as connection:
-            return int(connection.execute(query.where(_INSTANCE.study_uid == study_uid)).scalar_one())
-
     def set_state(
         self,
         study_uid: str,
@@ -288,6 +294,7 @@ class Revisions:
                 attempts=row.attempts,
                 pieces=row.pieces,
                 pieces_read=row.pieces_read,
+                size_bytes=row.size_bytes or 0,
             )
             for row in rows
         ]

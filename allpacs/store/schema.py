@@ -75,6 +75,7 @@ revisions = sa.Table(
     sa.Column("attempts", sa.Integer, nullable=False),  # readings asked for: 1, and one more for each retry
     sa.Column("pieces", sa.Integer),  # checkpoints that its reading has
     sa.Column("pieces_read", sa.Integer),
+    sa.Column("size_bytes", sa.BigInteger),  # of the study's instances when it closed; none where no pixels are read
 )
 
 

@@ -1,12 +1,14 @@
-"""A single urgent cell is read while slides hold every place of the worker."""
+"""Which study is read next: a single urgent cell while slides hold every place, and a long queue in turn."""
 
 from __future__ import annotations
 
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+from dbos import DBOS
 from numpy.typing import NDArray
 
 from allpacs.app import Worker, make_receiver, open_store
@@ -19,7 +21,7 @@ PATIENCE_S = 60.0
 
 
 def test_a_single_cell_does_not_wait_for_a_large_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("allpacs.flow.SMALL_STUDY_BYTES", 1_000_000)  # one picture is small, two are large
+    monkeypatch.setattr("allpacs.flow.flow.SMALL_STUDY_BYTES", 1_000_000)  # one picture is small, two are large
     reached, go_on = threading.Event(), threading.Event()
 
     def ask(crops: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -45,6 +47,41 @@ def test_a_single_cell_does_not_wait_for_a_large_study(tmp_path: Path, monkeypat
             assert RevisionState.READING in states, "the large one still has the only place"
             go_on.set()
             wait_until(lambda: len(hospital.reports) == 2, PATIENCE_S, "the large study's report")
+        finally:
+            go_on.set()
+            worker.stop()
+            receiver.stop()
+            store.close()
+
+
+def test_of_a_long_queue_the_engine_holds_a_few_and_all_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("allpacs.flow.flow._MOST_READY", 1)
+    reached, go_on = threading.Event(), threading.Event()
+
+    def ask(crops: NDArray[np.uint8]) -> NDArray[np.float32]:
+        reached.set()
+        assert go_on.wait(PATIENCE_S)
+        return brightness_logits(crops)
+
+    with Hospital(tmp_path, quiet_s=0.0, extra="[work]\nstudies_at_a_time = 1\npoll_s = 0.05\n") as hospital:
+        store = open_store(hospital.settings)
+        receiver = make_receiver(hospital.settings, store)
+        receiver.start()
+        for number in range(5):
+            drawn_study(tmp_path / str(number), range(1))
+            hospital.send(tmp_path / str(number) / "dicom")
+        worker = Worker(hospital.settings, store, ask=ask)
+        worker.start()
+        try:
+            assert reached.wait(PATIENCE_S)
+            wait_until(lambda: len(store.revisions.in_state(RevisionState.QUEUED)) == 4, PATIENCE_S, "four that wait")
+            time.sleep(1.0)  # twenty looks at what is due
+            begun = DBOS.list_workflows(name="read_study", load_input=False, load_output=False)
+            assert len(begun) == 2, "the one that is read, and the next"
+            go_on.set()
+            wait_until(lambda: len(hospital.reports) == 5, PATIENCE_S, "all reports")
         finally:
             go_on.set()
             worker.stop()

@@ -165,6 +165,22 @@ def test_refusals_are_recorded_and_found_by_the_study_that_keeps_the_instance(st
 # --- revisions
 
 
+def test_of_small_and_of_large_studies_those_are_ready_that_have_waited_longest(store: Store) -> None:
+    sizes = {"1.1": 9_000, "1.2": 8_000, "1.3": 100, "1.4": 7_000, "1.5": 200}
+    for at, (study, size) in enumerate(sizes.items()):
+        keep(store, identity(1, study=study), bytes(size))
+        assert close(store, 1000.0 + at) == (study, 1)
+
+    def ready(most: int) -> list[str]:
+        return [row.study_uid for row in store.revisions.ready(most, small_bytes=1_000)]
+
+    assert ready(1) == ["1.1", "1.3"]
+    assert ready(2) == ["1.1", "1.2", "1.3", "1.5"]
+    assert ready(9) == list(sizes)
+    store.revisions.set_state("1.1", 1, RevisionState.READING)
+    assert ready(1) == ["1.2", "1.3"]
+
+
 def test_a_study_closes_once_and_only_when_due(store: Store) -> None:
     keep(store, identity(1))
     assert store.revisions.close_due(109.9) == []
@@ -343,8 +359,7 @@ def test_several_of_a_kind_stay_apart_until_the_revision_is_reported_anew(closed
         return Artefact(ArtefactKind.ANNOTATIONS, uid, "application/dicom", f"{uid}.dcm", content, number=number)
 
     def put(*several: Artefact) -> list[Artefact]:
-        for one in several:
-            closed.artefacts.put(STUDY, 1, one)
+        closed.artefacts.put_all(STUDY, 1, several)
         return closed.artefacts.get(STUDY, 1)
 
     pictures = Artefact(ArtefactKind.KEY_IMAGES, "2.25.8", "application/dicom", "2.25.8.dcm", b"pictures")
@@ -352,7 +367,6 @@ def test_several_of_a_kind_stay_apart_until_the_revision_is_reported_anew(closed
     twelve = [annotations(f"2.25.1.{number}", number) for number in range(1, 13)]
     assert put(pictures, *twelve, sr) == [*twelve, pictures, sr]
     assert put(pictures, *twelve, sr) == [*twelve, pictures, sr], "the same again changes nothing"
-    assert put(twelve[0]) == [*twelve, pictures, sr]
     paths = closed.artefacts.paths(STUDY, 1)
     assert list(paths)[:3] == ["annotations", "annotations-2", "annotations-3"]
     assert paths["annotations-12"].read_bytes() == b"2.25.1.12"
@@ -362,7 +376,8 @@ def test_several_of_a_kind_stay_apart_until_the_revision_is_reported_anew(closed
     assert (damaged, seen.artefacts) == ([], 14)
 
     fewer = [annotations(f"2.25.2.{number}", number) for number in (1, 2)]
-    assert put(*fewer) == [*fewer, pictures, sr]
+    assert put(pictures, *fewer, sr) == [*fewer, pictures, sr]
+    assert put(pictures, sr) == [pictures, sr]
 
 
 def test_an_artefact_changed_on_disk_is_a_fault(closed: Store) -> None:
@@ -797,9 +812,13 @@ def test_what_is_owed_is_answered_by_one_of_several_receivers(store: Store) -> N
     assert store.commitments.owed(1e9) == []
 
 
-def test_bytes_of_a_study_are_those_of_its_instances(store: Store) -> None:
-    assert store.revisions.received_bytes(STUDY) == 0
+def test_a_revision_says_how_large_its_study_was_when_it_closed(store: Store) -> None:
     keep(store, identity(1), b"12345")
     keep(store, identity(2), b"123")
     keep(store, identity(3, study="1.2.826.9"), b"123456789")
-    assert store.revisions.received_bytes(STUDY) == 2 * len(META) + 8
+    store.revisions.close_due(1000.0)
+    assert store.revisions.get(STUDY, 1).size_bytes == 2 * len(META) + 8
+    keep(store, identity(4), b"1", at=1100.0)
+    close(store, 1200.0)
+    assert store.revisions.get(STUDY, 2).size_bytes == 3 * len(META) + 9
+    assert store.revisions.get(STUDY, 1).size_bytes == 2 * len(META) + 8

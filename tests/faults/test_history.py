@@ -33,16 +33,16 @@ def test_old_events_and_ended_workflows_are_deleted_and_nothing_is_done_again(
                 lambda: [one.state for one in store.studies.latest()] == [RevisionState.DELIVERED], 60, "delivered"
             )
             store.audit.record("asked", at=time.time())
-            flow = worker._flow
-            flow._purge()
+            flow, upkeep = worker._flow, worker._flow._upkeep
+            upkeep.purge()
             assert len(DBOS.list_workflows()) == 3  # a reading and two deliveries
             assert store.audit.latest()[0].event == "asked"
 
-            monkeypatch.setattr(flow, "_now", lambda: time.time() + 31 * 86_400)
-            flow._purge()
+            monkeypatch.setattr(upkeep, "_now", lambda: time.time() + 31 * 86_400)
+            upkeep.purge()
             assert DBOS.list_workflows() == []
             assert store.audit.latest() == []
-            flow._sweep()
+            upkeep.sweep()
             flow._dispatch()
             assert DBOS.list_workflows() == []
             assert store.studies.latest()[0].state == RevisionState.DELIVERED

@@ -135,7 +135,7 @@ def test_results_out_of_reach_are_retried_and_their_outcome_is_written_down_when
 
     with Hospital(tmp_path, quiet_s=0.0, extra=QUICK) as hospital:
         store = _received(hospital, tmp_path / "drawn", 1)
-        monkeypatch.setattr("allpacs.flow._FIRST_WAIT_S", 0.05)
+        monkeypatch.setattr("allpacs.flow.flow._FIRST_WAIT_S", 0.05)
         monkeypatch.setattr(Artefacts, "get", unreadable)
         monkeypatch.setattr(Deliveries, "set_state", unwritable)
         monkeypatch.setattr(CStoreDestination, "deliver", counted)
@@ -165,7 +165,7 @@ def test_a_reading_whose_store_fails_waits_says_so_and_goes_on_by_itself(
     with Hospital(tmp_path, quiet_s=0.0, extra=QUICK) as hospital:
         store = _received(hospital, tmp_path / "drawn", 2)
         study_uid = store.studies.latest()[0].study_uid
-        monkeypatch.setattr("allpacs.flow._FIRST_WAIT_S", 0.05)
+        monkeypatch.setattr("allpacs.flow.flow._FIRST_WAIT_S", 0.05)
         monkeypatch.setattr(Findings, "put", unwritable)
         with _in_process(hospital, store):
             waiting = "waiting: No space left on device"
@@ -218,7 +218,7 @@ def test_work_whose_workflow_failed_before_it_began_is_done_all_the_same(
 
     with Hospital(tmp_path, quiet_s=0.0, extra=QUICK) as hospital:
         store = _received(hospital, tmp_path / "drawn", 1)
-        monkeypatch.setattr("allpacs.flow._SWEEP_S", 0.5)
+        monkeypatch.setattr("allpacs.flow.upkeep._SWEEP_S", 0.5)
         monkeypatch.setattr(Flow, "_read_study", failing_once("read", read))
         monkeypatch.setattr(Flow, "_deliver_once", failing_once("deliver", deliver))
         with _in_process(hospital, store):

@@ -7,7 +7,8 @@ import json
 import pytest
 
 from allpacs.domain.errors import StoreFault
-from allpacs.flow import JsonSerializer, TermsChangedError, WorkflowError, _kind
+from allpacs.flow.engine import JsonSerializer, WorkflowError, kind
+from allpacs.flow.flow import TermsChangedError
 
 
 @pytest.mark.parametrize("value", [None, 3, "text", ["1.2", 2], {"args": ["1.2", 1], "kwargs": {}}])
@@ -24,10 +25,10 @@ def test_of_an_exception_only_its_kind_is_remembered() -> None:
     assert "Doe" not in text
     back = serializer.deserialize(text)
     assert isinstance(back, WorkflowError)
-    assert _kind(back) == "ValueError"
+    assert kind(back) == "ValueError"
 
 
 def test_a_change_of_terms_is_known_again_after_a_restart() -> None:
     serializer = JsonSerializer()
-    assert _kind(serializer.deserialize(serializer.serialize(TermsChangedError("x")))) == "TermsChangedError"
-    assert _kind(StoreFault("disk")) == "StoreFault"
+    assert kind(serializer.deserialize(serializer.serialize(TermsChangedError("x")))) == "TermsChangedError"
+    assert kind(StoreFault("disk")) == "StoreFault"
