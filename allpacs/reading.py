@@ -37,6 +37,7 @@ from allpacs.domain.parts import complete
 from allpacs.pictures import Pictures
 from allpacs.pipeline import AskModel, Crops, ImageFile, Pipeline
 from allpacs.report.context import CellPicture, PriorReport, ReportContext
+from allpacs.report.headers import gathered
 from allpacs.report.key_images import key_cells
 from allpacs.results import results
 from allpacs.signing import findings_as_signed, signed_results
@@ -180,8 +181,7 @@ class Reading:
             review = review.of(findings.cells)
             after = findings_as_signed(findings, review)
             artefacts = signed_results(findings, *self._sources(findings, after), review)
-        for artefact in artefacts:
-            self._store.artefacts.put(study_uid, revision, artefact)
+        self._store.artefacts.put_all(study_uid, revision, artefacts)
         self._store.outcomes.put(after)
         return {
             "instances": len(findings.instances),
@@ -218,7 +218,9 @@ class Reading:
         """
         study_uid, revision = findings.study_uid, findings.revision
         pictures = self._pictures(findings, after)
-        headers = {row.sop_instance_uid: _header(row) for row in self._instances(study_uid, revision)}
+        rows = {row.sop_instance_uid: row for row in self._instances(study_uid, revision)}
+        lead = next((one.sop_instance_uid for one in findings.instances if one.sop_instance_uid in rows), "")
+        headers = gathered(((uid, _header(row)) for uid, row in rows.items()), lead)
         context = ReportContext(
             # When the revision was closed, not now: writing the report again gives the same bytes.
             made_at=datetime.fromtimestamp(self._store.revisions.get(study_uid, revision).created_at, UTC).astimezone(),

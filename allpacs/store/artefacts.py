@@ -6,6 +6,7 @@ The index's column `kind` holds the result's name: the kind, and from the second
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -31,9 +32,6 @@ class Artefacts:
     def put(self, study_uid: str, revision: int, artefact: Artefact) -> Path:
         """Keep a result, and return the absolute path of its file; its bytes and its row are on disk then.
 
-        Where the first of a kind is another result than the one kept, the revision is reported anew, and the further
-        ones of that kind are forgotten: this time there may be fewer.
-
         Raises
         ------
         StoreFault
@@ -55,13 +53,7 @@ class Artefacts:
             sha256=hashlib.sha256(artefact.content).hexdigest(),
             supersedes=artefact.supersedes,
         )
-        of_revision = sa.and_(_T.study_uid == study_uid, _T.revision == revision)
         with self._database.writing() as connection:
-            if artefact.number == 1:
-                kept = connection.scalar(sa.select(_T.uid).where(of_revision, _T.kind == artefact.name))
-                if kept not in (None, artefact.uid):
-                    further = _T.kind.startswith(f"{artefact.kind}-", autoescape=True)
-                    connection.execute(sa.delete(schema.artefacts).where(of_revision, further))
             connection.execute(
                 insert.on_conflict_do_update(
                     index_elements=[_T.study_uid, _T.revision, _T.kind],
@@ -71,6 +63,23 @@ class Artefacts:
                 )
             )
         return self._spool.folder / path
+
+    def put_all(self, study_uid: str, revision: int, artefacts: Iterable[Artefact]) -> None:
+        """Keep all results of a revision, and forget what an earlier try, on other terms, made beside them.
+
+        Raises
+        ------
+        StoreFault
+            The disk or the index cannot be written; some may be kept.
+        """
+        names = []
+        for one in artefacts:
+            self.put(study_uid, revision, one)
+            names.append(one.name)
+            del one  # before the next is made: each may be a hundred megabytes
+        others = (_T.study_uid == study_uid, _T.revision == revision, _T.kind.not_in(names))
+        with self._database.writing() as connection:
+            connection.execute(sa.delete(schema.artefacts).where(*others))
 
     def get(self, study_uid: str, revision: int) -> list[Artefact]:
         """Return the results of a revision with their bytes, by kind and number.

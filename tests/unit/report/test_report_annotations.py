@@ -131,8 +131,7 @@ def test_the_store_keeps_each_and_all_are_delivered(tmp_path: Path) -> None:
     with closing(Store.open(tmp_path / "store")) as store:
         keep_a_study(store)
         for _ in range(2):
-            for one in made:
-                store.artefacts.put(STUDY, 1, one)
+            store.artefacts.put_all(STUDY, 1, made)
         kept = store.artefacts.get(STUDY, 1)
     assert sorted(kept, key=made.index) == made
     objects = {one.uid for one in made if one.kind in DICOM_KINDS}
@@ -152,13 +151,12 @@ def test_a_study_reported_anew_with_fewer_crowded_images_leaves_no_annotations_b
     findings, headers = crowded_study()
     with closing(Store.open(tmp_path)) as store:
         keep_a_study(store)
-        for above in (10, 12):
+        for above, numbers in ((10, [1, 2]), (12, [1]), (30, [])):
             made = list(results(findings, headers, replace(CONTEXT, annotations_above=above)))
-            for one in made:
-                store.artefacts.put(STUDY, 1, one)
-        kept = store.artefacts.get(STUDY, 1)
-    assert sorted(kept, key=made.index) == made
-    assert [one.number for one in kept if one.kind is ArtefactKind.ANNOTATIONS] == [1]
+            store.artefacts.put_all(STUDY, 1, made)
+            kept = store.artefacts.get(STUDY, 1)
+            assert sorted(kept, key=made.index) == made
+            assert [one.number for one in kept if one.kind is ArtefactKind.ANNOTATIONS] == numbers
 
 
 def keep_a_study(store: Store) -> None:
