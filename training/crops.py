@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -96,12 +97,12 @@ def _prepared(samples: Sequence[Sample], view: View, contract: Preprocessing) ->
     empty = 0
     for index, sample in enumerate(samples):
         if index and index % 1000 == 0:
-            print(f"{sample.source}: {index} of {len(samples)} read, no cell in {empty}", flush=True)
+            print(f"{sample.source}: {index} of {len(samples)} read, no cell in {empty}", file=sys.stderr, flush=True)
         pictures = _field(sample, contract) if view == "field" else _cells(sample, contract)
         empty += not pictures
         for picture in pictures:
             yield index, picture
-    print(f"{samples[0].source}: {len(samples)} read, no cell in {empty}", flush=True)
+    print(f"{samples[0].source}: {len(samples)} read, no cell in {empty}", file=sys.stderr, flush=True)
 
 
 def _field(sample: Sample, contract: Preprocessing) -> list[Pixels]:

@@ -91,8 +91,8 @@ def test_a_run_becomes_a_bundle_that_serves_and_is_judged(
     few_images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run_folder, bundle_folder = tmp_path / "run", tmp_path / "bundle"
-    changes = ("data.input_px=32", "split.folds=3", "network.views=2", "fit.epochs=8", "fit.learning_rate=1e-2")
-    reproduce("best", few_images, run_folder, "none", *changes)
+    changes = ("data.input_px=64", "split.folds=3", "network.views=2", "fit.epochs=8", "fit.learning_rate=1e-2")
+    reproduce("best", few_images, run_folder, "lite2", *changes)
     named = ["--name", "few", "--version", "0.0.1"]
     assert main(["export", "--run", str(run_folder), "--out", str(bundle_folder), *named]) == 0
     card = (bundle_folder / "model_card.md").read_text()
