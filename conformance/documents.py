@@ -191,7 +191,7 @@ def _attributes() -> Iterator[dict[str, str]]:
     pictures = {cell.tracking_uid: CellPicture(np.zeros((8, 8, 3), np.uint8)) for cell in study.cells}
     context = replace(CONTEXT, annotations_above=1, pictures=pictures, predecessor=PRIOR)
     made = {one.kind: one for one in results(study, headers, context) if one.kind in DICOM_KINDS}
-    made[ArtefactKind.PDF] = pdf.encapsulated_pdf(study, headers, context, b"%PDF-", made[ArtefactKind.SR])
+    made[ArtefactKind.PDF] = pdf.encapsulated_pdf(study, headers, context, b"%PDF-", made[ArtefactKind.SR].uid)
     objects = {kind: dcmread(BytesIO(one.content)) for kind, one in made.items()}
     copied = {*document.COPIED, *document.SPECIMEN}
     rows = {element.tag: element for one in objects.values() for element in one}
