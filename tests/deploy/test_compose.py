@@ -89,6 +89,7 @@ def test_grafana_finds_its_source_and_dashboard() -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("Orthanc") is None and not Path("/usr/sbin/Orthanc").exists(), reason="no Orthanc")
+@pytest.mark.timeout(600)
 def test_orthanc_sends_a_study_on_and_keeps_the_report_out_of_the_circle(tmp_path: Path) -> None:
     """In a network of its own, since Orthanc listens on every address: there the files' own ports are free."""
     if subprocess.run(["unshare", "-n", "true"], capture_output=True).returncode:
