@@ -46,7 +46,7 @@ def main(compose: Path, scratch: Path) -> None:
             for file in files:
                 orthanc.post("/instances", content=file.read_bytes()).raise_for_status()
             store = open_store(load_settings(config))
-            wait_until(lambda: _series(orthanc) >= {"SR"}, 400, "the report is in Orthanc's study")
+            wait_until(lambda: _series(orthanc) >= {"SR"}, 300, "the report is in Orthanc's study")
             before = [one.revision for one in store.studies.latest()]
             time.sleep(8)  # longer than Orthanc's StableAge: the report has become a stable series by now
             assert [one.revision for one in store.studies.latest()] == before, "a report came back as input"

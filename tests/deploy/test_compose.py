@@ -89,7 +89,7 @@ def test_grafana_finds_its_source_and_dashboard() -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("Orthanc") is None and not Path("/usr/sbin/Orthanc").exists(), reason="no Orthanc")
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(410)
 def test_orthanc_sends_a_study_on_and_keeps_the_report_out_of_the_circle(tmp_path: Path) -> None:
     """In a network of its own, since Orthanc listens on every address: there the files' own ports are free."""
     if subprocess.run(["unshare", "-n", "true"], capture_output=True).returncode:
@@ -97,6 +97,6 @@ def test_orthanc_sends_a_study_on_and_keeps_the_report_out_of_the_circle(tmp_pat
     site = [sys.executable, "-m", "deploy.evaluation_site", str(COMPOSE), str(tmp_path)]
     told = subprocess.run(
         ["unshare", "-n", "bash", "-c", 'ip link set lo up && exec "$@"', "-", *site],
-        cwd=Path(__file__).parents[1], capture_output=True, text=True, timeout=240,
+        cwd=Path(__file__).parents[1], capture_output=True, text=True, timeout=390,
     )  # fmt: skip
     assert told.returncode == 0, told.stdout + told.stderr

@@ -127,7 +127,7 @@ def test_wheel_and_sdist_hold_all_that_is_needed_at_run_time(built: Path) -> Non
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)  # some 500 MB are installed
+@pytest.mark.timeout(410)  # some 500 MB are installed
 def test_the_wheel_runs_the_demo_in_an_empty_environment(built: Path, tmp_path: Path) -> None:
     (wheel,) = built.glob("*.whl")
     environment = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "VIRTUAL_ENV")}
