@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -81,7 +81,20 @@ def paired(
 
 def alone(name: str, ours: Callable[[], float], *, runs: int, unit: str, aim: str, setting: str = "") -> Row:
     """Measure a figure that stands for itself."""
-    figures = [ours() for _ in range(runs)]
+    return measured(name, [ours() for _ in range(runs)], unit=unit, aim=aim, setting=setting)
+
+
+def measured(name: str, figures: Sequence[float], *, unit: str, aim: str, setting: str = "") -> Row:
+    """Return the row of a figure that stands for itself, from what each run gave."""
     return Row(
-        name, statistics.median(figures), None, None, unit, runs, min(figures), max(figures), aim=aim, setting=setting
+        name=name,
+        ours=statistics.median(figures),
+        peer=None,
+        ratio=None,
+        unit=unit,
+        runs=len(figures),
+        low=min(figures),
+        high=max(figures),
+        aim=aim,
+        setting=setting,
     )

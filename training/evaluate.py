@@ -86,11 +86,14 @@ class Figures:
     def table(self) -> str:
         """Return the figures as a Markdown table."""
         lines = ["| pictures | figure | value | 95 % interval |", "|---|---|---|---|"]
-        for row in self.rows:
-            low, high = row.get("low"), row.get("high")
-            span = "–" if low is None or not np.isfinite(low) else f"{low:.3f} to {high:.3f}"
-            lines.append(f"| {row['on']} | {row['figure']} | {row['value']:.3f} | {span} |")
-        return "\n".join(lines)
+        return "\n".join([*lines, *(f"| {line_of(row)} |" for row in self.rows)])
+
+
+def line_of(row: Mapping[str, Any]) -> str:
+    """Return a figure's cells in a Markdown table: pictures, figure, value, interval; a dash for what is undefined."""
+    low, high, value = row.get("low"), row.get("high"), row["value"]
+    span = "–" if low is None or not np.isfinite(low) else f"{low:.3f} to {high:.3f}"
+    return f"{row['on']} | {row['figure']} | {'–' if value is None else f'{value:.3f}'} | {span}"
 
 
 def evaluate_run(folder: Path, folds: Sequence[int] | None = None) -> Figures:

@@ -15,6 +15,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, TypeAdapter
 
 from allpacs.domain.errors import ConfigFault
+from training.evaluate import line_of
 from training.run import WEIGHTS
 
 PLAN = Path(__file__).with_name("suite.toml")
@@ -91,10 +92,7 @@ def table(out: Path, plan: Path = PLAN) -> str:
     for one in planned(plan):
         if _report(one, out).is_file():
             figures = json.loads((out / one.name / "figures.json").read_text())["figures"]
-            for row in figures:
-                span = "–" if row.get("low") is None else f"{row['low']:.3f} to {row['high']:.3f}"
-                value = "–" if row["value"] is None else f"{row['value']:.3f}"
-                lines.append(f"| {one.name} | {row['on']} | {row['figure']} | {value} | {span} |")
+            lines += [f"| {one.name} | {line_of(row)} |" for row in figures]
     return "\n".join(lines)
 
 

@@ -36,12 +36,11 @@ def element(keyword: str, vr: str, value: bytes) -> bytes:
     """Return one encoded data element (PS3.5 section 7.1.2), padded to even length."""
     if len(value) % 2:
         value += b"\0" if vr == "UI" else b" "
-    head = _tag_and_vr(keyword, vr)
     if vr in _LONG_LENGTH:
         return opening(keyword, vr, len(value)) + value
     if len(value) > 0xFFFE:
         raise ValueError(f"{keyword} is too long for VR {vr}")
-    return head + struct.pack("<H", len(value)) + value
+    return _tag_and_vr(keyword, vr) + struct.pack("<H", len(value)) + value
 
 
 def opening(keyword: str, vr: str, length: int) -> bytes:

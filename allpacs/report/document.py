@@ -15,8 +15,6 @@ from pydicom.config import RAISE
 from pydicom.datadict import dictionary_VM, dictionary_VR
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.filebase import DicomBytesIO
-from pydicom.filewriter import write_dataset
 from pydicom.multival import MultiValue
 from pydicom.sequence import Sequence
 from pydicom.sr.coding import Code
@@ -29,7 +27,7 @@ from allpacs.domain.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VER
 from allpacs.domain.review import Signed
 from allpacs.report import codes, wording
 from allpacs.report.context import PriorReport, ReportContext, sr_series_uid
-from allpacs.report.source import CORRUPT, Headers, Source, clean, items, lead_header, read_source, text
+from allpacs.report.source import CORRUPT, Headers, Source, clean, encoded, items, lead_header, read_source, text
 
 SERIES_NUMBER = 9901
 SERIES_DESCRIPTION = "AI white cell classification (research use only)"
@@ -156,7 +154,7 @@ def _copied(header: Dataset, keywords: tuple[str, ...], character_set: list[str]
             if keyword in header and dictionary_VR(keyword) == header[keyword].VR:
                 element = _decoded(header[keyword])
                 _check_form(element)
-                _try_to_write(element, encodings)
+                encoded(element, encodings)  # raises where it cannot be written
                 copy.add(element)
         except CORRUPT:
             continue
@@ -183,13 +181,6 @@ def _decoded(found: DataElement) -> DataElement:
                 copy.add(_decoded(inner))
         decoded.append(copy)
     return DataElement(found.tag, "SQ", Sequence(decoded))
-
-
-def _try_to_write(element: DataElement, encodings: list[str]) -> None:
-    alone, buffer = Dataset(), DicomBytesIO()
-    buffer.is_little_endian, buffer.is_implicit_VR = True, False
-    alone.add(element)
-    write_dataset(buffer, alone, encodings)
 
 
 def _one_container(findings: StudyFindings, headers: Headers) -> bool:

@@ -11,11 +11,9 @@ from contextlib import suppress
 from pydicom.charset import default_encoding
 from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
-from pydicom.filebase import DicomBytesIO
-from pydicom.filewriter import write_dataset
 from pydicom.tag import Tag
 
-from allpacs.report.source import CORRUPT
+from allpacs.report.source import CORRUPT, encoded
 
 #: What a report quotes of every instance; all else it takes from the lead.
 OF_EACH = ("SpecificCharacterSet", "InstanceNumber", "ContainerIdentifier", "SpecimenDescriptionSequence")
@@ -56,8 +54,4 @@ def _written(header: Dataset, keyword: str) -> object:
     encodings = [stated] if isinstance(stated, str) else list(stated)
     if isinstance(raw, RawDataElement):
         return tag, raw.VR, raw.value, tuple(encodings)
-    alone, buffer = Dataset(), DicomBytesIO()
-    buffer.is_little_endian, buffer.is_implicit_VR = True, False
-    alone.add(header[keyword])
-    write_dataset(buffer, alone, encodings)
-    return tag, buffer.getvalue()
+    return tag, encoded(header[keyword], encodings)

@@ -11,8 +11,11 @@ import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
+from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 from pydicom.errors import BytesLengthException
+from pydicom.filebase import DicomBytesIO
+from pydicom.filewriter import write_dataset
 from pydicom.multival import MultiValue
 from pydicom.sequence import Sequence
 from pydicom.sr.coding import Code
@@ -156,6 +159,15 @@ def coded_concepts(header: Dataset, keyword: str) -> Iterator[Code]:
         parts = [text(item, part) for part in ("CodeValue", "CodingSchemeDesignator", "CodeMeaning")]
         if all(parts) and len(parts[2]) <= 64:
             yield Code(*parts)
+
+
+def encoded(element: DataElement, encodings: list[str]) -> bytes:
+    """Return one element as it is written in Explicit VR Little Endian; raises one of `CORRUPT` where it cannot be."""
+    alone, buffer = Dataset(), DicomBytesIO()
+    buffer.is_little_endian, buffer.is_implicit_VR = True, False
+    alone.add(element)
+    write_dataset(buffer, alone, encodings)
+    return buffer.getvalue()
 
 
 def _value(header: Dataset, keyword: str) -> object:

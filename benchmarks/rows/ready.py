@@ -13,7 +13,7 @@ from allpacs.demo.archive import Archive
 from allpacs.reading import LABELLED
 from allpacs.store.store import Store
 from benchmarks import receivers
-from benchmarks.measure import Row, alone
+from benchmarks.measure import Row, alone, measured
 from benchmarks.rows.plugin import SR_TO, timed
 from benchmarks.scale import Scale
 
@@ -34,14 +34,7 @@ def rows(scale: Scale) -> Iterator[Row]:
         ("ready_classify_s", [one.classified_s for one in firsts], "< 15", "the first cell's class is in the index"),
         ("ready_report_s", [one.reported_s for one in firsts], "", "the first report is at the PACS"),
     ):
-        yield alone(
-            name,
-            iter(seconds).__next__,
-            runs=len(seconds),
-            unit="s",
-            aim=aim,
-            setting=f"from the start of the program until {until}",
-        )
+        yield measured(name, seconds, unit="s", aim=aim, setting=f"from the start of the program until {until}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,20 +37,28 @@ def test_a_run_that_is_not_in_the_list_is_named(tmp_path: Path) -> None:
         run_all(["x"], tmp_path, ["bets"])
 
 
-PLAN = """
+SMALL = [
+    "data.input_px=32",
+    "split.folds=3",
+    "fit.epochs=1",
+    "fit.per_epoch=16",
+    "fit.batch=8",
+    "network.dense_units=16",
+]
+PLAN = f"""
 [[run]]
 name = "first"
 recipe = "cad-all"
 about = "a network of its own"
 weights = "none"
-set = ["data.input_px=32", "split.folds=3", "fit.epochs=1", "fit.per_epoch=16", "fit.batch=8", "network.dense_units=16"]
+set = {SMALL}
 
 [[run]]
 name = "second"
 recipe = "cad-all"
 about = "the same again"
 weights = "none"
-set = ["data.input_px=32", "split.folds=3", "fit.epochs=1", "fit.per_epoch=16", "fit.batch=8", "network.dense_units=16"]
+set = {SMALL}
 
 [[run]]
 name = "broken"
