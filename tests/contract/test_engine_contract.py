@@ -21,8 +21,9 @@ import allpacs.classify.engines
 from allpacs.classify.aggregate import LABELS, probability_all
 from allpacs.classify.batcher import Batcher
 from allpacs.classify.bundle import Bundle, load_bundle, save_golden, verify_engine, write_bundle
+from allpacs.classify.engines.explanation import EXPLAINING_LAYERS
 from allpacs.classify.engines.network import build_network, load_weights, save_weights, set_state, state_of
-from allpacs.classify.engines.openvino import converted_network
+from allpacs.classify.engines.openvino import OpenVinoEngine, converted_network
 from allpacs.classify.engines.port import Engine, Explainer
 from allpacs.classify.engines.remote import RemoteEngine
 from allpacs.classify.engines.tensorflow import TensorFlowEngine
@@ -280,3 +281,29 @@ def test_mixed_precision_is_near_and_leaves_the_process_as_it_was(tiny_bundle: B
     assert answer.dtype == np.float32
     np.testing.assert_allclose(answer, exact, atol=0.05 * float(np.ptp(exact)))
     assert not np.array_equal(answer, exact), "it computes in another precision"
+
+
+def test_engines_explain_alike(tiny_bundle: Bundle) -> None:
+    """OpenVINO runs the same gradients as TensorFlow; TensorFlow's own, by its tape, are the reference."""
+    import tensorflow as tf
+
+    batch, labels = pictures(3), np.array([0, 1, 1])
+    network = build_network(
+        tiny_bundle.outputs, input_px=SIDE, dense_units=tiny_bundle.network.dense_units,
+        dropout=tiny_bundle.network.dropout,
+    )  # fmt: skip
+    load_weights(network, tiny_bundle.weights)
+    layers = [network.get_layer(name).output for name in EXPLAINING_LAYERS]
+    with tf.GradientTape(watch_accessed_variables=False) as tape:
+        seen = tf.constant(batch, tf.float32)
+        tape.watch(seen)
+        *activations, logits = type(network)(network.input, [*layers, network.output])(seen, training=False)
+        score = tf.reduce_sum(logits[:, :2] * (2.0 * tf.one_hot(labels, 2) - 1.0))
+    gradients = tape.gradient(score, activations)
+    for kind in (TensorFlowEngine, OpenVinoEngine):
+        explained = kind(tiny_bundle).layer_gradients(batch, labels)
+        assert len(explained) == len(EXPLAINING_LAYERS)
+        for layer, activation, gradient in zip(explained, activations, gradients, strict=True):
+            np.testing.assert_allclose(layer.activations, activation.numpy(), rtol=1e-3, atol=1e-4)
+            most = np.abs(gradient.numpy()).max()
+            np.testing.assert_allclose(layer.gradients / most, gradient.numpy() / most, rtol=0, atol=2e-3)

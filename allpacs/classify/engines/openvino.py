@@ -1,7 +1,8 @@
 """The network on OpenVINO, for CPUs: converted from the bundle once, kept by the bundle's digest.
 
 The conversion needs TensorFlow and runs in a process of its own, so that the worker never loads it: a worker on
-OpenVINO holds about 0.55 GB where one on TensorFlow holds 1.4 GB (128 px, batches of 32).
+OpenVINO holds about 0.55 GB where one on TensorFlow holds 1.4 GB (128 px, batches of 32). What explains an answer
+(`allpacs.classify.engines.explanation`) is a second network, converted and loaded at the first question.
 
 Weights are kept as float32: folded with the batch normalisations and rounded to float16 again, they moved
 probabilities by up to 0.008, outside of what `allpacs.classify.bundle.verify_engine` lets pass.
@@ -14,21 +15,25 @@ import subprocess
 import sys
 import tempfile
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from allpacs.classify.bundle import Bundle, load_bundle
-from allpacs.classify.engines.port import LayerGradients, OutOfDeviceMemory, checked_batch
+from allpacs.classify.bundle import Bundle, load_bundle, verify_engine
+from allpacs.classify.engines.explanation import paired_layers, signs
+from allpacs.classify.engines.port import LayerGradients, OutOfDeviceMemory, checked_batch, checked_labels
 from allpacs.domain.errors import ModelFault
-
-if TYPE_CHECKING:
-    from allpacs.classify.engines.tensorflow import TensorFlowEngine
 
 #: Of `INFERENCE_PRECISION_HINT`: what the network computes in.
 Precision = Literal["f32", "bf16"]
+
+#: Of a bundle: the network, or the network with the gradients that explain its answers.
+Part = Literal["logits", "explanation"]
+_SUFFIXES: dict[Part, str] = {"logits": "", "explanation": "-explanation"}
 
 #: Longest time that a conversion may take, seconds; 15 to 30 were seen on two cores.
 _CONVERSION_S = 600.0
@@ -60,22 +65,26 @@ class OpenVinoEngine:
         self, bundle: Bundle, *, threads: int | None = None, precision: Precision = "f32", cache: Path | None = None
     ) -> None:
         self.name = f"openvino-{precision}"
-        self._openvino = openvino = _load_openvino()
+        self._openvino = _load_openvino()
         self._side = bundle.input_px
         self._bundle = bundle
-        self._threads = threads
-        self._explainer_made = threading.Lock()
-        self._explainer: TensorFlowEngine | None = None
-        options: dict[str, Any] = {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY"}
+        self._cache = cache
+        self._asked = threading.Lock()
+        self._explanation: _Explanation | None = None
+        self._options: dict[str, Any] = {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY"}
         if threads is not None:
-            options["INFERENCE_NUM_THREADS"] = threads
+            self._options["INFERENCE_NUM_THREADS"] = threads
+        self._compiled = self._load("logits", self._options)
+
+    def _load(self, part: Part, options: dict[str, Any]) -> Any:
+        """Return a part of the bundle, compiled for this machine's CPU."""
         with tempfile.TemporaryDirectory() as scratch:
-            converted = converted_network(bundle, Path(scratch) if cache is None else cache)
-            core = openvino.Core()
+            converted = converted_network(self._bundle, Path(scratch) if self._cache is None else self._cache, part)
+            core = self._openvino.Core()
             try:
                 # Not memory-mapped: the folder may be gone, and a cache may be emptied under a running worker.
                 core.set_property({"ENABLE_MMAP": False})
-                self._compiled = core.compile_model(core.read_model(converted), "CPU", options)
+                return core.compile_model(core.read_model(converted), "CPU", options)
             except RuntimeError as error:
                 raise ModelFault(
                     f"OpenVINO cannot load the converted network: delete {converted.name} from the cache of models"
@@ -93,27 +102,53 @@ class OpenVinoEngine:
     def logits(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return the network's logits, ``float32`` of shape (n, labels); see `allpacs.classify.engines.port.Engine`."""
         checked_batch(batch, self._side)
-        try:
+        with _faults(len(batch)):
             answer: NDArray[np.float32] = self._compiled(batch)[0]
-        except MemoryError as error:
-            raise OutOfDeviceMemory(f"a batch of {len(batch)} does not fit into memory") from error
-        except RuntimeError as error:
-            raise ModelFault(f"OpenVINO failed on a batch of {len(batch)}") from error
         return answer.copy()  # the buffer is written again by the next batch
 
     def layer_gradients(self, batch: NDArray[np.uint8], labels: NDArray[np.int64]) -> tuple[LayerGradients, ...]:
-        """Return what some layers say for a label; see `allpacs.classify.engines.port.Explainer`.
+        """Return what some layers say for a label; see `allpacs.classify.engines.port.Explainer`."""
+        checked_batch(batch, self._side)
+        checked_labels(labels, len(batch))
+        with self._asked:
+            if self._explanation is None:
+                # What is shown to a person is computed in float32, whatever the engine's own precision.
+                compiled = self._load("explanation", self._options | {"INFERENCE_PRECISION_HINT": "f32"})
+                explanation = _Explanation(self.name, compiled, len(self._bundle.outputs))
+                verify_engine(self._bundle, explanation)
+                self._explanation = explanation
+            _, *layers = self._explanation.answer(batch, labels)
+        return paired_layers(layers)
 
-        OpenVINO has no gradients (it cannot convert those of depthwise convolutions): the first question loads
-        TensorFlow beside it, for some seconds and about a gigabyte. Covering parts of a cell instead, as
-        `allpacs.classify.saliency` does without gradients, would take a second for each cell, every time.
-        """
-        with self._explainer_made:
-            if self._explainer is None:
-                from allpacs.classify.engines.tensorflow import TensorFlowEngine
 
-                self._explainer = TensorFlowEngine(self._bundle, threads=self._threads)
-        return self._explainer.layer_gradients(batch, labels)
+class _Explanation:
+    """The network with its gradients; its logits let the golden cells check what the cache of models holds."""
+
+    def __init__(self, name: str, compiled: Any, outputs: int) -> None:
+        self.name = f"{name} (explanation)"
+        self._compiled = compiled
+        self._outputs = outputs
+
+    def logits(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return the logits; see `allpacs.classify.engines.port.Engine`."""
+        return self.answer(batch, np.zeros(len(batch), np.int64))[0]
+
+    def answer(self, batch: NDArray[np.uint8], labels: NDArray[np.int64]) -> list[NDArray[np.float32]]:
+        """Return what `allpacs.classify.engines.explanation.explaining_graph` answers."""
+        with _faults(len(batch)):
+            answer = self._compiled([batch, signs(labels, self._outputs)])
+            return [answer[place].copy() for place in range(len(self._compiled.outputs))]
+
+
+@contextmanager
+def _faults(cells: int) -> Iterator[None]:
+    """Raise OpenVINO's errors as the port's."""
+    try:
+        yield
+    except MemoryError as error:
+        raise OutOfDeviceMemory(f"a batch of {cells} does not fit into memory") from error
+    except RuntimeError as error:
+        raise ModelFault(f"OpenVINO failed on a batch of {cells}") from error
 
 
 def _load_openvino() -> Any:
@@ -129,8 +164,8 @@ def _load_openvino() -> Any:
     return openvino
 
 
-def converted_network(bundle: Bundle, folder: Path) -> Path:
-    """Return the ``.xml`` file of the converted network in a folder, converting it where it is not there yet.
+def converted_network(bundle: Bundle, folder: Path, part: Part = "logits") -> Path:
+    """Return the ``.xml`` file of a converted network in a folder, converting it where it is not there yet.
 
     Its name holds the bundle's digest and OpenVINO's version; what it holds is checked by the golden cells.
 
@@ -141,14 +176,14 @@ def converted_network(bundle: Bundle, folder: Path) -> Path:
     """
     version = str(_load_openvino().__version__)
     stem = f"{bundle.digest.removeprefix('sha256:')[:32]}-{version.split('-')[0]}"
-    target = folder / f"{stem}.xml"
+    target = folder / f"{stem}{_SUFFIXES[part]}.xml"
     if target.is_file() and target.with_suffix(".bin").is_file():
         return target
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         # Two workers that start at once both convert, each in a folder of its own; the later one replaces the same.
         with tempfile.TemporaryDirectory(prefix=".converting-", dir=folder) as partial:
-            _convert_elsewhere(bundle.folder, Path(partial) / target.name)
+            _convert_elsewhere(bundle.folder, part, Path(partial) / target.name)
             for suffix in (".bin", ".xml"):  # the .xml last: its presence says that both are there
                 (Path(partial) / target.name).with_suffix(suffix).replace(target.with_suffix(suffix))
     except OSError as error:
@@ -156,7 +191,7 @@ def converted_network(bundle: Bundle, folder: Path) -> Path:
     return target
 
 
-def _convert_elsewhere(bundle_folder: Path, target: Path) -> None:
+def _convert_elsewhere(bundle_folder: Path, part: Part, target: Path) -> None:
     """Convert in a process of its own.
 
     Raises
@@ -164,7 +199,7 @@ def _convert_elsewhere(bundle_folder: Path, target: Path) -> None:
     ModelFault
         It failed; the message holds the last line of what it said.
     """
-    command = [sys.executable, "-m", __name__, str(bundle_folder), str(target)]
+    command = [sys.executable, "-m", __name__, str(bundle_folder), part, str(target)]
     environment = os.environ | {"CUDA_VISIBLE_DEVICES": "-1"}  # the graph is only traced: leave the GPU to others
     try:
         done = subprocess.run(  # noqa: S603 - our own module
@@ -177,21 +212,24 @@ def _convert_elsewhere(bundle_folder: Path, target: Path) -> None:
         raise ModelFault(f"the bundle cannot be converted for OpenVINO: {said}")
 
 
-def _convert(bundle_folder: Path, target: Path) -> None:
-    """Write a bundle's network as OpenVINO's ``.xml`` and ``.bin``."""
+def _convert(bundle_folder: Path, part: Part, target: Path) -> None:
+    """Write a part of a bundle as OpenVINO's ``.xml`` and ``.bin``."""
     openvino = _load_openvino()
     from allpacs.classify.engines.tensorflow import TensorFlowEngine
 
-    graph = openvino.convert_model(TensorFlowEngine(load_bundle(bundle_folder)).graph)
-    # Beside the logits the converter keeps one output for every activation with a gradient of its own, and what is an
-    # output cannot be fused: with all of them the network runs at less than half the pace.
-    (logits,) = (output for output in graph.outputs if "Identity:0" in output.get_names())
-    network = openvino.Model([logits.node], graph.get_parameters(), "logits")
+    engine = TensorFlowEngine(load_bundle(bundle_folder))
+    traced = (engine.graph if part == "logits" else engine.explaining).get_concrete_function()
+    graph = openvino.convert_model(traced)
+    # Beside what is asked for the converter keeps one output for every activation with a gradient of its own, and what
+    # is an output cannot be fused: with all of them the network runs at less than half the pace.
+    named = {name: output for output in graph.outputs for name in output.get_names()}
+    asked = ["Identity:0", *(f"Identity_{place}:0" for place in range(1, len(traced.outputs)))]
+    network = openvino.Model([named[name].node for name in asked], graph.get_parameters(), part)
     openvino.save_model(network, target, compress_to_fp16=False)
 
 
 if __name__ == "__main__":
     try:
-        _convert(Path(sys.argv[1]), Path(sys.argv[2]))
+        _convert(Path(sys.argv[1]), "explanation" if sys.argv[2] == "explanation" else "logits", Path(sys.argv[3]))
     except ModelFault as fault:
         sys.exit(str(fault))

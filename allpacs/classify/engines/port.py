@@ -92,3 +92,15 @@ def checked_batch(batch: NDArray[np.uint8], side_px: int) -> None:
     """
     if batch.dtype != np.uint8 or batch.ndim != 4 or batch.shape[1:] != (side_px, side_px, 3):
         raise ModelFault(f"the network takes uint8 n x {side_px} x {side_px} x 3, not {batch.dtype} {batch.shape}")
+
+
+def checked_labels(labels: NDArray[np.int64], cells: int) -> None:
+    """Check that there is one label a cell.
+
+    Raises
+    ------
+    ModelFault
+        There is not.
+    """
+    if labels.shape != (cells,):
+        raise ModelFault(f"one label a cell: {cells} cells, but labels of shape {labels.shape}")

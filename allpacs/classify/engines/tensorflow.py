@@ -19,15 +19,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from allpacs.classify.aggregate import LABELS
 from allpacs.classify.bundle import Bundle
+from allpacs.classify.engines.explanation import explaining_graph, paired_layers, signs
 from allpacs.classify.engines.network import FAMILY, build_network, load_weights
-from allpacs.classify.engines.port import LayerGradients, OutOfDeviceMemory, checked_batch
+from allpacs.classify.engines.port import LayerGradients, OutOfDeviceMemory, checked_batch, checked_labels
 from allpacs.domain.errors import ModelFault
-
-#: Layers whose maps explain an answer: the last ones at a sixteenth and a thirty-second of the picture's side. Those at
-#: an eighth were tried and left out: their maps are mostly noise.
-EXPLAINING_LAYERS = ("block6a_expand_activation", "top_activation")
 
 
 class TensorFlowEngine:
@@ -74,22 +70,9 @@ class TensorFlowEngine:
         def infer(batch: Any) -> Any:
             return network(tf.cast(batch, tf.float32), training=False)
 
-        explained = [network.get_layer(name).output for name in EXPLAINING_LAYERS]
-        with_layers = type(network)(network.input, [*explained, network.output])
-
-        @tf.function(  # type: ignore[untyped-decorator]  # traced at the first request: most workers explain nothing
-            input_signature=[tf.TensorSpec([None, side, side, 3], tf.uint8), tf.TensorSpec([None], tf.int64)]
-        )
-        def explain(batch: Any, labels: Any) -> Any:
-            pictures = tf.cast(batch, tf.float32)
-            with tf.GradientTape(watch_accessed_variables=False) as tape:
-                tape.watch(pictures)
-                *layers, logits = with_layers(pictures, training=False)
-                chosen = 2.0 * tf.one_hot(labels, len(LABELS)) - 1.0
-                score = tf.reduce_sum(logits[:, : len(LABELS)] * chosen)
-            return layers, tape.gradient(score, layers)
-
-        self._explain = explain
+        #: Cells and `explanation.signs` in, activations and gradients out; traced at the first request.
+        self.explaining = explaining_graph(tf, network, side)
+        self._outputs = len(bundle.outputs)
         #: The compiled graph: ``uint8`` cells in, logits out.
         self.graph = infer
         self._side = side
@@ -106,11 +89,10 @@ class TensorFlowEngine:
     def layer_gradients(self, batch: NDArray[np.uint8], labels: NDArray[np.int64]) -> tuple[LayerGradients, ...]:
         """Return what two layers say for a label; see `allpacs.classify.engines.port.Explainer`."""
         checked_batch(batch, self._side)
-        if labels.shape != (len(batch),):
-            raise ModelFault(f"one label a cell: {len(batch)} cells, but labels of shape {labels.shape}")
+        checked_labels(labels, len(batch))
         with self._faults(len(batch)):
-            layers, gradients = self._explain(self._tf.constant(batch), self._tf.constant(labels, self._tf.int64))
-            return tuple(LayerGradients(a.numpy(), g.numpy()) for a, g in zip(layers, gradients, strict=True))
+            _, *layers = self.explaining(self._tf.constant(batch), self._tf.constant(signs(labels, self._outputs)))
+            return paired_layers([one.numpy() for one in layers])
 
     @contextmanager
     def _faults(self, cells: int) -> Iterator[None]:

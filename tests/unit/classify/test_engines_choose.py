@@ -33,7 +33,8 @@ def bundle() -> Bundle:
 def cache(tmp_path_factory: pytest.TempPathFactory, bundle: Bundle) -> Path:
     """Return a cache that holds the shipped network."""
     folder = tmp_path_factory.mktemp("cache")
-    OpenVinoEngine(bundle, cache=folder)
+    engine = OpenVinoEngine(bundle, cache=folder)
+    engine.layer_gradients(bundle.golden()[0][:1], np.zeros(1, np.int64))
     return folder
 
 
@@ -54,10 +55,13 @@ class _Broken:
 def test_a_cpu_gets_openvino_without_loading_tensorflow(cache: Path) -> None:
     program = (
         "import json, sys\n"
+        "import numpy as np\n"
         "from pathlib import Path\n"
         "from allpacs.classify.bundle import load_bundle\n"
         "from allpacs.classify.engines.choose import start_engine\n"
-        f"engine = start_engine(load_bundle(Path({str(SHIPPED_BUNDLE)!r})), cache=Path({str(cache)!r}))\n"
+        f"bundle = load_bundle(Path({str(SHIPPED_BUNDLE)!r}))\n"
+        f"engine = start_engine(bundle, cache=Path({str(cache)!r}))\n"
+        "engine.layer_gradients(bundle.golden()[0][:1], np.zeros(1, np.int64))\n"
         "print(json.dumps([engine.name, sorted({'tensorflow', 'openvino_telemetry.main'} & set(sys.modules))]))\n"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
@@ -70,7 +74,8 @@ def test_the_converted_network_is_kept(cache: Path, bundle: Bundle, monkeypatch:
     monkeypatch.setattr(openvino_module, "_convert_elsewhere", lambda *_: pytest.fail("converted again"))
     engine = OpenVinoEngine(bundle, cache=cache)
     assert np.isfinite(engine.logits(bundle.golden()[0])).all()
-    assert [file.suffix for file in sorted(cache.iterdir())] == [".bin", ".xml"]
+    engine.layer_gradients(bundle.golden()[0][:1], np.zeros(1, np.int64))
+    assert [file.suffix for file in sorted(cache.iterdir())] == [".bin", ".xml", ".bin", ".xml"]
 
 
 def test_a_spoilt_cache_is_refused(cache: Path, bundle: Bundle, tmp_path: Path) -> None:
@@ -81,15 +86,28 @@ def test_a_spoilt_cache_is_refused(cache: Path, bundle: Bundle, tmp_path: Path) 
 
 
 def test_altered_weights_in_the_cache_do_not_judge_cells(cache: Path, bundle: Bundle, tmp_path: Path) -> None:
+    _spoil(cache, tmp_path, "logits")
+    with pytest.raises(ModelFault, match="golden cells"):
+        start_engine(bundle, "openvino", cache=tmp_path)
+
+
+def test_nor_do_they_explain_them(cache: Path, bundle: Bundle, tmp_path: Path) -> None:
+    _spoil(cache, tmp_path, "explanation")
+    engine = start_engine(bundle, "openvino", cache=tmp_path)
+    assert isinstance(engine, OpenVinoEngine)
+    with pytest.raises(ModelFault, match=r"\(explanation\) does not repeat the golden cells"):
+        engine.layer_gradients(bundle.golden()[0][:1], np.zeros(1, np.int64))
+
+
+def _spoil(cache: Path, target: Path, part: str) -> None:
+    """Copy a cache, the weights of one of its networks altered."""
     for file in cache.iterdir():
         content = bytearray(file.read_bytes())
-        if file.suffix == ".bin":
+        if file.suffix == ".bin" and file.stem.endswith("-explanation") == (part == "explanation"):
             weights = np.frombuffer(content, np.float32, offset=len(content) // 2 // 4 * 4)
             shapes = np.abs(weights) < 1e-6  # whole numbers of the graph, seen as float32
             weights[:] = np.where(np.isfinite(weights) & ~shapes, weights * 1.5, weights)
-        (tmp_path / file.name).write_bytes(content)
-    with pytest.raises(ModelFault, match="golden cells"):
-        start_engine(bundle, "openvino", cache=tmp_path)
+        (target / file.name).write_bytes(content)
 
 
 def test_an_engine_that_fails_the_golden_cells_is_passed_over(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -127,7 +145,7 @@ def test_a_gpu_gets_tensorflow_in_mixed_precision_where_the_golden_cells_let_it(
 
 def test_a_bundle_that_cannot_be_converted_says_why(bundle: Bundle, tmp_path: Path) -> None:
     with pytest.raises(ModelFault, match=r"cannot be converted for OpenVINO: .*bundle\.json"):
-        openvino_module._convert_elsewhere(tmp_path / "nothing", tmp_path / "network.xml")
+        openvino_module._convert_elsewhere(tmp_path / "nothing", "logits", tmp_path / "network.xml")
 
 
 def test_a_cache_that_cannot_be_written_is_a_model_fault(bundle: Bundle, tmp_path: Path) -> None:
