@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,9 @@ from dbos import DBOS
 from numpy.typing import NDArray
 
 from allpacs.app import Worker, make_receiver, open_store
+from allpacs.pipeline import AskModel
 from allpacs.store.records import RevisionState
+from allpacs.store.store import Store
 from faults.worker_process import brightness_logits
 from hospital import Hospital, drawn_study, wait_until
 
@@ -30,28 +34,17 @@ def test_a_single_cell_does_not_wait_for_a_large_study(tmp_path: Path, monkeypat
             assert go_on.wait(PATIENCE_S)
         return brightness_logits(crops)
 
-    with Hospital(tmp_path, quiet_s=0.0, extra="[work]\nstudies_at_a_time = 1\npoll_s = 0.05\n") as hospital:
-        store = open_store(hospital.settings)
-        receiver = make_receiver(hospital.settings, store)
-        receiver.start()
-        worker = Worker(hospital.settings, store, ask=ask)
-        worker.start()
-        try:
-            drawn_study(tmp_path / "large", range(2))
-            hospital.send(tmp_path / "large" / "dicom")
-            assert reached.wait(PATIENCE_S)
-            drawn_study(tmp_path / "small", range(1))
-            hospital.send(tmp_path / "small" / "dicom")
-            wait_until(lambda: len(hospital.reports) == 1, PATIENCE_S, "the small study's report")
-            states = {row.state for row in store.studies.latest()}
-            assert RevisionState.READING in states, "the large one still has the only place"
-            go_on.set()
-            wait_until(lambda: len(hospital.reports) == 2, PATIENCE_S, "the large study's report")
-        finally:
-            go_on.set()
-            worker.stop()
-            receiver.stop()
-            store.close()
+    with _hospital(tmp_path) as (hospital, store), _working(hospital, store, ask, go_on):
+        drawn_study(tmp_path / "large", range(2))
+        hospital.send(tmp_path / "large" / "dicom")
+        assert reached.wait(PATIENCE_S)
+        drawn_study(tmp_path / "small", range(1))
+        hospital.send(tmp_path / "small" / "dicom")
+        wait_until(lambda: len(hospital.reports) == 1, PATIENCE_S, "the small study's report")
+        states = {row.state for row in store.studies.latest()}
+        assert RevisionState.READING in states, "the large one still has the only place"
+        go_on.set()
+        wait_until(lambda: len(hospital.reports) == 2, PATIENCE_S, "the large study's report")
 
 
 def test_of_a_long_queue_the_engine_holds_a_few_and_all_are_read(
@@ -65,16 +58,11 @@ def test_of_a_long_queue_the_engine_holds_a_few_and_all_are_read(
         assert go_on.wait(PATIENCE_S)
         return brightness_logits(crops)
 
-    with Hospital(tmp_path, quiet_s=0.0, extra="[work]\nstudies_at_a_time = 1\npoll_s = 0.05\n") as hospital:
-        store = open_store(hospital.settings)
-        receiver = make_receiver(hospital.settings, store)
-        receiver.start()
+    with _hospital(tmp_path) as (hospital, store):
         for number in range(5):
             drawn_study(tmp_path / str(number), range(1))
             hospital.send(tmp_path / str(number) / "dicom")
-        worker = Worker(hospital.settings, store, ask=ask)
-        worker.start()
-        try:
+        with _working(hospital, store, ask, go_on):
             assert reached.wait(PATIENCE_S)
             wait_until(lambda: len(store.revisions.in_state(RevisionState.QUEUED)) == 4, PATIENCE_S, "four that wait")
             time.sleep(1.0)  # twenty looks at what is due
@@ -82,8 +70,29 @@ def test_of_a_long_queue_the_engine_holds_a_few_and_all_are_read(
             assert len(begun) == 2, "the one that is read, and the next"
             go_on.set()
             wait_until(lambda: len(hospital.reports) == 5, PATIENCE_S, "all reports")
+
+
+@contextmanager
+def _hospital(folder: Path) -> Iterator[tuple[Hospital, Store]]:
+    """Run a hospital and its receiver, one study read at a time; yield it and its store."""
+    with Hospital(folder, quiet_s=0.0, extra="[work]\nstudies_at_a_time = 1\npoll_s = 0.05\n") as hospital:
+        store = open_store(hospital.settings)
+        receiver = make_receiver(hospital.settings, store)
+        receiver.start()
+        try:
+            yield hospital, store
         finally:
-            go_on.set()
-            worker.stop()
             receiver.stop()
             store.close()
+
+
+@contextmanager
+def _working(hospital: Hospital, store: Store, ask: AskModel, go_on: threading.Event) -> Iterator[None]:
+    """Run a worker; what `ask` waits for is given in the end, whatever happened."""
+    worker = Worker(hospital.settings, store, ask=ask)
+    worker.start()
+    try:
+        yield
+    finally:
+        go_on.set()
+        worker.stop()
