@@ -11,12 +11,14 @@ probabilities by up to 0.008, outside of what `allpacs.classify.bundle.verify_en
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -181,6 +183,10 @@ def converted_network(bundle: Bundle, folder: Path, part: Part = "logits") -> Pa
         return target
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for left in folder.glob(".converting-*"):  # by a worker that was killed
+            with suppress(FileNotFoundError):  # another worker has just ended with it
+                if time.time() - left.stat().st_mtime > 2 * _CONVERSION_S:
+                    shutil.rmtree(left, ignore_errors=True)
         # Two workers that start at once both convert, each in a folder of its own; the later one replaces the same.
         with tempfile.TemporaryDirectory(prefix=".converting-", dir=folder) as partial:
             _convert_elsewhere(bundle.folder, part, Path(partial) / target.name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +17,7 @@ from structlog.testing import capture_logs
 from allpacs.classify.bundle import Bundle, load_bundle
 from allpacs.classify.engines import openvino as openvino_module
 from allpacs.classify.engines.choose import gpu_present, start_engine
-from allpacs.classify.engines.openvino import OpenVinoEngine
+from allpacs.classify.engines.openvino import OpenVinoEngine, converted_network
 from allpacs.classify.engines.tensorflow import TensorFlowEngine
 from allpacs.domain.errors import ModelFault
 from allpacs.settings import SHIPPED_BUNDLE
@@ -76,6 +77,23 @@ def test_the_converted_network_is_kept(cache: Path, bundle: Bundle, monkeypatch:
     assert np.isfinite(engine.logits(bundle.golden()[0])).all()
     engine.layer_gradients(bundle.golden()[0][:1], np.zeros(1, np.int64))
     assert [file.suffix for file in sorted(cache.iterdir())] == [".bin", ".xml", ".bin", ".xml"]
+
+
+def test_what_a_killed_worker_left_in_the_cache_is_deleted(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def convert(_: Path, __: str, target: Path) -> None:
+        target.touch()
+        target.with_suffix(".bin").touch()
+
+    monkeypatch.setattr(openvino_module, "_convert_elsewhere", convert)
+    old, new = tmp_path / ".converting-old", tmp_path / ".converting-new"
+    for folder in (old, new):
+        (folder / "part").mkdir(parents=True)
+    os.utime(old, (1.0, 1.0))
+    assert converted_network(bundle, tmp_path).is_file()
+    assert not old.exists()
+    assert new.exists(), "another worker may be at it"
 
 
 def test_a_spoilt_cache_is_refused(cache: Path, bundle: Bundle, tmp_path: Path) -> None:
