@@ -9,8 +9,7 @@ import pytest
 from numpy.typing import NDArray
 from structlog.testing import capture_logs
 
-from allpacs import app
-from allpacs.app import make_destinations, make_receiver, open_store
+from allpacs.app import make_destinations, make_receiver, open_store, worker
 from allpacs.classify.bundle import load_bundle
 from allpacs.domain.errors import ConfigFault, DeliveryUnavailable, ModelFault
 from allpacs.settings import SHIPPED_BUNDLE, Settings, load_settings
@@ -126,7 +125,7 @@ def test_a_worker_asks_once_for_an_explanation_before_a_report_waits_for_one() -
         asked.append((crops.shape, toward))
         return np.zeros(crops.shape[:3], np.float32)
 
-    app._explain_once(explain, load_bundle(SHIPPED_BUNDLE))
+    worker._explain_once(explain, load_bundle(SHIPPED_BUNDLE))
     assert asked == [((1, 128, 128, 3), [0])]
 
 
@@ -135,5 +134,5 @@ def test_a_model_that_cannot_explain_still_works() -> None:
         raise ModelFault("no gradients")
 
     with capture_logs() as lines:
-        app._explain_once(explain, load_bundle(SHIPPED_BUNDLE))
+        worker._explain_once(explain, load_bundle(SHIPPED_BUNDLE))
     assert [(line["event"], line["reason"]) for line in lines] == [("model_cannot_explain", "no gradients")]
