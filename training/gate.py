@@ -18,18 +18,15 @@ from allpacs.classify.preprocess import Preprocessing, normalised
 from training.crops import Crops
 from training.datasets import Sample
 
-#: Source of the drawn pictures.
-DRAWN = "drawn"
-
-_NUMBER = 120
+_DRAWN = 120
 _DISC_SHARE = 0.25
 
 
 def drawn_outliers(contract: Preprocessing, seed: int) -> Crops:
     """Return drawn pictures that hold no cell: black, noise, flat discs, stripes, smears; no real image among them."""
     random = np.random.default_rng([seed, 7])
-    pixels = np.stack([_drawn(contract, index, random) for index in range(_NUMBER)])
-    samples = tuple(Sample(Path(f"drawn{i:03}.png"), OTHER, None, DRAWN, "none") for i in range(_NUMBER))
+    pixels = np.stack([_drawn(contract, index, random) for index in range(_DRAWN)])
+    samples = tuple(Sample(Path(f"drawn{i:03}.png"), OTHER, None, "drawn", "none") for i in range(_DRAWN))
     return Crops(pixels, samples)
 
 

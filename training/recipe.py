@@ -123,17 +123,9 @@ class Fit(_Section):
 
 
 class Gate(_Section):
-    """A third output for what is neither class: cells of these labels of data sets, and drawn noise.
-
-    Attributes
-    ----------
-    normal:
-        Share of an outlier cell's target that the last class (HEM) has, not the third output: a normal cell of another
-        kind is no lymphoblast either, and the difference of the two classes, which judges, should say so.
-    """
+    """A third output for what is neither class: cells of these labels of data sets, and drawn noise."""
 
     outliers: tuple[str, ...] = ()
-    normal: Share = 0.0
     acceptance: Share = 0.95
 
 

@@ -39,8 +39,8 @@ from training.augment import augment
 from training.crops import Crops, joined, read_crops
 from training.datasets import read
 from training.fit import CHECKPOINT, Examples, Progress, fit, logits_of
-from training.gate import DRAWN, drawn_outliers
-from training.recipe import Gate, Recipe
+from training.gate import drawn_outliers
+from training.recipe import Recipe
 from training.splits import TEST, TRAIN, VALID, Split, balanced, group_of, make_split, unit_of
 from training.weights import begin
 
@@ -74,14 +74,6 @@ class Prepared:
         """One-hot classes."""
         places = [self.classes.index(s.label) for s in self.cells.samples]
         return np.eye(len(self.classes), dtype=np.float32)[places]
-
-    def learned(self, gate: Gate | None) -> NDArray[np.float32]:
-        """Return the targets that are trained on: of outliers that are cells, `Gate.normal` is the last class's."""
-        targets = self.targets
-        if gate is not None and gate.normal:
-            cells = [s.label == OTHER and s.source != DRAWN for s in self.cells.samples]
-            targets[cells, -2:] = gate.normal, 1.0 - gate.normal
-        return targets
 
 
 def prepare(recipe: Recipe, data: Mapping[str, Path], folder: Path) -> Prepared:
@@ -261,8 +253,7 @@ def _learn_all(
         for layer in model.layers:
             if recipe.network.frozen and layer.name.startswith(recipe.network.frozen):
                 layer.trainable = False
-        learned = prepared.learned(recipe.gate)
-        training = Examples(cells.pixels[trained], learned[trained], shares_of(cells.pick(trained), recipe.fit.draw))
+        training = Examples(cells.pixels[trained], targets[trained], shares_of(cells.pick(trained), recipe.fit.draw))
         at = fit(model, training, Examples(cells.pixels[validated], targets[validated]), recipe.fit, folder)
     return _Learned(state_of(model), lambda places: logits_of(model, cells.pixels[places]), at, begun)
 
@@ -281,10 +272,9 @@ def _learn_head(
         dense_units=recipe.network.dense_units, dropout=recipe.network.dropout,
     )  # fmt: skip
     targets, shares = prepared.targets, shares_of(prepared.cells.pick(trained), recipe.fit.draw)
-    learned = prepared.learned(recipe.gate)
     training = Examples(
         features.of_views[:, trained].reshape(-1, width),
-        np.tile(learned[trained], (views, 1)),
+        np.tile(targets[trained], (views, 1)),
         None if shares is None else np.tile(shares, views) / views,
     )
     plain = features.of_views[0]
