@@ -11,15 +11,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
+from pydantic import ValidationError
 
 from allpacs.cells.whole_frame import WholeFrame
 from allpacs.classify.aggregate import LABELS, OTHER, Thresholds, probability_other
-from allpacs.classify.bundle import GOLDEN_TOLERANCE, WEIGHTS_FILE, Bundle, save_golden, write_bundle
+from allpacs.classify.bundle import CONTRACT_FILE, GOLDEN_TOLERANCE, WEIGHTS_FILE, Bundle, save_golden, write_bundle
 from allpacs.classify.engines.network import FAMILY, load_weights, save_weights, set_state
 from allpacs.classify.preprocess import Preprocessing, prepare
 from allpacs.classify.quality import Quality
 from allpacs.domain.errors import InputFault
 from allpacs.domain.image import Frame
+from allpacs.settings import SHIPPED_BUNDLE
 from training.card import CARD, INTENDED_USE, LICENCE, model_card
 from training.datasets import DATA_SETS
 from training.evaluate import ABSTAINED, evaluate_run
@@ -117,6 +119,8 @@ def _recipe_of(run: Path) -> tuple[Recipe, tuple[str, ...]]:
         recipe = Recipe.model_validate(json.loads((run / "run.json").read_text())["recipe"])
     except OSError as fault:
         raise InputFault(f"{run} holds no run: train one first (python -m training fit ...)") from fault
+    except ValidationError as fault:
+        raise InputFault(f"{run} was made by another version: export it with that one (git: run.json)") from fault
     if recipe.data.classes != LABELS or recipe.network.name != "efficientnetb3" or recipe.data.view != "cell":
         raise InputFault(
             f"a model of {recipe.name} cannot serve: it takes EfficientNetB3, the classes ALL and HEM, and cells"
@@ -186,6 +190,9 @@ def _start_data(start: str) -> list[dict[str, Any]]:
     }
     if start == "lite2":
         return [lite2]
+    if start == "pbc" and not PBC_WEIGHTS.is_file():  # as shipped: `training.weights.begin`
+        rows = json.loads((SHIPPED_BUNDLE / CONTRACT_FILE).read_text())["training_data"]
+        return [row for row in rows if row["note"].startswith(("pre-training", lite2["note"]))]
     beside = (PBC_WEIGHTS if start == "pbc" else Path(start)).parent
     if not (beside / "done.json").is_file():
         return []

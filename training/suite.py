@@ -29,7 +29,8 @@ class PlannedRun(BaseModel):
     name:
         Of its folder.
     start:
-        The earlier run whose first fold's weights it begins with; or `weights`, as the command line has it.
+        The earlier run whose first fold's weights it begins with (``pbc`` without that run: as shipped); or `weights`,
+        as the command line has it.
     set:
         Changes of the recipe.
     """
@@ -48,7 +49,10 @@ class PlannedRun(BaseModel):
         said = ["reproduce", self.recipe, "--out", str(out / self.name)]
         for folder in data:
             said += ["--data", folder]
-        weights = self.weights if self.start is None else str(_weights_of(self.start, out))
+        weights = self.weights
+        if self.start is not None:
+            trained = _weights_of(self.start, out)
+            weights = str(trained) if trained.is_file() else self.start
         if weights is not None:
             said += ["--weights", weights]
         for change in self.set:
@@ -77,7 +81,7 @@ def run_all(data: Sequence[str], out: Path, only: Collection[str] = (), plan: Pa
         if only and one.name not in only:
             continue
         print(f"== {one.name}: {one.about}", flush=True)
-        if one.start is not None and not _weights_of(one.start, out).is_file():
+        if one.start not in {None, "pbc"} and not _weights_of(one.start, out).is_file():
             print(f"   left out: {one.start}, which it begins with, is not done", flush=True)
         elif not _report(one, out).is_file():
             subprocess.run([sys.executable, "-m", "training", *one.command(data, out)], check=False)  # noqa: S603

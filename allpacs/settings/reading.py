@@ -10,7 +10,7 @@ from pydantic import Field, SecretStr
 
 from allpacs.settings.common import Section
 
-SHIPPED_BUNDLE = Path(__file__).parents[1] / "models" / "first"
+SHIPPED_BUNDLE = Path(__file__).parents[1] / "models" / "shipped"
 
 
 class StoreSettings(Section):

@@ -10,9 +10,12 @@ import pytest
 
 from allpacs.classify.bundle import load_bundle
 from allpacs.classify.engines.choose import start_engine
+from allpacs.classify.engines.network import state_of
 from allpacs.domain.errors import ConfigFault, InputFault
-from training import networks
+from allpacs.settings import SHIPPED_BUNDLE
+from training import networks, weights
 from training.__main__ import main
+from training.export import _start_data
 from training.recipe import read_recipe, recipe_names
 from training.run import run, shares_of, stored_weights
 from training.splits import group_of
@@ -139,10 +142,27 @@ def test_weights_that_cannot_be_had_name_the_others(few_images: Path, tmp_path: 
     for start, said, fault in (
         ("lite2", "lite2 starts EfficientNetB3 only", ConfigFault),
         ("imagenet", "has no ImageNet weights", ConfigFault),
-        ("nowhere.safetensors", "weights are missing: .*start from lite2, none or imagenet", InputFault),
+        ("nowhere.safetensors", "weights are missing: .*start from pbc, lite2, none or imagenet", InputFault),
     ):
         with pytest.raises(fault, match=said):
             run(recipe, {"": few_images}, tmp_path / start, weights=start)
+
+
+def test_pbc_without_a_run_of_it_is_what_the_shipped_bundle_has(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(weights, "PBC_WEIGHTS", tmp_path / "none")
+    recipe = read_recipe("best", ("data.input_px=32",))
+    model = networks.build("efficientnetb3", 3, 32, dense_units=256, dropout=0.45, seed=1)
+    before = state_of(model)
+    weights.begin(model, recipe, "pbc", np.zeros((1, 32, 32, 3), np.uint8))
+    after, shipped = state_of(model), stored_weights(SHIPPED_BUNDLE / "weights.safetensors")
+    for name, value in after.items():
+        expected = before[name] if name.startswith("head_") else shipped[name]
+        np.testing.assert_array_equal(value, expected, err_msg=name)
+    assert [row["note"] for row in _start_data("pbc")] == [
+        "pre-training (recipe pbc)", "start filters only; no image was used here",
+    ]  # fmt: skip
 
 
 def test_a_download_that_fails_names_the_alternatives(monkeypatch: pytest.MonkeyPatch) -> None:
