@@ -10,15 +10,15 @@ probabilities by up to 0.008, outside of what `allpacs.classify.bundle.verify_en
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
 import threading
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -183,15 +183,16 @@ def converted_network(bundle: Bundle, folder: Path, part: Part = "logits") -> Pa
         return target
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        for left in folder.glob(".converting-*"):  # by a worker that was killed
-            with suppress(FileNotFoundError):  # another worker has just ended with it
-                if time.time() - left.stat().st_mtime > 2 * _CONVERSION_S:
-                    shutil.rmtree(left, ignore_errors=True)
-        # Two workers that start at once both convert, each in a folder of its own; the later one replaces the same.
-        with tempfile.TemporaryDirectory(prefix=".converting-", dir=folder) as partial:
-            _convert_elsewhere(bundle.folder, part, Path(partial) / target.name)
-            for suffix in (".bin", ".xml"):  # the .xml last: its presence says that both are there
-                (Path(partial) / target.name).with_suffix(suffix).replace(target.with_suffix(suffix))
+        with (folder / ".converting.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # of workers that start at once one converts, and the others wait for it
+            if target.is_file() and target.with_suffix(".bin").is_file():
+                return target
+            for left in folder.glob(".converting-*"):  # by a worker that was killed: who converts holds the lock
+                shutil.rmtree(left, ignore_errors=True)
+            with tempfile.TemporaryDirectory(prefix=".converting-", dir=folder) as partial:
+                _convert_elsewhere(bundle.folder, part, Path(partial) / target.name)
+                for suffix in (".bin", ".xml"):  # the .xml last: its presence says that both are there
+                    (Path(partial) / target.name).with_suffix(suffix).replace(target.with_suffix(suffix))
     except OSError as error:
         raise ModelFault(f"the converted network cannot be kept in the cache of models: {error.strerror}") from error
     return target

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,7 @@ class _Broken:
         return True
 
     def logits(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
-        return np.tile(np.array([9.0, -9.0], np.float32), (len(batch), 1))
+        return np.tile(np.array([9.0, -9.0, 0.0], np.float32), (len(batch), 1))
 
 
 def test_a_cpu_gets_openvino_without_loading_tensorflow(cache: Path) -> None:
@@ -76,7 +77,7 @@ def test_the_converted_network_is_kept(cache: Path, bundle: Bundle, monkeypatch:
     engine = OpenVinoEngine(bundle, cache=cache)
     assert np.isfinite(engine.logits(bundle.golden()[0])).all()
     engine.layer_gradients(bundle.golden()[0][:1], np.zeros(1, np.int64))
-    assert [file.suffix for file in sorted(cache.iterdir())] == [".bin", ".xml", ".bin", ".xml"]
+    assert [file.suffix for file in sorted(cache.glob("[!.]*"))] == [".bin", ".xml", ".bin", ".xml"]
 
 
 def test_what_a_killed_worker_left_in_the_cache_is_deleted(
@@ -87,17 +88,32 @@ def test_what_a_killed_worker_left_in_the_cache_is_deleted(
         target.with_suffix(".bin").touch()
 
     monkeypatch.setattr(openvino_module, "_convert_elsewhere", convert)
-    old, new = tmp_path / ".converting-old", tmp_path / ".converting-new"
-    for folder in (old, new):
-        (folder / "part").mkdir(parents=True)
-    os.utime(old, (1.0, 1.0))
+    left = tmp_path / ".converting-left"
+    (left / "part").mkdir(parents=True)
     assert converted_network(bundle, tmp_path).is_file()
-    assert not old.exists()
-    assert new.exists(), "another worker may be at it"
+    assert not left.exists()
+
+
+def test_of_workers_that_start_at_once_one_converts(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    conversions: list[Path] = []
+
+    def convert(_: Path, __: str, target: Path) -> None:
+        conversions.append(target)
+        time.sleep(0.5)
+        target.touch()
+        target.with_suffix(".bin").touch()
+
+    monkeypatch.setattr(openvino_module, "_convert_elsewhere", convert)
+    with ThreadPoolExecutor(4) as workers:
+        made = list(workers.map(lambda _: converted_network(bundle, tmp_path), range(4)))
+    assert len(conversions) == 1
+    assert len(set(made)) == 1
 
 
 def test_a_spoilt_cache_is_refused(cache: Path, bundle: Bundle, tmp_path: Path) -> None:
-    for file in cache.iterdir():
+    for file in cache.glob("[!.]*"):
         (tmp_path / file.name).write_bytes(file.read_bytes() if file.suffix == ".bin" else b"<net/>")
     with pytest.raises(ModelFault, match=r"delete .*\.xml from the cache"):
         OpenVinoEngine(bundle, cache=tmp_path)
@@ -119,7 +135,7 @@ def test_nor_do_they_explain_them(cache: Path, bundle: Bundle, tmp_path: Path) -
 
 def _spoil(cache: Path, target: Path, part: str) -> None:
     """Copy a cache, the weights of one of its networks altered."""
-    for file in cache.iterdir():
+    for file in cache.glob("[!.]*"):
         content = bytearray(file.read_bytes())
         if file.suffix == ".bin" and file.stem.endswith("-explanation") == (part == "explanation"):
             weights = np.frombuffer(content, np.float32, offset=len(content) // 2 // 4 * 4)
