@@ -31,7 +31,7 @@ from training.metrics import abstain_band, sigmoid, temperature_of
 from training.recipe import Recipe
 from training.run import WEIGHTS, build, stored_weights
 from training.splits import TRAIN, VALID
-from training.weights import PBC_WEIGHTS
+from training.weights import weights_file
 
 
 def export(run: Path, out: Path, *, name: str, version: str, fold: int) -> Bundle:
@@ -190,10 +190,10 @@ def _start_data(start: str) -> list[dict[str, Any]]:
     }
     if start == "lite2":
         return [lite2]
-    if start == "pbc" and not PBC_WEIGHTS.is_file():  # as shipped: `training.weights.begin`
-        rows = json.loads((SHIPPED_BUNDLE / CONTRACT_FILE).read_text())["training_data"]
+    beside = weights_file(start).parent
+    if beside == SHIPPED_BUNDLE:
+        rows = json.loads((beside / CONTRACT_FILE).read_text())["training_data"]
         return [row for row in rows if row["note"].startswith(("pre-training", lite2["note"]))]
-    beside = (PBC_WEIGHTS if start == "pbc" else Path(start)).parent
     if not (beside / "done.json").is_file():
         return []
     before = json.loads((beside.parent / "run.json").read_text())

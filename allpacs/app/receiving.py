@@ -61,7 +61,7 @@ def make_receiver(settings: Settings, store: Store, audit: AuditTrail | None = N
         require_called_ae=receive.require_called_ae_title,
         allowed_calling=receive.allowed_calling,
         allowed_networks=receive.allowed_networks,
-        tls=None if receive.tls is None else make_tls(receive.tls, "receive.tls"),
+        tls=make_tls(receive.tls, "receive.tls"),
         max_associations=receive.max_associations,
         max_pdu_bytes=receive.max_pdu,
         max_memory_bytes=receive.max_memory_mb * 1_000_000,
@@ -104,7 +104,7 @@ def _report_back(settings: Settings) -> dict[str, Callable[[Answer], None]]:
     for ae_title, source in settings.receive.sources.items():
         if (peer := source.commitment) is not None:
             section = f"receive.sources.{ae_title}.commitment.tls"
-            tls = None if peer.tls is None else make_tls(peer.tls, section)
+            tls = make_tls(peer.tls, section)
             to = Peer(peer.host, peer.port, ae_title, settings.receive.ae_title, peer.timeout_s, tls)
             made[ae_title] = partial(report_commitment, to)
     return made

@@ -33,7 +33,7 @@ def make_audit(settings: Settings, process: str) -> AuditTrail:
         one.port,
         ae_title=settings.receive.ae_title,
         source_id=one.source_id,
-        tls=None if one.tls is None else make_tls(one.tls, "audit.tls"),
+        tls=make_tls(one.tls, "audit.tls"),
     )
     trail.started(process)
     return trail
@@ -90,7 +90,7 @@ def start_monitor(settings: Settings, store: Store, port: int, *, healthy: Check
         ready=all_ready,
         collector=StoreMetrics(store),
         token=None if one.bearer_token is None else one.bearer_token.get_secret_value(),
-        tls=None if one.tls is None else make_tls(one.tls, "monitor.tls"),
+        tls=make_tls(one.tls, "monitor.tls"),
     )
     try:
         monitor.start()

@@ -126,7 +126,7 @@ def _destination(settings: Settings, name: str) -> str:
 
 
 def _commitment(settings: Settings, title: str, peer: CommitmentPeerSettings, section: str) -> str:
-    tls = None if peer.tls is None else make_tls(peer.tls, f"{section}.tls")
+    tls = make_tls(peer.tls, f"{section}.tls")
     return echo(peer.host, peer.port, title, settings.receive.ae_title, timeout_s=peer.timeout_s, tls=tls)
 
 

@@ -3,10 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
 from pydantic import Field, SecretStr
 
 from allpacs.settings.common import Section
+
+_Key = Annotated[
+    Path | None,
+    Field(
+        description="its private key; unset: in the file of the certificate", examples=["/etc/allpacs/tls/allpacs.key"]
+    ),
+]
+_KeyPassword = Annotated[
+    SecretStr | None, Field(description="of an encrypted key; prefer the environment", examples=["…"])
+]
 
 
 class TlsSettings(Section):
@@ -17,14 +28,8 @@ class TlsSettings(Section):
         description="our certificate and its chain; unset: we show none",
         examples=["/etc/allpacs/tls/allpacs.pem"],
     )
-    key: Path | None = Field(
-        None,
-        description="its private key; unset: in the file of the certificate",
-        examples=["/etc/allpacs/tls/allpacs.key"],
-    )
-    key_password: SecretStr | None = Field(
-        None, description="of an encrypted key; prefer the environment", examples=["…"]
-    )
+    key: _Key = None
+    key_password: _KeyPassword = None
     trusted: Path | None = Field(
         None, description="authorities we trust; unset: the platform's", examples=["/etc/allpacs/tls/hospital-ca.pem"]
     )
@@ -35,14 +40,8 @@ class ServerTlsSettings(Section):
     """Our certificate and whom we trust, as a server. PEM files; exchanged ones are in use with the next connection."""
 
     certificate: Path = Field(description="our certificate and its chain", examples=["/etc/allpacs/tls/allpacs.pem"])
-    key: Path | None = Field(
-        None,
-        description="its private key; unset: in the file of the certificate",
-        examples=["/etc/allpacs/tls/allpacs.key"],
-    )
-    key_password: SecretStr | None = Field(
-        None, description="of an encrypted key; prefer the environment", examples=["…"]
-    )
+    key: _Key = None
+    key_password: _KeyPassword = None
     trusted: Path | None = Field(
         None,
         description="authorities whose certificates senders must have",

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-from benchmarks.measure import Row
+from benchmarks.measure import Row, measured
 from benchmarks.rows.plugin import whole_plugin
 from benchmarks.scale import Scale
 
@@ -26,7 +26,7 @@ def rows(scale: Scale) -> Iterator[Row]:
         with _Watch() as watch:
             cost_s[size] = 1.0 / whole_plugin(scale, size, side_px=_SIDE_PX)
         memory_gb = max(memory_gb, watch.peak_gb)
-        yield Row(f"scaling_{size}", cost_s[size], None, None, "s/instance", 1, cost_s[size], cost_s[size], aim="")
+        yield measured(f"scaling_{size}", [cost_s[size]], unit="s/instance", aim="")
     ratio = cost_s[scale.large] / cost_s[scale.small]
     setting = f"{scale.large} instances of {_SIDE_PX} × {_SIDE_PX} px"
     yield Row(
@@ -41,9 +41,7 @@ def rows(scale: Scale) -> Iterator[Row]:
         aim="<= 1.1",
         setting=f"{setting}, against {scale.small}",
     )
-    yield Row(
-        "memory_50k_gb", memory_gb, None, None, "GB", 1, memory_gb, memory_gb, aim="<= 2", setting=f"worker, {setting}"
-    )
+    yield measured("memory_50k_gb", [memory_gb], unit="GB", aim="<= 2", setting=f"worker, {setting}")
 
 
 class _Watch:

@@ -7,7 +7,6 @@ from the key to what is seen, with the driver's own round trips in them. Every d
 from __future__ import annotations
 
 import shutil
-import statistics
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -27,7 +26,7 @@ from allpacs.domain.review import Decision
 from allpacs.domain.specimen import PatientAndSpecimen
 from allpacs.store.records import RevisionState
 from allpacs.store.store import Store
-from benchmarks.measure import Row
+from benchmarks.measure import Row, measured
 from benchmarks.rows.console import MODEL, serving
 from benchmarks.scale import Scale
 
@@ -57,10 +56,24 @@ def rows(scale: Scale) -> Iterator[Row]:
             setting = f"{_CELLS} cells, Chromium at 1366 x 768"
             if paced:
                 shown, saved = _at_a_pace(page)
-                yield _row("review_key_shown", shown, "ms", "<= 100", setting + ", 200 keys a minute")
-                yield _row("review_key_saved", saved, "ms", f"<= {1000 * _PACE_S:.0f}", setting + ", 200 keys a minute")
+                yield measured(
+                    "review_key_shown", shown, unit="ms", aim="<= 100", setting=f"{setting}, 200 keys a minute"
+                )
+                yield measured(
+                    "review_key_saved",
+                    saved,
+                    unit="ms",
+                    aim=f"<= {1000 * _PACE_S:.0f}",
+                    setting=f"{setting}, 200 keys a minute",
+                )
             else:
-                yield _row("review_cells_per_minute", [_at_once(page)], "/min", ">= 200", setting + ", key after key")
+                yield measured(
+                    "review_cells_per_minute",
+                    [_at_once(page)],
+                    unit="/min",
+                    aim=">= 200",
+                    setting=f"{setting}, key after key",
+                )
             browser.close()
         _check_nothing_lost(store, study)
         store.close()
@@ -90,12 +103,6 @@ def _at_once(page: Page) -> float:
         f"() => document.querySelectorAll('.cell:not(.unsaved):not([data-decision=\"\"])').length === {_CELLS}"
     )
     return 60 * _CELLS / (time.perf_counter() - began)
-
-
-def _row(name: str, figures: list[float], unit: str, aim: str, setting: str) -> Row:
-    return Row(
-        name, statistics.median(figures), None, None, unit, len(figures), min(figures), max(figures), aim, setting
-    )
 
 
 def _check_nothing_lost(store: Store, study: str) -> None:

@@ -224,7 +224,7 @@ def _convert(bundle_folder: Path, part: Part, target: Path) -> None:
     openvino = _load_openvino()
     from allpacs.classify.engines.tensorflow import TensorFlowEngine
 
-    engine = TensorFlowEngine(load_bundle(bundle_folder))
+    engine = TensorFlowEngine(load_bundle(bundle_folder), warm_up=())  # only what is converted is traced
     traced = (engine.graph if part == "logits" else engine.explaining).get_concrete_function()
     graph = openvino.convert_model(traced)
     # Beside what is asked for the converter keeps one output for every activation with a gradient of its own, and what
