@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import random
 import statistics
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Any
 
@@ -134,7 +134,7 @@ def simulate(per_s: float, cores: int, costs: Costs, *, seconds: float, seed: in
     worked = 0.0
     took: list[float] = []
 
-    def study() -> Iterator[Any]:
+    def study() -> Generator[Any, Any, Any]:
         nonlocal worked
         began = world.now
         left = STUDY
@@ -149,7 +149,7 @@ def simulate(per_s: float, cores: int, costs: Costs, *, seconds: float, seed: in
                 worked += cost_s
         took.append(world.now - began)
 
-    def hospital() -> Iterator[Any]:
+    def hospital() -> Generator[Any, Any, Any]:
         while True:
             yield world.timeout(draw.expovariate(per_s / STUDY))
             world.process(study())

@@ -30,7 +30,8 @@ from allpacs.deliver.association import Verdict, judge, status_text
 from allpacs.domain.artefacts import DICOM_KINDS, ArtefactKind
 from allpacs.domain.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from allpacs.receive import admit
-from allpacs.report import annotations, codes, document, key_images, pdf
+from allpacs.report import annotations as bulk_annotations
+from allpacs.report import codes, document, key_images, pdf
 from allpacs.report.context import CellPicture
 from allpacs.report.fhir import fhir_bundle
 from allpacs.results import results
@@ -89,7 +90,7 @@ def dicom() -> str:
         answers=[(status_text(status), _THEN[judge(status)]) for status in _ANSWERS],
         sr_series=document.SERIES_NUMBER,
         key_series=key_images.SERIES_NUMBER,
-        ann_series=annotations.SERIES_NUMBER,
+        ann_series=bulk_annotations.SERIES_NUMBER,
         pdf_series=pdf.SERIES_NUMBER,
         attributes=list(_attributes()),
         many_cells=ReportSettings().annotations_above,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,11 @@ def _set(item: Dataset, keyword: str, value: object) -> None:
     setattr(item, keyword, value)
 
 
+def _set_all(items: Iterable[Dataset], keyword: str, value: object) -> None:
+    for item in items:
+        _set(item, keyword, value)
+
+
 SR: dict[str, Callable[[Dataset], object]] = {
     "another study": lambda r: _set(r, "StudyInstanceUID", generate_uid()),
     "another patient": lambda r: _set(r, "PatientID", "SOMEBODY-ELSE"),
@@ -68,7 +73,7 @@ SR: dict[str, Callable[[Dataset], object]] = {
     "group without a template": lambda r: delattr(_first(r, "125007"), "ContentTemplateSequence"),
     "group without a tracking UID": lambda r: _without(r, "112040"),
     "group without a tracking identifier": lambda r: _without(r, "112039"),
-    "two cells of one tracking UID": lambda r: [_set(item, "UID", "1.2.3") for item in _items(r, "112040")],
+    "two cells of one tracking UID": lambda r: _set_all(_items(r, "112040"), "UID", "1.2.3"),
     "group without a finding": lambda r: _without(r, "121071"),
     "group without a region": lambda r: _without(r, "111030"),
     "group without an algorithm": lambda r: _without(r, "111001"),
@@ -106,7 +111,7 @@ SR: dict[str, Callable[[Dataset], object]] = {
     "no evidence": lambda r: delattr(r, "CurrentRequestedProcedureEvidenceSequence"),
     "no contributing equipment": lambda r: delattr(r, "ContributingEquipmentSequence"),
     "private scheme not identified": lambda r: delattr(r, "CodingSchemeIdentificationSequence"),
-    "not said to be research": lambda r: [_set(item, "TextValue", "Fine.") for item in _items(r, "121106")],
+    "not said to be research": lambda r: _set_all(_items(r, "121106"), "TextValue", "Fine."),
     "UID that is none": lambda r: _set(_first(r, "112040"), "UID", "1.02.x"),
     "missing type 2 sequence": lambda r: delattr(r, "PerformedProcedureCodeSequence"),
     "specimen of another slide": lambda r: _set(r, "ContainerIdentifier", "SLIDE-2"),
@@ -168,7 +173,7 @@ def checks(outcome: Outcome, report: Path, bundle: bytes, sources: Sequence[Path
     folder.mkdir()
     headers = [dcmread(source, stop_before_pixels=True) for source in sources]
     sound = json.loads(bundle)
-    missed = []
+    missed: list[str] = []
     for name, break_it in SR.items():
         broken = dcmread(report)
         break_it(broken)
@@ -200,7 +205,7 @@ def checks(outcome: Outcome, report: Path, bundle: bytes, sources: Sequence[Path
     )  # fmt: skip
 
 
-def _noticed_in_sr(file: Path, headers: list[Dataset]) -> bool:
+def _noticed_in_sr(file: Path, headers: Sequence[Dataset]) -> bool:
     """Whether a judge finds fault; PixelMed's, which takes seconds, is asked last."""
     try:
         faults = own_sr.faults(dcmread(file), headers)

@@ -63,7 +63,7 @@ def _all(hospital: Hospital, outcome: Outcome) -> Iterator[Iterator[Check]]:
     yield fhir.stored(hospital, bundle, study_uid, sr.uid)
     yield round_trip.checks(hospital, report, study_uid)
     many = study(hospital.folder / "crowded", crowded(hospital.folder / "crowded-pictures"))
-    yield route.annotations(hospital, many)
+    yield route.bulk_annotations(hospital, many)
     yield objects.checks(_results(hospital, many), many, hospital.folder)
     yield viewer.checks(hospital, report)
     yield fhir.signed(hospital, signed[ArtefactKind.FHIR], study_uid)
@@ -81,14 +81,14 @@ def _results(hospital: Hospital, files: Sequence[Path]) -> dict[str, Path]:
     summary = any(one.kind is ArtefactKind.ANNOTATIONS for one in found)
     names = {ArtefactKind.SR: "summary report" if summary else "structured report"}
     suffix = " of many cells" if summary else ""
-    files: dict[str, Path] = {}
+    named: dict[str, Path] = {}
     for artefact in found:
         name = f"{names.get(artefact.kind, str(artefact.kind).replace('-', ' '))}{suffix}"
-        several = sum(one.startswith(name) for one in files)
+        several = sum(one.startswith(name) for one in named)
         file = hospital.folder / artefact.file_name
         file.write_bytes(artefact.content)
-        files[f"{name}, {several + 1}" if several else name] = file
-    return files
+        named[f"{name}, {several + 1}" if several else name] = file
+    return named
 
 
 def _signed(hospital: Hospital, files: Sequence[Path], sr: Artefact) -> dict[ArtefactKind, Artefact]:

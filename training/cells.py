@@ -140,7 +140,7 @@ def _share(part: int, whole: int) -> dict[str, Any]:
 def measure_boxes(fields: Sequence[Field]) -> dict[str, Any]:
     """Return recall and precision at several overlaps, and at 0.5 for several least sizes of a cell."""
     pairs = [(field.boxes, [(_corners(c.box), int(c.mask.sum())) for c in cells]) for field, cells in _found(fields)]
-    middle = float(np.median([area for _, found in pairs for _, area in found] or [1.0]))
+    middle = float(np.median([area for _, found in pairs for _, area in found] or [1]))
     expected = sum(len(boxes) for boxes, _ in pairs)
 
     def at(least_overlap: float, least_area: float) -> dict[str, Any]:

@@ -214,7 +214,8 @@ def _two_classes(
 ) -> None:
     """Add the figures of ALL against HEM, and those of the gate where the network has one."""
     label = np.array([p["label"] for p in pictures])
-    parts, temperatures, thresholds, other = [], [], [], {}
+    parts, temperatures, thresholds = [], [], []
+    other: dict[str, list[bool]] = {}
     for (valid, valid_logits), (test, test_logits) in zip(answers[VALID], answers[TEST], strict=True):
         known = np.isin(label[valid], LABELS)
         truth = label[valid][known] == LABELS[0]

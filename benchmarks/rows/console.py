@@ -140,7 +140,7 @@ def _fill(store: Store, folder: Path, count: int) -> list[str]:
         found = _findings(sop, uid, rng, cells)
         labels = [cell.label for cell in found.cells]
         positive, negative = labels.count(CellLabel.ALL), labels.count(CellLabel.HEM)
-        scores = np.histogram([cell.probability_all for cell in found.cells], SCORE_BINS, (0, 1))[0]
+        scores = np.histogram(np.array([cell.probability_all for cell in found.cells], float), SCORE_BINS, (0, 1))[0]
         add(
             "studies",
             study_uid=uid,

@@ -77,7 +77,8 @@ def _differences(stored: dict[str, Cell], read: dict[str, Cell]) -> Iterator[str
 
 def _by_highdicom(report: Path) -> dict[str, Cell]:
     read = {}
-    for group in highdicom.sr.srread(report).content.get_planar_roi_measurement_groups():
+    content: Any = highdicom.sr.srread(report).content  # of TID 1500
+    for group in content.get_planar_roi_measurement_groups():
         numbers = [item.value for item in group.get_measurements() if item.name.value == "122157"]
         points = [(float(x), float(y)) for x, y in group.roi.value]
         probability = float(numbers[0]) if numbers else None

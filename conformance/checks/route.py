@@ -96,7 +96,7 @@ def checks(hospital: Hospital, files: list[Path]) -> Iterator[Check]:
     KEY_IMAGE.write_bytes(frame)
 
 
-def annotations(hospital: Hospital, files: list[Path]) -> Iterator[Check]:
+def bulk_annotations(hospital: Hospital, files: list[Path]) -> Iterator[Check]:
     """Send images of many cells: annotations of each come back beside a summary report, which names them."""
     pacs = hospital.pacs
     study_uid = dcmread(files[0], stop_before_pixels=True).StudyInstanceUID

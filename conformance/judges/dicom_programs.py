@@ -58,8 +58,8 @@ def pixelmed(file: Path) -> list[str]:
     """Return the errors of PixelMed's template validator, but for its known false ones."""
     limits = [f"-Djdk.xml.xpath{name}Limit=0" for name in ("TotalOp", "ExprOp", "ExprGrp")]
     told = run(
-        *("java", "-XX:TieredStopAtLevel=1", "-Djava.awt.headless=true", *limits, "-cp", PIXELMED),
-        *("com.pixelmed.validate.DicomSRValidator", file),
+        *("java", "-XX:TieredStopAtLevel=1", "-Djava.awt.headless=true", *limits),
+        *("-cp", str(PIXELMED), "com.pixelmed.validate.DicomSRValidator", str(file)),
     )
     lines = (told.stdout + told.stderr).splitlines()
     errors = [

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
+from typing import Any
 
 from pydicom.dataset import Dataset
 from pydicom.sr._concepts_dict import concepts
@@ -185,9 +186,10 @@ def _pinned(code: Dataset) -> Iterator[str]:
 
 @lru_cache
 def _dictionary() -> dict[tuple[str, str], str]:
+    known: dict[str, Any] = concepts  # scheme → keyword → value → (meaning, context groups)
     return {
         (scheme, value): meaning
-        for scheme, keywords in concepts.items()
+        for scheme, keywords in known.items()
         for several in keywords.values()
         for value, (meaning, *_) in several.items()
     }

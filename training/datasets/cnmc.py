@@ -91,7 +91,9 @@ def verify(folder: Path, *, final_test: bool = False) -> Verification:
         raise InputFault(f"data set missing: {folder} is not a folder (--data names the one that holds it)")
     known = {fact.path: fact for fact in facts()}
     stems = {str(Path(path).with_suffix("")) for path in known}
-    intact, altered, recoded, extra = [], [], [], []
+    intact: list[str] = []
+    altered: list[str] = []
+    recoded, extra = [], []
     for path in sorted(p for p in folder.rglob("*") if p.is_file() and p.suffix.lower() in _IMAGES):
         name = path.relative_to(folder).as_posix()
         if name in known:
