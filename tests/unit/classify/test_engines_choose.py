@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -18,7 +20,7 @@ from structlog.testing import capture_logs
 from allpacs.classify.bundle import Bundle, load_bundle
 from allpacs.classify.engines import openvino as openvino_module
 from allpacs.classify.engines.choose import gpu_present, start_engine
-from allpacs.classify.engines.openvino import OpenVinoEngine, converted_network
+from allpacs.classify.engines.openvino import OpenVinoEngine, Part, converted_network
 from allpacs.classify.engines.tensorflow import TensorFlowEngine
 from allpacs.domain.errors import ModelFault
 from allpacs.settings import SHIPPED_BUNDLE
@@ -33,10 +35,13 @@ def bundle() -> Bundle:
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory: pytest.TempPathFactory, bundle: Bundle) -> Path:
-    """Return a cache that holds the shipped network."""
+    """Return a cache that holds the shipped network, both parts of it and nothing else."""
     folder = tmp_path_factory.mktemp("cache")
-    engine = OpenVinoEngine(bundle, cache=folder)
-    engine.layer_gradients(bundle.golden()[0][:1], np.zeros(1, np.int64))
+    shared = Path(os.environ["ALLPACS_MODEL__CACHE"])
+    for part in get_args(Part):
+        network = converted_network(bundle, shared, part)
+        for file in (network, network.with_suffix(".bin")):
+            shutil.copy(file, folder)
     return folder
 
 
