@@ -29,6 +29,8 @@ called_ae = "PACS"
 """
 _SR = "1.2.840.10008.5.1.4.1.1.88.34"
 _LONGEST_S = 1800.0
+#: And at least so long for each instance, seconds: several times what it takes.
+_LONGEST_EACH_S = 0.1
 
 
 def rows(scale: Scale) -> Iterator[Row]:
@@ -95,15 +97,16 @@ def timed(scale: Scale, port: int, pacs: Archive, count: int, side_px: int = 450
     try:
         began = time.perf_counter()
         receivers.send_at_once([files], port)
-        _until(lambda: any(one.study_uid == study_uid and one.sop_class_uid == _SR for one in pacs.instances))
+        _until(lambda: any(one.study_uid == study_uid and one.sop_class_uid == _SR for one in pacs.instances), count)
         return time.perf_counter() - began
     finally:
         instances.discard(files)
 
 
-def _until(there: Callable[[], bool]) -> None:
-    until = time.monotonic() + _LONGEST_S
+def _until(there: Callable[[], bool], count: int) -> None:
+    longest_s = max(_LONGEST_S, _LONGEST_EACH_S * count)
+    until = time.monotonic() + longest_s
     while not there():
         if time.monotonic() > until:
-            raise RuntimeError(f"no report within {_LONGEST_S:.0f} s")
+            raise RuntimeError(f"no report within {longest_s:.0f} s")
         time.sleep(0.01)
