@@ -60,8 +60,10 @@ def operation_by_operation(wanted: bool) -> Iterator[None]:
     import tensorflow as tf
 
     tf.config.run_functions_eagerly(wanted)
-    yield
-    tf.config.run_functions_eagerly(False)
+    try:
+        yield
+    finally:
+        tf.config.run_functions_eagerly(False)
 
 
 def reproduce(name: str, few_images: Path, out: Path, start: str, *changes: str) -> list[str]:
