@@ -10,13 +10,19 @@ BIN := .venv/bin
 install: .venv/installed
 install-dev: .venv/installed-dev
 
+# uv installs in half a minute what takes pip minutes. It knows nothing of pip's own configuration: where only that says
+# from where to install, pip does it.
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
+UV := $(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt
+
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable .
+	$(PIP) uv
+	$(UV) --editable . || $(PIP) --editable .
 	touch $@
 
 .venv/installed-dev: .venv/installed
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,training]'
+	$(UV) --editable '.[dev,training]' || $(PIP) --editable '.[dev,training]'
 	touch $@
 
 demo: install
@@ -98,7 +104,7 @@ install-hashed:
 # The runtime's part of constraints.txt with every file's SHA-256, for all platforms.
 hashes:
 	$(PYTHON) -m venv build/hashes
-	build/hashes/bin/pip install --quiet --disable-pip-version-check uv
+	build/hashes/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt uv
 	build/hashes/bin/uv pip compile --quiet --generate-hashes --no-header --no-annotate --no-emit-index-url \
 		--python-version 3.11 --extra tracing --constraint constraints.txt --output-file requirements.lock pyproject.toml
 
@@ -107,7 +113,6 @@ lock:
 	rm -rf build/lock && $(PYTHON) -m venv build/lock
 	build/lock/bin/pip install --quiet --editable '.[dev,training]'
 	build/lock/bin/pip freeze --exclude-editable > constraints.txt
-	build/lock/bin/pip install --quiet uv
 	echo 'tensorflow[and-cuda]' | build/lock/bin/uv pip compile --quiet --no-annotate --no-header --constraint constraints.txt - \
 		| grep '^nvidia' > deploy/container/constraints-gpu.txt
 

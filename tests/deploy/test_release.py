@@ -135,15 +135,8 @@ def test_the_wheel_runs_the_demo_in_an_empty_environment(built: Path, tmp_path: 
     for command in (
         [sys.executable, "-m", "venv", tmp_path / "venv"],
         [
-            python,
-            "-m",
-            "pip",
-            "install",
-            "--quiet",
-            "--no-compile",
-            "--constraint",
-            REPOSITORY / "constraints.txt",
-            wheel,
+            *(BIN / "uv", "pip", "install", "--quiet", "--python", python),
+            *("--constraint", REPOSITORY / "constraints.txt", wheel),
         ],
         [python.with_name("allpacs"), "demo", "--out", tmp_path / "demo"],
         [BIN / "cyclonedx-py", "environment", "--output-file", tmp_path / "allpacs.cdx.json", python],
