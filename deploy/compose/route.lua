@@ -1,8 +1,28 @@
--- Every study that has become stable goes to allpacs, unless all that is new in it came from there.
+-- Every series that has become stable goes to allpacs, unless it came from there. Orthanc itself tries once; what allpacs
+-- did not take (it is being restarted, its disk is full) goes again with the next series and with each heart beat, which
+-- Orthanc has since 1.11.1. A restart of Orthanc forgets what waits.
 local routed = { SM = true, GM = true, XC = true, OT = true } -- modalities that hold microscopy pictures
+local waiting = {}
+
+local function sendWaiting()
+  for seriesId in pairs(waiting) do
+    if RestApiPost('/modalities/allpacs/store', seriesId, false) ~= nil then
+      waiting[seriesId] = nil
+    end
+  end
+end
 
 function OnStableSeries(seriesId, tags, metadata)
   if routed[tags['Modality']] and metadata['RemoteAET'] ~= 'ALLPACS' then
-    RestApiPost('/modalities/allpacs/store', seriesId, false)
+    waiting[seriesId] = true
+    sendWaiting()
   end
+end
+
+function OnHeartBeat()
+  sendWaiting()
+end
+
+function OnDeletedSeries(seriesId)
+  waiting[seriesId] = nil
 end

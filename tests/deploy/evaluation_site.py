@@ -1,4 +1,6 @@
-"""Run Orthanc and allpacs with the evaluation site's own files: a study goes round, and its reports do not go again.
+"""Run Orthanc and allpacs with the evaluation site's own files: studies go round, their reports do not go again.
+
+One of the studies comes while allpacs is away.
 
 ``python -m deploy.evaluation_site COMPOSE_FOLDER SCRATCH_FOLDER`` within a network namespace.
 """
@@ -33,22 +35,24 @@ def main(compose: Path, scratch: Path) -> None:
     config = scratch / "allpacs.toml"
     orthanc = httpx.Client(base_url="http://127.0.0.1:8042", timeout=30.0, trust_env=False)
     with (scratch / "log").open("wb") as log:
-        running = [
-            subprocess.Popen(["/usr/sbin/Orthanc", str(scratch / "orthanc.json")], stdout=log, stderr=log),
-            subprocess.Popen(
-                [sys.executable, "-m", "allpacs", "serve", "--config", str(config)],
-                stdout=log, stderr=log, env={**os.environ, "ALLPACS_CONSOLE__ENABLED": "false"},
-            ),
-        ]  # fmt: skip
+        running = [subprocess.Popen(["/usr/sbin/Orthanc", str(scratch / "orthanc.json")], stdout=log, stderr=log)]
         try:
             wait_until(lambda: _answers(orthanc), 60, "Orthanc answers")
-            files = drawn_study(scratch / "drawn", range(2))
-            for file in files:
-                orthanc.post("/instances", content=file.read_bytes()).raise_for_status()
+            _put(orthanc, drawn_study(scratch / "early", range(2)))
+            tried = "Error in RestApiPost"
+            wait_until(lambda: tried in (scratch / "log").read_text("utf-8", "replace"), 60, "Orthanc tries in vain")
+            running.append(
+                subprocess.Popen(
+                    [sys.executable, "-m", "allpacs", "serve", "--config", str(config)],
+                    stdout=log, stderr=log, env={**os.environ, "ALLPACS_CONSOLE__ENABLED": "false"},
+                )
+            )  # fmt: skip
+            wait_until(lambda: _reaches_allpacs(orthanc), 120, "Orthanc reaches allpacs")
+            _put(orthanc, drawn_study(scratch / "drawn", range(2, 4)))  # and with it goes what waits
             store = open_store(load_settings(config))
-            wait_until(lambda: _series(orthanc) >= {"SR"}, 300, "the report is in Orthanc's study")
+            wait_until(lambda: _modalities(orthanc).count("SR") == 2, 250, "both reports are in Orthanc's studies")
             before = [one.revision for one in store.studies.latest()]
-            time.sleep(8)  # longer than Orthanc's StableAge: the report has become a stable series by now
+            time.sleep(8)  # longer than Orthanc's StableAge: the reports have become stable series by now
             assert [one.revision for one in store.studies.latest()] == before, "a report came back as input"
             store.close()
         finally:
@@ -65,11 +69,20 @@ def _answers(orthanc: httpx.Client) -> bool:
         return False
 
 
-def _series(orthanc: httpx.Client) -> set[str]:
-    """Return the modalities of all series."""
+def _reaches_allpacs(orthanc: httpx.Client) -> bool:
+    return orthanc.post("/modalities/allpacs/echo", json={}).is_success
+
+
+def _put(orthanc: httpx.Client, files: list[Path]) -> None:
+    for file in files:
+        orthanc.post("/instances", content=file.read_bytes()).raise_for_status()
+
+
+def _modalities(orthanc: httpx.Client) -> list[str]:
+    """Return the modality of each series."""
     series = orthanc.get("/series", params={"expand": ""}).json()
-    assert len(orthanc.get("/studies").json()) == 1
-    return {one["MainDicomTags"]["Modality"] for one in series}
+    assert len(orthanc.get("/studies").json()) == 2
+    return [one["MainDicomTags"]["Modality"] for one in series]
 
 
 if __name__ == "__main__":
