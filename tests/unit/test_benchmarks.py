@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from allpacs.classify.bundle import load_bundle
+from allpacs.settings import SHIPPED_BUNDLE
 from benchmarks import page
 from benchmarks.measure import Row, alone, paired
 
@@ -92,3 +94,11 @@ def test_a_quick_run_writes_the_rows_that_others_read(tmp_path: Path) -> None:
     assert latest["rows"][1]["ours"] < 99.0
     assert latest["machine"]["cores"] == os.cpu_count()
     assert not list((tmp_path / "bench").iterdir())
+
+
+@pytest.mark.slow
+def test_the_peer_has_the_network_that_ships() -> None:
+    from benchmarks.peers.network import keras_network
+
+    bundle = load_bundle(SHIPPED_BUNDLE)
+    assert keras_network(bundle).output_shape == (None, len(bundle.outputs))
