@@ -44,7 +44,7 @@ def rows(scale: Scale) -> Iterator[Row]:
     some = crops[: max(8, len(crops) // 4)]
 
     def stage() -> float:
-        with Batcher(engine, max_batch=best) as batcher, ThreadPoolExecutor(4) as studies:
+        with Batcher(engine, max_batch=best, outputs=len(bundle.outputs)) as batcher, ThreadPoolExecutor(4) as studies:
             began = time.perf_counter()
             # As the flow asks: several studies at once, each for the cells of a chunk of instances.
             chunks = [crops[start : start + 32] for start in range(0, len(crops), 32)]
