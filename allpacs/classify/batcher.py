@@ -27,7 +27,6 @@ import structlog
 from numpy.typing import NDArray
 
 from allpacs import metrics
-from allpacs.classify.aggregate import LABELS
 from allpacs.classify.engines.port import Engine, OutOfDeviceMemory
 from allpacs.domain.errors import ModelFault
 
@@ -57,6 +56,8 @@ class Batcher:
     ----------
     engine:
         Called from the one worker thread only.
+    outputs:
+        Number of the network's outputs.
     max_batch:
         Largest number of cells in a batch, at least 1.
     max_delay_s:
@@ -64,18 +65,16 @@ class Batcher:
     max_waiting:
         Number of queued cells from which on `submit` blocks (back-pressure); those of larger submissions than one's
         own do not count.
-    outputs:
-        Number of the network's outputs.
     """
 
     def __init__(
         self,
         engine: Engine,
         *,
+        outputs: int,
         max_batch: int = 32,
         max_delay_s: float = 0.02,
         max_waiting: int = 1024,
-        outputs: int = len(LABELS),
     ) -> None:
         if max_batch < 1 or max_waiting < 1 or max_delay_s < 0:
             raise ValueError("max_batch and max_waiting must be at least 1, max_delay_s at least 0")

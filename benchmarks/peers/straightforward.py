@@ -36,8 +36,8 @@ from pynetdicom import AE, ALL_TRANSFER_SYNTAXES, evt
 from pynetdicom.sop_class import Comprehensive3DSRStorage, Verification, VLMicroscopicImageStorage
 
 from allpacs.classify.bundle import load_bundle
+from allpacs.classify.engines.network import network_of
 from allpacs.settings import Settings
-from benchmarks.peers.network import keras_network
 
 _LYMPHOBLAST = CodedConcept("15433008", "SCT", "Lymphoblast")
 _HEMATOGONE = CodedConcept("HEM", "99PEER", "Hematogone")
@@ -46,7 +46,7 @@ _HEMATOGONE = CodedConcept("HEM", "99PEER", "Hematogone")
 def serve(port: int, pacs_port: int) -> None:
     """Serve until the process is ended."""
     bundle = load_bundle(Settings().model.bundle)
-    network = keras_network(bundle)
+    network = network_of(bundle)
     side = bundle.input_px
     network.predict(np.zeros((1, side, side, 3), np.uint8), verbose=0)
     found: dict[Any, list[tuple[Dataset, float]]] = {}

@@ -14,6 +14,7 @@ from allpacs.cells.choose import finder_for
 from allpacs.classify.batcher import Batcher
 from allpacs.classify.bundle import Bundle, load_bundle
 from allpacs.classify.engines.choose import start_engine
+from allpacs.classify.engines.network import network_of
 from allpacs.classify.engines.port import Engine
 from allpacs.classify.preprocess import prepare
 from allpacs.decode.anything import read_frames_of
@@ -21,7 +22,6 @@ from allpacs.domain.image import Frame
 from allpacs.settings import Settings
 from benchmarks import instances
 from benchmarks.measure import Row, paired
-from benchmarks.peers.network import keras_network
 from benchmarks.scale import Scale
 
 _BATCHES = (1, 8, 16, 32, 64, 128)
@@ -39,7 +39,7 @@ def rows(scale: Scale) -> Iterator[Row]:
         yield Row(f"batch_{size}", cells_per_s, None, None, "cells/s", 2, cells_per_s, cells_per_s, aim="")
     setting = f"{engine.name}, {bundle.input_px} px; "
 
-    network = keras_network(bundle)
+    network = network_of(bundle)
     network.predict(crops[:1], verbose=0)
     some = crops[: max(8, len(crops) // 4)]
 

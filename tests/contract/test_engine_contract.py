@@ -22,7 +22,7 @@ from allpacs.classify.aggregate import LABELS, probability_all
 from allpacs.classify.batcher import Batcher
 from allpacs.classify.bundle import Bundle, load_bundle, save_golden, verify_engine, write_bundle
 from allpacs.classify.engines.explanation import EXPLAINING_LAYERS
-from allpacs.classify.engines.network import build_network, load_weights, save_weights, set_state, state_of
+from allpacs.classify.engines.network import build_network, load_weights, network_of, save_weights, set_state, state_of
 from allpacs.classify.engines.openvino import OpenVinoEngine, converted_network
 from allpacs.classify.engines.port import Engine, Explainer
 from allpacs.classify.engines.remote import RemoteEngine
@@ -232,7 +232,7 @@ def test_saliency_stays_in_the_cell(engine: Engine) -> None:
 
 def test_behind_the_batcher(engine: Engine) -> None:
     batch = pictures(11)
-    with Batcher(engine, max_batch=4, max_delay_s=0) as batcher:
+    with Batcher(engine, outputs=len(LABELS), max_batch=4, max_delay_s=0) as batcher:
         logits = batcher.submit(batch).result(60)
     np.testing.assert_allclose(logits, engine.logits(batch), rtol=0, atol=2e-3)
 
@@ -288,11 +288,7 @@ def test_engines_explain_alike(tiny_bundle: Bundle) -> None:
     import tensorflow as tf
 
     batch, labels = pictures(3), np.array([0, 1, 1])
-    network = build_network(
-        tiny_bundle.outputs, input_px=SIDE, dense_units=tiny_bundle.network.dense_units,
-        dropout=tiny_bundle.network.dropout,
-    )  # fmt: skip
-    load_weights(network, tiny_bundle.weights)
+    network = network_of(tiny_bundle)
     layers = [network.get_layer(name).output for name in EXPLAINING_LAYERS]
     with tf.GradientTape(watch_accessed_variables=False) as tape:
         seen = tf.constant(batch, tf.float32)

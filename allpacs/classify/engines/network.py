@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
+from allpacs.classify.bundle import Bundle
 from allpacs.domain.errors import ModelFault
 
 FAMILY = "EfficientNetB3"
@@ -102,6 +103,25 @@ def set_state(model: Any, state: dict[str, NDArray[np.float32]]) -> None:
     for layer in model.layers:
         if hasattr(layer, "finalize_state"):  # Normalization keeps constants computed from its weights
             layer.finalize_state()
+
+
+def network_of(bundle: Bundle, *, mixed_precision: bool = False) -> Any:
+    """Return a bundle's network with its weights: as many outputs as the bundle names.
+
+    Raises
+    ------
+    ModelFault
+        The weights cannot be read, or do not fit the network that the bundle names.
+    """
+    network = build_network(
+        bundle.outputs,
+        input_px=bundle.input_px,
+        dense_units=bundle.network.dense_units,
+        dropout=bundle.network.dropout,
+        mixed_precision=mixed_precision,
+    )
+    load_weights(network, bundle.weights)
+    return network
 
 
 def save_weights(model: Any, path: Path) -> None:

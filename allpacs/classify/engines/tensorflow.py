@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from allpacs.classify.bundle import Bundle
 from allpacs.classify.engines.explanation import explaining_graph, paired_layers, signs
-from allpacs.classify.engines.network import FAMILY, build_network, load_weights
+from allpacs.classify.engines.network import FAMILY, network_of
 from allpacs.classify.engines.port import LayerGradients, OutOfDeviceMemory, checked_batch, checked_labels
 from allpacs.domain.errors import ModelFault
 
@@ -56,14 +56,7 @@ class TensorFlowEngine:
             raise ModelFault(f"bundle.json: network.name is {bundle.network.name!r}, but only {FAMILY} is known")
         self._tf = tf = _load_tensorflow(threads)
         side = bundle.input_px
-        network = build_network(
-            bundle.outputs,
-            input_px=side,
-            dense_units=bundle.network.dense_units,
-            dropout=bundle.network.dropout,
-            mixed_precision=half,
-        )
-        load_weights(network, bundle.weights)
+        network = network_of(bundle, mixed_precision=half)
 
         # A fixed signature: one graph for every batch size, never traced again.
         @tf.function(input_signature=[tf.TensorSpec([None, side, side, 3], tf.uint8)])  # type: ignore[untyped-decorator]

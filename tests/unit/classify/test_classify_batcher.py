@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 import pytest
@@ -15,6 +16,9 @@ from prometheus_client import REGISTRY
 from allpacs.classify.batcher import Batcher
 from allpacs.classify.engines.port import OutOfDeviceMemory
 from allpacs.domain.errors import ModelFault
+
+#: The engines here answer for two labels.
+batcher_of = partial(Batcher, outputs=2)
 
 SIDE = 4
 PATIENCE_S = 20.0
@@ -57,7 +61,7 @@ class CountingEngine:
 
 def test_one_submission_is_answered_in_order() -> None:
     engine = CountingEngine()
-    with Batcher(engine, max_batch=4, max_delay_s=0) as batcher:
+    with batcher_of(engine, max_batch=4, max_delay_s=0) as batcher:
         logits = batcher.submit(cells(*range(10))).result(PATIENCE_S)
     np.testing.assert_array_equal(logits, answers(*range(10)))
     assert logits.dtype == np.float32
@@ -65,19 +69,19 @@ def test_one_submission_is_answered_in_order() -> None:
 
 
 def test_no_cells_are_answered_at_once() -> None:
-    with Batcher(CountingEngine()) as batcher:
+    with batcher_of(CountingEngine()) as batcher:
         assert batcher.submit(np.zeros((0, SIDE, SIDE, 3), np.uint8)).result(0).shape == (0, 2)
 
 
 @pytest.mark.parametrize("wrong", [np.zeros((1, SIDE, SIDE, 3), np.float32), np.zeros((SIDE, SIDE, 3), np.uint8)])
 def test_another_kind_of_array_is_refused(wrong: NDArray[np.uint8]) -> None:
-    with Batcher(CountingEngine()) as batcher, pytest.raises(ValueError, match="expected uint8"):
+    with batcher_of(CountingEngine()) as batcher, pytest.raises(ValueError, match="expected uint8"):
         batcher.submit(wrong)
 
 
 def test_cells_of_several_submissions_share_a_batch() -> None:
     engine = CountingEngine()
-    with Batcher(engine, max_batch=4, max_delay_s=PATIENCE_S) as batcher:
+    with batcher_of(engine, max_batch=4, max_delay_s=PATIENCE_S) as batcher:
         futures = [batcher.submit(cells(value)) for value in (1, 2, 3, 4)]
         for value, future in enumerate(futures, start=1):
             np.testing.assert_array_equal(future.result(PATIENCE_S / 2), answers(value))
@@ -85,7 +89,7 @@ def test_cells_of_several_submissions_share_a_batch() -> None:
 
 
 def test_a_part_batch_waits_for_the_delay_and_no_longer() -> None:
-    with Batcher(CountingEngine(), max_batch=64, max_delay_s=0.2) as batcher:
+    with batcher_of(CountingEngine(), max_batch=64, max_delay_s=0.2) as batcher:
         start_s = time.monotonic()
         batcher.submit(cells(1)).result(PATIENCE_S)
         waited_s = time.monotonic() - start_s
@@ -93,7 +97,7 @@ def test_a_part_batch_waits_for_the_delay_and_no_longer() -> None:
 
 
 def test_a_full_batch_does_not_wait() -> None:
-    with Batcher(CountingEngine(), max_batch=2, max_delay_s=PATIENCE_S) as batcher:
+    with batcher_of(CountingEngine(), max_batch=2, max_delay_s=PATIENCE_S) as batcher:
         start_s = time.monotonic()
         batcher.submit(cells(1, 2)).result(PATIENCE_S)
         assert time.monotonic() - start_s < PATIENCE_S / 2
@@ -102,7 +106,7 @@ def test_a_full_batch_does_not_wait() -> None:
 def test_a_large_submission_does_not_starve_small_ones() -> None:
     engine = CountingEngine()
     engine.gate.clear()
-    with Batcher(engine, max_batch=8, max_delay_s=0) as batcher:
+    with batcher_of(engine, max_batch=8, max_delay_s=0) as batcher:
         large = batcher.submit(cells(*[1] * 200))
         assert engine.entered.wait(PATIENCE_S)
         small = [batcher.submit(cells(value)) for value in (2, 3, 4)]
@@ -116,7 +120,7 @@ def test_a_large_submission_does_not_starve_small_ones() -> None:
 
 def test_many_threads_each_get_their_own_answers() -> None:
     engine = CountingEngine()
-    with Batcher(engine, max_batch=16, max_delay_s=0.002, max_waiting=40) as batcher, ThreadPoolExecutor(16) as pool:
+    with batcher_of(engine, max_batch=16, max_delay_s=0.002, max_waiting=40) as batcher, ThreadPoolExecutor(16) as pool:
 
         def ask(seed: int) -> bool:
             values = np.random.default_rng(seed).integers(0, 255, size=1 + seed % 23)
@@ -131,7 +135,7 @@ def test_many_threads_each_get_their_own_answers() -> None:
 def test_a_full_queue_holds_the_submitter_back() -> None:
     engine = CountingEngine()
     engine.gate.clear()
-    with Batcher(engine, max_batch=2, max_delay_s=0, max_waiting=3) as batcher:
+    with batcher_of(engine, max_batch=2, max_delay_s=0, max_waiting=3) as batcher:
         first = batcher.submit(cells(1))
         assert engine.entered.wait(PATIENCE_S)
         for value in (2, 3, 4):
@@ -151,7 +155,7 @@ def test_an_urgent_cell_is_not_held_back_by_a_slide_of_50_000() -> None:
     engine = CountingEngine()
     engine.gate.clear()
     slide = np.zeros((50_000, 1, 1, 3), np.uint8)
-    with Batcher(engine, max_batch=512, max_delay_s=0, max_waiting=1024) as batcher:
+    with batcher_of(engine, max_batch=512, max_delay_s=0, max_waiting=1024) as batcher:
         large = batcher.submit(slide)
         assert engine.entered.wait(PATIENCE_S)
         urgent: list[Future[NDArray[np.float32]]] = []
@@ -168,7 +172,7 @@ def test_what_waits_is_counted() -> None:
     before = waiting_cells()
     engine = CountingEngine()
     engine.gate.clear()
-    with Batcher(engine, max_batch=2, max_delay_s=0) as batcher:
+    with batcher_of(engine, max_batch=2, max_delay_s=0) as batcher:
         batcher.submit(cells(1, 2))
         assert engine.entered.wait(PATIENCE_S)
         batcher.submit(cells(3, 4, 5))
@@ -209,7 +213,7 @@ def test_poison_is_isolated(
     misbehave: Callable[[NDArray[np.uint8], NDArray[np.float32]], None], places: list[int]
 ) -> None:
     values = [POISON if place in places else place for place in range(8)]
-    with Batcher(CountingEngine(misbehave), max_batch=8, max_delay_s=PATIENCE_S) as batcher:
+    with batcher_of(CountingEngine(misbehave), max_batch=8, max_delay_s=PATIENCE_S) as batcher:
         futures = [batcher.submit(cells(*values[:3])), batcher.submit(cells(*values[3:]))]
         logits = np.concatenate([future.result(PATIENCE_S) for future in futures])
         np.testing.assert_array_equal(batcher.submit(cells(*[9] * 8)).result(PATIENCE_S), answers(*[9] * 8))
@@ -229,7 +233,7 @@ def out_of_memory_above(most: int) -> Callable[[NDArray[np.uint8], NDArray[np.fl
 @pytest.mark.parametrize(("most", "then"), [(15, 8), (4, 4), (3, 2), (1, 1)])
 def test_out_of_memory_halves_the_batch_for_good(most: int, then: int) -> None:
     engine = CountingEngine(out_of_memory_above(most))
-    with Batcher(engine, max_batch=16, max_delay_s=0) as batcher:
+    with batcher_of(engine, max_batch=16, max_delay_s=0) as batcher:
         np.testing.assert_array_equal(batcher.submit(cells(*range(16))).result(PATIENCE_S), answers(*range(16)))
         assert batcher.max_batch == then
         engine.batches.clear()
@@ -242,14 +246,14 @@ def test_out_of_memory_and_poison_at_once() -> None:
         out_of_memory_above(4)(batch, logits)
         raise_on_poison(batch, logits)
 
-    with Batcher(CountingEngine(misbehave), max_batch=16, max_delay_s=0) as batcher:
+    with batcher_of(CountingEngine(misbehave), max_batch=16, max_delay_s=0) as batcher:
         logits = batcher.submit(cells(*range(15), POISON)).result(PATIENCE_S)
     np.testing.assert_array_equal(logits[:15], answers(*range(15)))
     assert np.isnan(logits[15]).all()
 
 
 def test_a_device_that_holds_not_even_one_cell_fails_the_future() -> None:
-    with Batcher(CountingEngine(out_of_memory_above(0)), max_batch=4, max_delay_s=0) as batcher:
+    with batcher_of(CountingEngine(out_of_memory_above(0)), max_batch=4, max_delay_s=0) as batcher:
         with pytest.raises(OutOfDeviceMemory):
             batcher.submit(cells(1, 2, 3)).result(PATIENCE_S)
         assert batcher.max_batch == 1
@@ -260,7 +264,7 @@ def test_a_broken_engine_is_not_taken_for_poison() -> None:
         raise ModelFault("device lost")
 
     with (
-        Batcher(CountingEngine(broken), max_batch=4, max_delay_s=0) as batcher,
+        batcher_of(CountingEngine(broken), max_batch=4, max_delay_s=0) as batcher,
         pytest.raises(ModelFault, match="device lost"),
     ):
         batcher.submit(cells(*range(10))).result(PATIENCE_S)
@@ -272,7 +276,7 @@ def test_an_answer_of_another_shape_fails_the_future() -> None:
             return super().logits(batch)[:, :1]
 
     with (
-        Batcher(OneLabel(), max_delay_s=0) as batcher,
+        batcher_of(OneLabel(), max_delay_s=0) as batcher,
         pytest.raises(ModelFault, match=r"answered \(2, 1\) for 2 cells"),
     ):
         batcher.submit(cells(1, 2)).result(PATIENCE_S)
@@ -284,7 +288,7 @@ def test_an_engine_that_throws_anything_fails_its_futures_only() -> None:
             raise ZeroDivisionError("bug")
 
     engine = CountingEngine(crash)
-    with Batcher(engine, max_batch=2, max_delay_s=0) as batcher:
+    with batcher_of(engine, max_batch=2, max_delay_s=0) as batcher:
         with pytest.raises(ModelFault, match="ZeroDivisionError") as caught:
             batcher.submit(cells(1, POISON, 2, 3, 4)).result(PATIENCE_S)
         assert isinstance(caught.value.__cause__, ZeroDivisionError)
@@ -299,7 +303,7 @@ def test_a_worker_that_dies_leaves_nobody_waiting() -> None:
 
     engine = CountingEngine(die)
     engine.gate.clear()
-    batcher = Batcher(engine, max_batch=1, max_delay_s=0, max_waiting=2)
+    batcher = batcher_of(engine, max_batch=1, max_delay_s=0, max_waiting=2)
     running = batcher.submit(cells(1))
     assert engine.entered.wait(PATIENCE_S)
     queued = batcher.submit(cells(2, 3))
@@ -317,7 +321,7 @@ def test_a_worker_that_dies_leaves_nobody_waiting() -> None:
 def test_closing_answers_what_was_taken_and_takes_no_more() -> None:
     engine = CountingEngine()
     engine.gate.clear()
-    batcher = Batcher(engine, max_batch=2, max_delay_s=PATIENCE_S)
+    batcher = batcher_of(engine, max_batch=2, max_delay_s=PATIENCE_S)
     futures = [batcher.submit(cells(1, 2)), batcher.submit(cells(3, 4, 5))]
     closing = threading.Thread(target=batcher.close, daemon=True)
     closing.start()
@@ -333,7 +337,7 @@ def test_closing_answers_what_was_taken_and_takes_no_more() -> None:
 def test_a_cancelled_submission_is_never_run() -> None:
     engine = CountingEngine()
     engine.gate.clear()
-    with Batcher(engine, max_batch=1, max_delay_s=0) as batcher:
+    with batcher_of(engine, max_batch=1, max_delay_s=0) as batcher:
         first = batcher.submit(cells(1))
         assert engine.entered.wait(PATIENCE_S)
         second, third = batcher.submit(cells(2)), batcher.submit(cells(3))
@@ -349,4 +353,4 @@ def test_a_cancelled_submission_is_never_run() -> None:
 @pytest.mark.parametrize("wrong", [{"max_batch": 0}, {"max_waiting": 0}, {"max_delay_s": -1.0}])
 def test_impossible_limits_are_refused(wrong: dict[str, int]) -> None:
     with pytest.raises(ValueError, match="at least"):
-        Batcher(CountingEngine(), **wrong)
+        batcher_of(CountingEngine(), **wrong)
