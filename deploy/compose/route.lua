@@ -5,21 +5,18 @@ local routed = { SM = true, GM = true, XC = true, OT = true } -- modalities that
 local mostRefusals = 60 -- of one series by an allpacs that answers: what it cannot read does not go for ever
 local waiting = {} -- refusals so far, by series
 
-local function send(seriesId)
-  if RestApiPost('/modalities/allpacs/store', seriesId, false) ~= nil then
-    waiting[seriesId] = nil
-  elseif RestApiPost('/modalities/allpacs/echo', '{}', false) ~= nil then
-    waiting[seriesId] = waiting[seriesId] + 1
-    if waiting[seriesId] >= mostRefusals then
+local function sendWaiting()
+  for seriesId, refusals in pairs(waiting) do
+    if RestApiPost('/modalities/allpacs/store', seriesId, false) ~= nil then
+      waiting[seriesId] = nil
+    elseif RestApiPost('/modalities/allpacs/echo', '{}', false) == nil then
+      return -- it is away: the others need not be tried, one time-out after the other
+    elseif refusals + 1 < mostRefusals then
+      waiting[seriesId] = refusals + 1
+    else
       print('allpacs refuses a series, which is sent no more: ' .. seriesId)
       waiting[seriesId] = nil
     end
-  end
-end
-
-local function sendWaiting()
-  for seriesId in pairs(waiting) do
-    send(seriesId)
   end
 end
 
