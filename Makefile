@@ -102,10 +102,8 @@ install-hashed:
 	touch .venv/installed
 
 # The runtime's part of constraints.txt with every file's SHA-256, for all platforms.
-hashes:
-	$(PYTHON) -m venv build/hashes
-	build/hashes/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt uv
-	build/hashes/bin/uv pip compile --quiet --generate-hashes --no-header --no-annotate --no-emit-index-url \
+hashes: install-dev
+	$(BIN)/uv pip compile --quiet --generate-hashes --no-header --no-annotate --no-emit-index-url \
 		--python-version 3.11 --extra tracing --constraint constraints.txt --output-file requirements.lock pyproject.toml
 
 # Renew the pinned versions: what a fresh environment resolves to today.

@@ -132,12 +132,10 @@ def test_the_wheel_runs_the_demo_in_an_empty_environment(built: Path, tmp_path: 
     (wheel,) = built.glob("*.whl")
     environment = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "VIRTUAL_ENV")}
     python = tmp_path / "venv" / "bin" / "python"
+    constraints = REPOSITORY / "constraints.txt"
     for command in (
         [sys.executable, "-m", "venv", tmp_path / "venv"],
-        [
-            *(BIN / "uv", "pip", "install", "--quiet", "--python", python),
-            *("--constraint", REPOSITORY / "constraints.txt", wheel),
-        ],
+        [BIN / "uv", "pip", "install", "--quiet", "--python", python, "--constraint", constraints, wheel],
         [python.with_name("allpacs"), "demo", "--out", tmp_path / "demo"],
         [BIN / "cyclonedx-py", "environment", "--output-file", tmp_path / "allpacs.cdx.json", python],
     ):
