@@ -33,17 +33,10 @@ class _Change(Generic[T]):
 
 
 class GroupCommit:
-    """Runs changes of several threads in shared transactions.
+    """Runs changes of several threads in shared transactions."""
 
-    Parameters
-    ----------
-    before_commit:
-        Called when all changes of a transaction have been run; where it raises, all of them fail.
-    """
-
-    def __init__(self, database: Database, before_commit: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, database: Database) -> None:
         self._database = database
-        self._before_commit = before_commit
         self._lock = threading.Lock()
         self._waiting: list[_Change[Any]] = []
         self._led = False
@@ -87,7 +80,6 @@ class GroupCommit:
                 else:
                     for change in sorted(taken, key=lambda one: one.order):
                         self._run(connection, change)
-                self._before_commit()
         except BaseException as error:  # noqa: BLE001 - each of them is told
             for change in taken:
                 change.error = change.error or error

@@ -5,8 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Collection, Iterable, Sequence
-from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO, Literal, NamedTuple
 
 import sqlalchemy as sa
 
@@ -33,10 +32,22 @@ _INSTANCE = (
 )
 
 
+class _Kept(NamedTuple):
+    """Which bytes are kept under a UID, and where."""
+
+    transfer_syntax_uid: str
+    sha256: str
+    path: str
+
+    def holds(self, transfer_syntax_uid: str, sha256: str) -> bool:
+        """Whether they are these."""
+        return (self.transfer_syntax_uid, self.sha256) == (transfer_syntax_uid, sha256)
+
+
 class _KeptAlready(Exception):
     """Another sender's instance of that UID was kept first; undoes what the change had done."""
 
-    def __init__(self, kept: tuple[str, str] | None) -> None:
+    def __init__(self, kept: _Kept | None) -> None:
         super().__init__()
         self.kept = kept
 
@@ -49,8 +60,7 @@ class Receiving:
         self._spool = spool
         self._audit = audit
         self._statements = _Statements(database)
-        self._moved_into: set[Path] = set()  # by the changes of the transaction under way
-        self._group = GroupCommit(database, self._sync_folders)
+        self._group = GroupCommit(database)
 
     def keep_instance(
         self,
@@ -90,13 +100,19 @@ class Receiving:
         """
         size, sha256 = _measured(data_set)
         size += len(file_meta)
-        digest = (identity.transfer_syntax_uid, sha256)
         with self._database.reading() as connection:
             kept = self._kept(connection, identity.sop_instance_uid)
-            deleted = kept == digest and _deleted(connection, identity.sop_instance_uid)
+            same = kept is not None and kept.holds(identity.transfer_syntax_uid, sha256)
+            deleted = same and _deleted(connection, identity.sop_instance_uid)
         if kept is None or deleted:
             path = self._spool.instance_path(identity.study_uid, identity.sop_instance_uid)
             staged = self._spool.stage([file_meta, data_set])
+            try:
+                # Before the transaction, for which others wait: in it there is nothing left to sync but its own log.
+                placed = kept is None and self._spool.place_new(staged, path)
+            except StoreFault:
+                self._spool.discard(staged)
+                raise
 
             def keep(connection: sa.Connection) -> None:
                 statements = self._statements
@@ -139,9 +155,9 @@ class Receiving:
                     )
                 elif inserted is None:
                     raise _KeptAlready(self._kept(connection, identity.sop_instance_uid))
-                # Within the transaction: of two senders of one UID, only the one with the row gets the file.
-                self._spool.move(staged, path)
-                self._moved_into.add(path.parent)
+                if not placed:
+                    # Within the transaction: of two senders of one UID, only the one with the row gets the file.
+                    self._spool.place(staged, path)
 
             try:
                 self._group.run(keep, order=f"{identity.study_uid} {identity.sop_instance_uid}")
@@ -149,11 +165,13 @@ class Receiving:
                 if already.kept is None:
                     raise StoreFault("index: an instance is kept and cannot be seen") from None
                 kept = already.kept
+                if placed and kept.path != path.as_posix():  # it is in another study, and the file here nobody's
+                    self._spool.remove(path)
             finally:
                 self._spool.discard(staged)
             if kept is None or deleted:
                 return "stored"
-        if kept == digest:
+        if kept.holds(identity.transfer_syntax_uid, sha256):
             return "same"
         raise InstanceRefused(DUPLICATE_SOP_INSTANCE, "other bytes are kept under this SOP Instance UID")
 
@@ -219,14 +237,9 @@ class Receiving:
         with self._database.reading() as connection:
             return connection.execute(query).scalar_one()
 
-    def _kept(self, connection: sa.Connection, sop_instance_uid: str) -> tuple[str, str] | None:
-        """Return transfer syntax and digest of the bytes kept under a UID."""
+    def _kept(self, connection: sa.Connection, sop_instance_uid: str) -> _Kept | None:
         row: Any = self._statements.kept.run(connection, uid=sop_instance_uid).one_or_none()
-        return None if row is None else (row[0], row[1])
-
-    def _sync_folders(self) -> None:
-        moved_into, self._moved_into = self._moved_into, set()
-        self._spool.sync(moved_into)
+        return None if row is None else _Kept(*row)
 
 
 class _Statement:
@@ -287,7 +300,7 @@ class _Statements:
         )
         self.kept = _Statement(
             database,
-            sa.select(instance.c.transfer_syntax_uid, instance.c.sha256).where(
+            sa.select(instance.c.transfer_syntax_uid, instance.c.sha256, instance.c.path).where(
                 instance.c.sop_instance_uid == sa.bindparam("uid")
             ),
             ("uid",),

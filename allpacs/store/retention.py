@@ -7,6 +7,7 @@ bytes under the same UID are still refused.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -22,6 +23,8 @@ _INSTANCE = schema.instances.c
 
 #: Files of rows deleted so recently are looked for again: a crash may have come between the two.
 _AGAIN_S = 172_800.0
+#: Files in one transaction: receivers wait for as long.
+_FILES_AT_ONCE = 100
 
 
 class Retention:
@@ -68,10 +71,23 @@ class Retention:
                 )
             purged.append(study_uid)
         with self._database.reading() as connection:
-            gone = connection.scalars(sa.select(_INSTANCE.path).where(_INSTANCE.deleted_at > now - _AGAIN_S)).all()
-        for path in gone:
-            self._spool.remove(Path(path))
+            recent = sa.select(_INSTANCE.sop_instance_uid).where(_INSTANCE.deleted_at > now - _AGAIN_S)
+            gone = connection.scalars(recent).all()
+        for first in range(0, len(gone), _FILES_AT_ONCE):
+            self._remove(gone[first : first + _FILES_AT_ONCE])
         return purged
+
+    def _remove(self, sop_instance_uids: Sequence[str]) -> None:
+        """Delete the files of instances that are still deleted: the same bytes may have come again meanwhile."""
+        still = (
+            sa.select(_INSTANCE.path)
+            .where(_INSTANCE.sop_instance_uid.in_(sop_instance_uids), _INSTANCE.deleted_at.is_not(None))
+            .order_by(_INSTANCE.sop_instance_uid)
+            .with_for_update()
+        )
+        with self._database.writing() as connection:  # whoever puts bytes back does so in a transaction of its own
+            for path in connection.scalars(still).all():
+                self._spool.remove(Path(path))
 
     def deleted(self, study_uid: str, revision: int) -> int:
         """Return how many instances of a revision have no bytes any more."""

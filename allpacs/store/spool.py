@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import shutil
 import tempfile
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
@@ -23,6 +25,8 @@ _INCOMING = "incoming"  # no UID: never the folder of a study
 #: Where files go that belong to no study; no UID either.
 QUARANTINE = "quarantine"
 _KNOWN_FOLDERS = 4096
+#: What link(2) answers on file systems without hard links (some network and removable ones).
+_NO_SECOND_NAME = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EMLINK, errno.ENOSYS)
 _PIECE_BYTES = 1 << 20
 
 
@@ -93,33 +97,29 @@ class Spool:
         StoreFault
             The disk is full or broken.
         """
-        self.move(staged, relative)
-        self.sync({relative.parent})
+        with _faults():
+            self._into_folder(staged.rename, self.folder / relative)
 
-    def move(self, staged: Path, relative: Path) -> None:
-        """Move a staged file to its place; it is sure to stay there only after `sync` of its folder.
+    def place_new(self, staged: Path, relative: Path) -> bool:
+        """Give a staged file its place, too, where there is none, and sync the folder; return whether it has it.
+
+        It may be refused where there is none, too: not every file system knows files of two names.
 
         Raises
         ------
         StoreFault
             The disk is full or broken.
         """
-        target = self.folder / relative
         with _faults():
-            self._make_folder(target.parent)
-            staged.rename(target)
-
-    def sync(self, folders: Collection[Path]) -> None:
-        """Make durable what was moved into these folders, each relative to the spool's.
-
-        Raises
-        ------
-        StoreFault
-            The disk is broken.
-        """
-        with _faults():
-            for folder in folders:
-                _sync_folder(self.folder / folder)
+            try:
+                self._into_folder(partial(os.link, staged), self.folder / relative)
+            except FileExistsError:
+                return False
+            except OSError as error:
+                if error.errno in _NO_SECOND_NAME:
+                    return False
+                raise
+        return True
 
     def discard(self, staged: Path) -> None:
         """Remove a staged file that is not needed."""
@@ -181,6 +181,16 @@ class Spool:
         """Return how many bytes the file system of the folder has left for us."""
         with _faults():
             return shutil.disk_usage(self.folder).free
+
+    def _into_folder(self, put: Callable[[Path], object], target: Path) -> None:
+        self._make_folder(target.parent)
+        try:
+            put(target)
+        except FileNotFoundError:  # another process has removed the last file of the study, and the folder with it
+            self._known.discard(target.parent)
+            self._make_folder(target.parent)
+            put(target)
+        _sync_folder(target.parent)
 
     def _make_folder(self, folder: Path) -> None:
         if folder in self._known:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import replace
 from pathlib import Path
 
@@ -581,6 +583,41 @@ def test_of_two_senders_of_one_uid_one_wins_with_its_own_bytes(store: Store) -> 
     assert row.path.read_bytes() == META + contents[outcomes.index("stored")]
 
 
+def test_of_two_studies_that_are_sent_one_uid_at_once_one_has_it_and_no_file_is_left_over(store: Store) -> None:
+    def one(study: int) -> str:
+        which = replace(identity(1), study_uid=f"1.2.{study}")
+        try:
+            return keep(store, which, f"of study {study}".encode())
+        except InstanceRefused as refused:
+            return f"{refused.status:04X}"
+
+    with ThreadPoolExecutor(8) as threads:
+        outcomes = list(threads.map(one, range(8)))
+    assert sorted(outcomes) == ["0111"] * 7 + ["stored"]
+    (row,) = store.revisions.instances(*close(store, 110.0))
+    assert row.path.read_bytes() == META + f"of study {outcomes.index('stored')}".encode()
+    assert [path for path in store.spool.folder.rglob("*") if path.is_file()] == [row.path]
+
+
+def test_a_file_that_a_crash_left_without_a_row_gives_way(store: Store) -> None:
+    path = store.spool.instance_path(STUDY, identity(1).sop_instance_uid)
+    store.spool.write(path, [b"left over"])
+    assert keep(store, identity(1)) == "stored"
+    assert (store.spool.folder / path).read_bytes() == META + b"pixels"
+    assert list(store.scrub.orphans()) == []
+
+
+def test_a_file_system_without_hard_links_will_do(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refused)
+    assert keep(store, identity(1)) == "stored"
+    (row,) = store.revisions.instances(*close(store, 110.0))
+    assert row.path.read_bytes() == META + b"pixels"
+    assert [path for path in store.spool.folder.rglob("*") if path.is_file()] == [row.path]
+
+
 def test_several_workers_never_close_a_study_twice_nor_lose_an_instance(
     tmp_path: Path, database_url: str | None
 ) -> None:
@@ -747,6 +784,42 @@ def test_deleted_bytes_that_are_sent_again_are_back_and_other_bytes_are_refused(
     assert keep(store, identity(1), at=1001.0) == "same"
     assert close(store, 1100.0) == (STUDY, 2)
     assert len(store.revisions.instances(STUDY, 2)) == 1
+
+
+def test_bytes_that_come_again_while_files_are_deleted_stay(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    keep(store, identity(1))
+    (file,) = delivered(store, 200.0)
+    remove = Spool.remove
+
+    with ThreadPoolExecutor(1) as sender, monkeypatch.context() as patched:
+        sent: list[Future[str]] = []
+
+        def slow(self: Spool, relative: Path) -> None:
+            sent.append(sender.submit(keep, store, identity(1), at=950.0))
+            wait(sent, 0.3)
+            remove(self, relative)
+
+        patched.setattr(Spool, "remove", slow)
+        assert store.retention.purge(200.0, now=900.0) == [STUDY]
+        assert sent[0].result(30) == "stored"
+    assert file.read_bytes() == META + b"pixels"
+
+
+def test_a_study_that_another_process_has_deleted_comes_again(
+    store: Store, tmp_path: Path, database_url: str | None
+) -> None:
+    keep(store, identity(1))
+    (file,) = delivered(store, 200.0)
+    worker = Store.open(tmp_path, database_url)
+    try:
+        worker.retention.purge(200.0, now=900.0)
+    finally:
+        worker.close()
+    assert not file.parent.exists()
+    assert keep(store, identity(2), at=950.0) == "stored"
+    assert keep(store, identity(1), at=951.0) == "stored"
+    assert file.read_bytes() == META + b"pixels"
+    assert len(list(file.parent.iterdir())) == 2
 
 
 def test_files_left_by_a_crash_between_index_and_spool_are_deleted_at_the_next_call(

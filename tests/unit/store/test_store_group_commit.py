@@ -34,9 +34,11 @@ def numbers(database: Database) -> set[int]:
         return set(connection.scalars(sa.select(TABLE.c.number)))
 
 
-def noting(number: int) -> Callable[[sa.Connection], int]:
+def noting(number: int, until: threading.Event | None = None) -> Callable[[sa.Connection], int]:
     def work(connection: sa.Connection) -> int:
         connection.execute(sa.insert(TABLE).values(number=number))
+        if until is not None:
+            until.wait(10)
         return number
 
     return work
@@ -45,15 +47,11 @@ def noting(number: int) -> Callable[[sa.Connection], int]:
 def test_changes_that_wait_share_a_commit(database: Database) -> None:
     commits: list[float] = []
     slow = threading.Event()
-
-    def before_commit() -> None:
-        commits.append(time.monotonic())
-        slow.wait(10)
-
-    group = GroupCommit(database, before_commit)
+    sa.event.listen(database.engine, "commit", lambda _: commits.append(time.monotonic()))
+    group = GroupCommit(database)
     with ThreadPoolExecutor(33) as threads:
-        first = threads.submit(group.run, noting(0))
-        while not commits:
+        first = threads.submit(group.run, noting(0, until=slow))
+        while not group._led or group._waiting:
             time.sleep(0.005)
         others = [threads.submit(group.run, noting(number)) for number in range(1, 33)]
         while len(group._waiting) < 32:
@@ -66,14 +64,14 @@ def test_changes_that_wait_share_a_commit(database: Database) -> None:
 
 def test_a_change_that_fails_undoes_only_itself(database: Database) -> None:
     hold = threading.Event()
-    group = GroupCommit(database, lambda: hold.wait(10) and None)
+    group = GroupCommit(database)
 
     def failing(connection: sa.Connection) -> int:
         noting(7)(connection)
         raise KeyError("its own")
 
     with ThreadPoolExecutor(4) as threads:
-        first = threads.submit(group.run, noting(0))
+        first = threads.submit(group.run, noting(0, until=hold))
         bad = threads.submit(group.run, failing)
         good = threads.submit(group.run, noting(1))
         time.sleep(0.1)
@@ -87,11 +85,12 @@ def test_a_change_that_fails_undoes_only_itself(database: Database) -> None:
 def test_a_commit_that_fails_is_told_to_all_and_the_next_is_made(database: Database) -> None:
     failing = [True]
 
-    def before_commit() -> None:
+    def on_commit(_connection: sa.Connection) -> None:
         if failing[0]:
             raise StoreFault("the disk is broken")
 
-    group = GroupCommit(database, before_commit)
+    sa.event.listen(database.engine, "commit", on_commit)
+    group = GroupCommit(database)
     with pytest.raises(StoreFault):
         group.run(noting(1))
     failing[0] = False
