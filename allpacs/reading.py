@@ -8,7 +8,7 @@ kept: they are many times larger than the cells in them and quick to make again.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -29,7 +29,7 @@ from allpacs.chunks import PARTING, Chunk, plan
 from allpacs.classify import aggregate
 from allpacs.classify.saliency import Explain
 from allpacs.decode.kept_open import KeptOpen
-from allpacs.decode.part10 import read_header
+from allpacs.decode.part10 import read_elements, read_header, readable
 from allpacs.domain.artefacts import Artefact, ArtefactKind
 from allpacs.domain.errors import InputFault, ModelFault, StoreDamaged, StoreFault
 from allpacs.domain.findings import CellFinding, CellLabel, InstanceFindings, StudyFindings
@@ -37,7 +37,7 @@ from allpacs.domain.parts import complete
 from allpacs.pictures import Pictures
 from allpacs.pipeline import AskModel, Crops, ImageFile, Pipeline
 from allpacs.report.context import CellPicture, PriorReport, ReportContext
-from allpacs.report.headers import gathered
+from allpacs.report.headers import OF_EACH, gathered
 from allpacs.report.key_images import key_cells
 from allpacs.results import results
 from allpacs.signing import findings_as_signed, signed_results
@@ -220,7 +220,8 @@ class Reading:
         pictures = self._pictures(findings, after)
         rows = {row.sop_instance_uid: row for row in self._instances(study_uid, revision)}
         lead = next((one.sop_instance_uid for one in findings.instances if one.sop_instance_uid in rows), "")
-        headers = gathered(((uid, _header(row)) for uid, row in rows.items()), lead)
+        each = ((uid, _header(row, only=None if uid == lead else OF_EACH)) for uid, row in rows.items())
+        headers = gathered(each, lead, readable)
         context = ReportContext(
             # When the revision was closed, not now: writing the report again gives the same bytes.
             made_at=datetime.fromtimestamp(self._store.revisions.get(study_uid, revision).created_at, UTC).astimezone(),
@@ -416,10 +417,10 @@ def prior_report(sr: Artefact) -> PriorReport:
     )
 
 
-def _header(row: InstanceRow) -> Dataset:
-    """Return the header of a stored instance; of one that cannot be parsed any more, what the index knows."""
+def _header(row: InstanceRow, *, only: Iterable[str] | None) -> Dataset:
+    """Return the header of a stored instance, or some of it; of one that cannot be parsed any more, what we know."""
     try:
-        return read_header(row.path)
+        return read_header(row.path) if only is None else read_elements(row.path, only)
     except InputFault:
         known = Dataset()
         known.SOPInstanceUID = row.sop_instance_uid

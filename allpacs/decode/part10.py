@@ -97,6 +97,24 @@ def read_header(path: Path) -> Dataset:
         return header
 
 
+def read_elements(path: Path, keywords: Iterable[str]) -> Dataset:
+    """Return some elements of the header as they are written: a small part of the time of `read_header`.
+
+    Whether one can be read is told by `readable`.
+
+    Raises
+    ------
+    UndecodablePixels
+        Not a DICOM data set.
+    StoreFault
+        The file cannot be opened.
+    """
+    with opened(path) as file, blaming_sender("the header cannot be read"):
+        stream, _, syntax = data_set(file)
+        with stream:
+            return _read_until_pixels(stream, syntax, [Tag(keyword) for keyword in keywords])
+
+
 def read_frames(path: Path, *, max_pixels: int = 100_000_000) -> Iterator[Frame | UnreadableFrame]:
     """Yield the frames as sRGB, one decoded at a time; of several, those that do not decode say why.
 
@@ -277,14 +295,21 @@ def per_frame_groups(stream: BinaryIO, header: Dataset, *, read: bool = True) ->
         yield item
 
 
+def readable(header: Dataset, tag: BaseTag) -> bool:
+    """Convert an element and return whether it can be read; what within a sequence cannot be is dropped."""
+    try:
+        element = header[tag]
+        if element.VR == "SQ":
+            for part in element.value:
+                _drop_unreadable(part)
+    except Exception:  # noqa: BLE001 - a value's conversion raises anything; the rest of the header is still good
+        return False
+    return True
+
+
 def _drop_unreadable(header: Dataset) -> None:
     for tag in list(header.keys()):
-        try:
-            element = header[tag]
-            if element.VR == "SQ":
-                for part in element.value:
-                    _drop_unreadable(part)
-        except Exception:  # noqa: BLE001 - a value's conversion raises anything; the rest of the header is still good
+        if not readable(header, tag):
             del header[tag]
 
 

@@ -5,53 +5,59 @@ A header as pydicom holds it takes some 45 kB; a study may have 50,000.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 
 from pydicom.charset import default_encoding
 from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
-from pydicom.tag import Tag
+from pydicom.tag import BaseTag, Tag
 
 from allpacs.report.source import CORRUPT, encoded
 
 #: What a report quotes of every instance; all else it takes from the lead.
 OF_EACH = ("SpecificCharacterSet", "InstanceNumber", "ContainerIdentifier", "SpecimenDescriptionSequence")
+_OF_EACH = [Tag(keyword) for keyword in OF_EACH]
 
 
-def gathered(headers: Iterable[tuple[str, Dataset]], lead: str) -> dict[str, Dataset]:
-    """Return headers as reports need them; elements that instances have in common are there once.
+def gathered(
+    headers: Iterable[tuple[str, Dataset]], lead: str, readable: Callable[[Dataset, BaseTag], bool]
+) -> dict[str, Dataset]:
+    """Return headers as reports need them; elements that instances have in common are there once, and read once.
 
     Parameters
     ----------
     headers:
-        SOP Instance UID and header, one after the other.
+        SOP Instance UID and header, one after the other; of all but the lead, `OF_EACH` will do.
     lead:
         SOP Instance UID of the one that `allpacs.report.source.lead_header` takes patient and study from.
+    readable:
+        Whether an element can be read: one that cannot is taken for missing, as everywhere here.
     """
-    shared: dict[object, DataElement] = {}
-    return {uid: header if uid == lead else _of_each(header, shared) for uid, header in headers}
+    shared: dict[object, DataElement | None] = {}
+    return {uid: header if uid == lead else _of_each(header, shared, readable) for uid, header in headers}
 
 
-def _of_each(header: Dataset, shared: dict[object, DataElement]) -> Dataset:
-    """Return the elements of `OF_EACH` that can be read: one that cannot is taken for missing, as everywhere here."""
+def _of_each(
+    header: Dataset, shared: dict[object, DataElement | None], readable: Callable[[Dataset, BaseTag], bool]
+) -> Dataset:
     kept = Dataset()
-    for keyword in OF_EACH:
+    for tag in _OF_EACH:
         with suppress(*CORRUPT):
-            if keyword in header:
-                written = _written(header, keyword)
+            if tag in header:
+                written = _written(header, tag)
                 if written not in shared:
-                    shared[written] = header[keyword]
-                kept.add(shared[written])
+                    shared[written] = header[tag] if readable(header, tag) else None
+                if (element := shared[written]) is not None:
+                    kept.add(element)
     return kept
 
 
-def _written(header: Dataset, keyword: str) -> object:
+def _written(header: Dataset, tag: BaseTag) -> object:
     """Return what two elements have in common that say the same: how they are written, and in which character set."""
-    tag = Tag(keyword)
     raw: object = header.get_item(tag)
     stated = header.original_character_set or default_encoding
     encodings = [stated] if isinstance(stated, str) else list(stated)
     if isinstance(raw, RawDataElement):
         return tag, raw.VR, raw.value, tuple(encodings)
-    return tag, encoded(header[keyword], encodings)
+    return tag, encoded(header[tag], encodings)

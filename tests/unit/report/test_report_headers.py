@@ -11,6 +11,7 @@ from pydicom.filereader import read_dataset
 from pydicom.filewriter import write_dataset
 from pydicom.tag import Tag
 
+from allpacs.decode.part10 import readable
 from allpacs.domain.findings import StudyFindings
 from allpacs.report.headers import OF_EACH, gathered
 from allpacs.report.source import lead_header
@@ -39,7 +40,7 @@ def gathered_study(
     headers = {uid: as_read(header, undefined_length=undefined_length) for uid, header in made.items()}
     again = {uid: as_read(header, undefined_length=undefined_length) for uid, header in made.items()}
     lead = findings.instances[0].sop_instance_uid
-    return findings, headers, gathered(again.items(), lead)
+    return findings, headers, gathered(again.items(), lead, readable)
 
 
 @pytest.mark.parametrize("undefined_length", [False, True])
@@ -79,4 +80,4 @@ def test_what_cannot_be_read_is_left_out() -> None:
     broken = as_read(header)
     raw = broken.get_item("InstanceNumber")
     broken._dict[Tag("InstanceNumber")] = raw._replace(VR="FL", value=b"abc")  # type: ignore[union-attr]
-    assert len(gathered([("1.2", broken)], "1.1")["1.2"]) == 0
+    assert len(gathered([("1.2", broken)], "1.1", readable)["1.2"]) == 0
