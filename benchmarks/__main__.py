@@ -1,6 +1,7 @@
 """Run the benchmarks: ``python -m benchmarks [--quick] [--only NAME …] [--folder DIR]``.
 
-With ``--only`` the rows that are not measured stay in the file as they are; each row says when it was measured. What is
+With ``--only`` the rows that are not measured stay in the file as they are; each row says when it was measured and on
+what. What is
 measured is written subject by subject: a run that was cut off can be gone on with.
 
 ``python -m benchmarks scaling`` only writes the capacity model anew, from what was measured.
@@ -51,7 +52,8 @@ def main() -> int:
     try:
         for subject in arguments.only or _SUBJECTS:
             for row in importlib.import_module(f"benchmarks.rows.{subject}").rows(size):
-                rows[row.name] = row.to_dict() | {"at": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")}
+                at = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+                rows[row.name] = row.to_dict() | {"at": at, "processor": about["processor"]}
                 ratio = "" if row.ratio is None else f" ratio {row.ratio:.3f} [{row.low:.3f}, {row.high:.3f}]"
                 peer = "" if row.peer is None else f" against {row.peer:.4g}"
                 console.print(f"{row.name:20} {row.ours:.4g}{peer} {row.unit}{ratio}  aim {row.aim}", highlight=False)

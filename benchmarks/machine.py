@@ -8,6 +8,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+#: Flags of ``/proc/cpuinfo``, the fastest first.
+_VECTORS = (("amx_tile", "AMX"), ("avx512f", "AVX-512"), ("avx2", "AVX2"))
 _PACKAGES = ("allpacs", "tensorflow", "openvino", "pynetdicom", "pydicom", "highdicom")
 
 
@@ -25,10 +27,14 @@ def describe() -> dict[str, Any]:
 
 
 def _processor() -> str:
+    """Return the processor's name and the widest of its vector instructions: the network's pace depends on them."""
+    told: dict[str, str] = {}
     for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.split(":", 1)[1].strip()
-    return platform.processor() or "unknown"
+        name, _, value = line.partition(":")
+        told.setdefault(name.strip(), value.strip())
+    name = told.get("model name") or platform.processor() or "unknown"
+    able = told.get("flags", "").split()
+    return ", ".join([name, *(said for flag, said in _VECTORS if flag in able)][:2])
 
 
 def _version(package: str) -> str | None:

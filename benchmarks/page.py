@@ -36,12 +36,23 @@ def table(latest: dict[str, Any]) -> str:
         lines.append("| " + " | ".join([*cells, row["aim"], row["setting"]]) + " |")
     about = latest["machine"]
     packages = ", ".join(f"{name} {number}" for name, number in about["packages"].items())
-    hardware = f"{about['processor']}, {about['cores']} cores, {about['memory_gb']} GB"
+    hardware = f"{about['cores']} cores, {about['memory_gb']} GB"
     software = f"{about['system']}, Python {about['python']}; {packages}"
     times = sorted(row["at"] for row in latest["rows"] if "at" in row)
     when = f"from {times[0]} to {times[-1]}" if times else "at a time not noted"
-    lines += ["", f"Measured {when} on {hardware}, {software}; load before: {about['load_before']}."]
+    lines += ["", f"Measured {when} on {hardware}, {software}; load before the last: {about['load_before']}."]
+    lines += ["", *_processors(latest)]
     return "\n".join(lines) + "\n"
+
+
+def _processors(latest: dict[str, Any]) -> list[str]:
+    """Return which rows were measured on which processor, those of the latest last and not by name."""
+    on: dict[str, list[str]] = {}
+    for row in latest["rows"]:
+        on.setdefault(row.get("processor", "one that was not noted"), []).append(f"`{row['name']}`")
+    last = max(on, key=lambda processor: len(on[processor]))
+    others = [f"{', '.join(names)} on {processor};" for processor, names in on.items() if processor != last]
+    return [" ".join(["Processor:", *others, f"all others on {last}." if others else f"{last}."])]
 
 
 def plot(latest: dict[str, Any], file: Path) -> bool:

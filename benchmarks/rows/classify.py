@@ -9,16 +9,14 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydicom.uid import VLMicroscopicImageStorage
 
-from allpacs.cells.choose import finder_for
 from allpacs.classify.batcher import Batcher
 from allpacs.classify.bundle import Bundle, load_bundle
 from allpacs.classify.engines.choose import start_engine
 from allpacs.classify.engines.network import network_of
 from allpacs.classify.engines.port import Engine
-from allpacs.classify.preprocess import prepare
-from allpacs.decode.anything import read_frames_of
-from allpacs.domain.image import Frame
+from allpacs.pipeline import ImageFile, Pipeline
 from allpacs.settings import Settings
 from benchmarks import instances
 from benchmarks.measure import Row, paired
@@ -84,7 +82,7 @@ def rows(scale: Scale) -> Iterator[Row]:
         runs=scale.runs,
         unit="CPU s/instance",
         aim="<= 0.10",
-        setting=setting + "decode, find cells and preprocess, against the network",
+        setting=setting + "decode, find cells, judge their quality and preprocess, against the network",
     )
 
 
@@ -116,14 +114,14 @@ def golden_crops(bundle: Bundle, count: int) -> NDArray[np.uint8]:
 def _before_the_model(scale: Scale, bundle: Bundle) -> Callable[[], float]:
     def measured() -> float:
         files = instances.study(scale.folder, 24)
+        images = [ImageFile(file, file.stem, VLMicroscopicImageStorage, "1.2") for file in files]
+        pipeline = Pipeline(bundle)
 
         def work() -> None:
-            for file in files:
-                for frame in read_frames_of(file):
-                    if not isinstance(frame, Frame):
-                        raise RuntimeError(f"{file.name} cannot be decoded")
-                    for cell in finder_for(frame, None).find(frame):
-                        prepare(frame.rgb, cell, bundle.preprocessing)
+            for image in images:
+                found, _ = pipeline.find(image)
+                if len(found.cells) != 1:
+                    raise RuntimeError(f"{image.path.name}: {len(found.cells)} cells, {found.fault}")
 
         try:
             return _cpu_s(work) / len(files)
