@@ -62,7 +62,8 @@ READ_QUEUE = "read"
 #: Studies of at most so many bytes (some 80 single cells) have places of their own: none waits for slides.
 SMALL_STUDY_BYTES = 50_000_000
 READ_SMALL_QUEUE = "read-small"
-_QUEUE_POLL_S = 0.1
+#: Each of a worker's queues costs it 1 to 2 % of a core at this pace, idle or not; a delivery a destination each time.
+_QUEUE_POLL_S = 0.25
 #: Deliveries to a destination, and studies of either size, that wait in the engine at a time. Further ones wait in the
 #: index and cost nothing there. More than the workers together have places for studies.
 _MOST_QUEUED, _MOST_READY = 32, 128
