@@ -72,7 +72,8 @@ def _scores(network: Any, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
 def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """Return a bundle of the real network at 64 px with random weights that tell the pictures apart."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    folder = tmp_path_factory.mktemp("bundle")
+    folder = tmp_path_factory.mktemp("tiny") / "bundle"
+    folder.mkdir()
     network = build_network(LABELS, input_px=SIDE, dense_units=16)
     samples = pictures(16)
     # Random weights answer nearly the same whatever they see: the head is stretched until the samples' answers spread.
@@ -116,8 +117,13 @@ def engine(request: pytest.FixtureRequest, tiny_bundle: Bundle) -> Engine:
     if request.param is RemoteEngine:
         url = request.getfixturevalue("model_server")
         return RemoteEngine(tiny_bundle, url=url, model="allpacs", timeout_s=60.0)
-    made: Engine = request.param(tiny_bundle, threads=None)
+    made: Engine = request.param(tiny_bundle, threads=None, **kept(request.param, tiny_bundle))
     return made
+
+
+def kept(kind: type[Any], bundle: Bundle) -> dict[str, Path]:
+    """Return the options with which an engine that converts the network does so once for all tests."""
+    return {"cache": bundle.folder.parent / "converted"} if kind is OpenVinoEngine else {}
 
 
 @pytest.fixture(scope="session")
@@ -258,13 +264,15 @@ def test_weights_of_another_width_are_refused(kind: type[Any], tiny_bundle: Bund
 @pytest.mark.parametrize("kind", LOCAL, ids=[kind.__name__ for kind in LOCAL])
 def test_the_engine_starts_quietly(kind: type[Any], tiny_bundle: Bundle) -> None:
     """In a process of its own: nothing on the terminal; and the module alone loads no model library."""
+    options = {name: str(at) for name, at in kept(kind, tiny_bundle).items()}
     code = (
         "import sys, pathlib\n"
         f"from {kind.__module__} import {kind.__name__} as Engine\n"
+        f"options = {{name: pathlib.Path(at) for name, at in {options!r}.items()}}\n"
         "assert not {'tensorflow', 'keras', 'openvino'} & set(sys.modules)\n"
         "from allpacs.classify.bundle import load_bundle, verify_engine\n"
         f"bundle = load_bundle(pathlib.Path({str(tiny_bundle.folder)!r}))\n"
-        "print('worst', verify_engine(bundle, Engine(bundle, threads=1)))\n"
+        "print('worst', verify_engine(bundle, Engine(bundle, threads=1, **options)))\n"
     )
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr
@@ -297,7 +305,7 @@ def test_engines_explain_alike(tiny_bundle: Bundle) -> None:
         score = tf.reduce_sum(logits[:, :2] * (2.0 * tf.one_hot(labels, 2) - 1.0))
     gradients = tape.gradient(score, activations)
     for kind in (TensorFlowEngine, OpenVinoEngine):
-        explained = kind(tiny_bundle).layer_gradients(batch, labels)
+        explained = kind(tiny_bundle, **kept(kind, tiny_bundle)).layer_gradients(batch, labels)
         assert len(explained) == len(EXPLAINING_LAYERS)
         for layer, activation, gradient in zip(explained, activations, gradients, strict=True):
             np.testing.assert_allclose(layer.activations, activation.numpy(), rtol=1e-3, atol=1e-4)
