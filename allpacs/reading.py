@@ -418,7 +418,7 @@ def prior_report(sr: Artefact) -> PriorReport:
 
 
 def _header(row: InstanceRow, *, only: Iterable[str] | None) -> Dataset:
-    """Return the header of a stored instance, or some of it; of one that cannot be parsed any more, what we know."""
+    """Return the header of an instance, or some of it; of one that cannot be parsed any more, what the index knows."""
     try:
         return read_header(row.path) if only is None else read_elements(row.path, only)
     except InputFault:

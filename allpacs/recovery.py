@@ -17,14 +17,13 @@ from pydicom.errors import InvalidDicomError
 from allpacs.domain.errors import AllpacsError, InstanceRefused
 from allpacs.receive.admit import admit
 from allpacs.receive.header import read_header
+from allpacs.store.scrub import SETTLED_S
 from allpacs.store.store import Store
 
 _log = structlog.get_logger("allpacs.recovery")
 
 #: Calling AE title of an instance whose sender is not known any more.
 UNKNOWN_AE = "UNKNOWN"
-#: A younger file may be one that is just being kept.
-_SETTLED_S = 600.0
 
 
 def recover(store: Store, *, quiet_s: float, max_age_s: float, now: float | None = None) -> tuple[int, int]:
@@ -42,7 +41,7 @@ def recover(store: Store, *, quiet_s: float, max_age_s: float, now: float | None
     """
     at = time.time() if now is None else now
     adopted = put_aside = 0
-    for path in list(store.scrub.orphans(not_after=at - _SETTLED_S)):
+    for path in list(store.scrub.orphans(not_after=at - SETTLED_S)):
         try:
             meta, data_set = _split(store.spool.folder / path)
             file_meta = dcmread(BytesIO(meta), force=True).file_meta

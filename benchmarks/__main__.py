@@ -1,8 +1,7 @@
 """Run the benchmarks: ``python -m benchmarks [--quick] [--only NAME …] [--folder DIR]``.
 
-With ``--only`` the rows that are not measured stay in the file as they are; each row says when it was measured and on
-what. What is
-measured is written subject by subject: a run that was cut off can be gone on with.
+With ``--only`` the rows that are not measured stay in the file as they are; each row says when it was measured, and on
+which processor. What is measured is written subject by subject: a run that was cut off can be gone on with.
 
 ``python -m benchmarks scaling`` only writes the capacity model anew, from what was measured.
 """

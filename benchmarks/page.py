@@ -46,13 +46,13 @@ def table(latest: dict[str, Any]) -> str:
 
 
 def _processors(latest: dict[str, Any]) -> list[str]:
-    """Return which rows were measured on which processor, those of the latest last and not by name."""
+    """Return which rows were measured on which processor; those of the one that has most are not named."""
     on: dict[str, list[str]] = {}
     for row in latest["rows"]:
         on.setdefault(row.get("processor", "one that was not noted"), []).append(f"`{row['name']}`")
-    last = max(on, key=lambda processor: len(on[processor]))
-    others = [f"{', '.join(names)} on {processor};" for processor, names in on.items() if processor != last]
-    return [" ".join(["Processor:", *others, f"all others on {last}." if others else f"{last}."])]
+    most = max(on, key=lambda processor: len(on[processor]))
+    others = [f"{', '.join(names)} on {processor};" for processor, names in on.items() if processor != most]
+    return [" ".join(["Processor:", *others, f"all others on {most}." if others else f"{most}."])]
 
 
 def plot(latest: dict[str, Any], file: Path) -> bool:

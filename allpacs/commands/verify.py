@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from typing import Any
 
@@ -9,7 +10,7 @@ from rich.console import Console
 
 from allpacs.recovery import recover
 from allpacs.settings import Settings
-from allpacs.store.scrub import Damage, Scrubbed
+from allpacs.store.scrub import SETTLED_S, Damage, Scrubbed
 from allpacs.store.store import Store
 
 
@@ -27,7 +28,7 @@ def verify(store: Store, settings: Settings, *, repair: bool) -> dict[str, Any]:
         receive = settings.receive
         adopted, put_aside = recover(store, quiet_s=receive.quiet_s, max_age_s=receive.max_age_s)
     seen = Scrubbed()
-    wrong = list(store.scrub.run(seen))
+    wrong = list(store.scrub.run(seen, not_after=time.time() - SETTLED_S))
     counts = Counter(one.damage for one in wrong)
     return {
         "instances": seen.instances,

@@ -20,6 +20,8 @@ from allpacs.store.spool import Spool
 _INSTANCE = schema.instances.c
 _ARTEFACT = schema.artefacts.c
 _ROWS_AT_ONCE = 1000
+#: A younger file may be one that is just being kept, its row not yet committed.
+SETTLED_S = 600.0
 _BLOCK = 1 << 20
 #: Preamble, prefix, and the element that tells the length of the File Meta Information (PS3.10 section 7.1).
 _META = struct.Struct("<132xHH2sHL")
@@ -68,8 +70,13 @@ class Scrub:
         self._spool = spool
         self._artefacts = artefacts
 
-    def run(self, seen: Scrubbed) -> Iterator[Damaged]:
+    def run(self, seen: Scrubbed, *, not_after: float | None = None) -> Iterator[Damaged]:
         """Yield what is wrong, counting in `seen` what was looked at.
+
+        Parameters
+        ----------
+        not_after:
+            As `orphans` has it.
 
         Raises
         ------
@@ -85,7 +92,7 @@ class Scrub:
             if row.path:
                 seen.artefacts += 1
                 yield from self._look(self._artefacts, "artefact", row, seen, None)
-        for path in self.orphans():
+        for path in self.orphans(not_after=not_after):
             yield Damaged(Damage.ORPHAN, "instance", path.parent.name, path.as_posix())
 
     def orphans(self, *, not_after: float | None = None) -> Iterator[Path]:

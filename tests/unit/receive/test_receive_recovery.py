@@ -81,6 +81,12 @@ def test_what_is_missing_cut_changed_or_unknown_is_told(store: Store) -> None:
     ]  # fmt: skip
 
 
+def test_a_file_whose_row_may_be_on_its_way_is_no_damage(store: Store) -> None:
+    store.spool.write(Path(f"{STUDY}/{STUDY}.5.1.dcm"), [b"".join(parts(1))])
+    assert verify(store, Settings(), repair=True)["orphan"] == 0
+    assert keep(store, 1) == "stored"
+
+
 def test_a_file_without_a_row_is_taken_in_once_and_its_sender_is_told_the_same(store: Store) -> None:
     left_behind(store, f"{STUDY}/{STUDY}.5.1.dcm", b"".join(parts(1)))
     assert recover(store, quiet_s=1.0, max_age_s=60.0) == (1, 0)
