@@ -13,7 +13,7 @@ install-dev: .venv/installed-dev
 # uv installs in half a minute what takes pip minutes. It knows nothing of pip's own configuration: where only that says
 # from where to install, pip does it.
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
-UV := $(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt
+UV := $(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --constraint constraints.txt
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
