@@ -50,10 +50,12 @@ def test_only_what_stands_between_the_marks_is_written_anew(tmp_path: Path) -> N
         Row("batch_1", 30.0, None, None, "cells/s", 2, 30.0, 30.0, ""),
     ]
     about = {"processor": "P", "cores": 2, "memory_gb": 1.0, "system": "S", "python": "3", "packages": {}}
-    page.write({"rows": [row.to_dict() for row in rows], "machine": {**about, "load_before": 0.0}}, written)
+    noted = [row.to_dict() | {"processor": "Q" if row.name == "batch_1" else "P"} for row in rows]
+    page.write({"rows": noted, "machine": {**about, "load_before": 0.0}}, written)
     text = written.read_text(encoding="utf-8")
     assert text.startswith("before\n") and text.endswith("\nafter\n") and "old" not in text  # noqa: PT018
     assert "| `receive_1` | 300 | 600 | instances/s | **0.5** [0.4, 0.6] | 5 | >= 1.0 | how |" in text
+    assert "\nProcessor: `batch_1` on Q; all others on P.\n" in text
     assert "](performance.svg)" in text
     drawn = written.with_suffix(".svg").read_text(encoding="utf-8")
     assert drawn.lstrip().startswith("<?xml")
