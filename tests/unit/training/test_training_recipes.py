@@ -40,9 +40,9 @@ def few_images(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
             subjects.setdefault(path.stem.split("_")[1], []).append(path)
         chosen += [path for paths in subjects.values() for path in paths[:2]]
     chosen += [p for kind in ("all", "normal") for p in sorted((data_dir / "allidb2" / kind).glob("*.png"))[:15]]
-    chosen += [p for kind in sorted((data_dir / "pbc").iterdir()) for p in sorted(kind.glob("*.jpg"))[:10]]
+    chosen += [p for kind in sorted((data_dir / "pbc").iterdir()) for p in sorted(kind.glob("*.jpg"))[:20]]
     for kind in ("Benign", "Early", "Pre", "Pro"):
-        chosen += sorted((data_dir / "taleghani" / kind).glob("*.jpg"))[:10]
+        chosen += sorted((data_dir / "taleghani" / kind).glob("*.jpg"))[:20]
     for path in chosen:
         link = root / path.relative_to(data_dir)
         link.parent.mkdir(parents=True, exist_ok=True)
