@@ -41,18 +41,18 @@ def table(latest: dict[str, Any]) -> str:
     times = sorted(row["at"] for row in latest["rows"] if "at" in row)
     when = f"from {times[0]} to {times[-1]}" if times else "at a time not noted"
     lines += ["", f"Measured {when} on {hardware}, {software}; load before the last: {about['load_before']}."]
-    lines += ["", *_processors(latest)]
+    lines += ["", _processors(latest)]
     return "\n".join(lines) + "\n"
 
 
-def _processors(latest: dict[str, Any]) -> list[str]:
+def _processors(latest: dict[str, Any]) -> str:
     """Return which rows were measured on which processor; those of the one that has most are not named."""
     on: dict[str, list[str]] = {}
     for row in latest["rows"]:
         on.setdefault(row.get("processor", "one that was not noted"), []).append(f"`{row['name']}`")
     most = max(on, key=lambda processor: len(on[processor]))
     others = [f"{', '.join(names)} on {processor};" for processor, names in on.items() if processor != most]
-    return [" ".join(["Processor:", *others, f"all others on {most}." if others else f"{most}."])]
+    return " ".join(["Processor:", *others, f"all others on {most}." if others else f"{most}."])
 
 
 def plot(latest: dict[str, Any], file: Path) -> bool:

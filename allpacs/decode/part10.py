@@ -86,15 +86,11 @@ def read_header(path: Path) -> Dataset:
     StoreFault
         The file cannot be opened.
     """
-    with opened(path) as file, blaming_sender("the header cannot be read"):
-        stream, meta, syntax = data_set(file)
-        with stream:
-            header = _read_until_pixels(stream, syntax)
-        header.file_meta = meta
-        _drop_unreadable(header)
-        if not header.get("SOPInstanceUID"):
-            raise UndecodablePixels("the header has no SOP Instance UID")
-        return header
+    header = _as_written(path)
+    _drop_unreadable(header)
+    if not header.get("SOPInstanceUID"):
+        raise UndecodablePixels("the header has no SOP Instance UID")
+    return header
 
 
 def read_elements(path: Path, keywords: Iterable[str]) -> Dataset:
@@ -109,10 +105,16 @@ def read_elements(path: Path, keywords: Iterable[str]) -> Dataset:
     StoreFault
         The file cannot be opened.
     """
+    return _as_written(path, [Tag(keyword) for keyword in keywords])
+
+
+def _as_written(path: Path, tags: list[BaseTag | int] | None = None) -> Dataset:
     with opened(path) as file, blaming_sender("the header cannot be read"):
-        stream, _, syntax = data_set(file)
+        stream, meta, syntax = data_set(file)
         with stream:
-            return _read_until_pixels(stream, syntax, [Tag(keyword) for keyword in keywords])
+            header = _read_until_pixels(stream, syntax, tags)
+        header.file_meta = meta
+        return header
 
 
 def read_frames(path: Path, *, max_pixels: int = 100_000_000) -> Iterator[Frame | UnreadableFrame]:

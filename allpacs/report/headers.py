@@ -17,7 +17,6 @@ from allpacs.report.source import CORRUPT, encoded
 
 #: What a report quotes of every instance; all else it takes from the lead.
 OF_EACH = ("SpecificCharacterSet", "InstanceNumber", "ContainerIdentifier", "SpecimenDescriptionSequence")
-_OF_EACH = [Tag(keyword) for keyword in OF_EACH]
 
 
 def gathered(
@@ -42,7 +41,7 @@ def _of_each(
     header: Dataset, shared: dict[object, DataElement | None], readable: Callable[[Dataset, BaseTag], bool]
 ) -> Dataset:
     kept = Dataset()
-    for tag in _OF_EACH:
+    for tag in map(Tag, OF_EACH):
         with suppress(*CORRUPT):
             if tag in header:
                 written = _written(header, tag)

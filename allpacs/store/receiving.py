@@ -107,12 +107,6 @@ class Receiving:
         if kept is None or deleted:
             path = self._spool.instance_path(identity.study_uid, identity.sop_instance_uid)
             staged = self._spool.stage([file_meta, data_set])
-            try:
-                # Before the transaction, for which others wait: in it there is nothing left to sync but its own log.
-                placed = kept is None and self._spool.place_new(staged, path)
-            except StoreFault:
-                self._spool.discard(staged)
-                raise
 
             def keep(connection: sa.Connection) -> None:
                 statements = self._statements
@@ -160,6 +154,8 @@ class Receiving:
                     self._spool.place(staged, path)
 
             try:
+                # Before the transaction, for which others wait: in it there is nothing left to sync but its own log.
+                placed = kept is None and self._spool.place_new(staged, path)
                 self._group.run(keep, order=f"{identity.study_uid} {identity.sop_instance_uid}")
             except _KeptAlready as already:
                 if already.kept is None:

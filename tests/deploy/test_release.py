@@ -22,7 +22,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
 
 #: What an environment of its own is not to have of ours; nor is each of its programs to translate all modules anew.
-INHERITED = ("PYTHONPATH", "VIRTUAL_ENV", "PYTHONDONTWRITEBYTECODE")
+NOT_INHERITED = ("PYTHONPATH", "VIRTUAL_ENV", "PYTHONDONTWRITEBYTECODE")
 
 #: Permissive licences, by how packages name them.
 PERMISSIVE = re.compile(
@@ -133,7 +133,7 @@ def test_wheel_and_sdist_hold_all_that_is_needed_at_run_time(built: Path) -> Non
 @pytest.mark.timeout(410)  # some 500 MB are installed
 def test_the_wheel_runs_the_demo_in_an_empty_environment(built: Path, tmp_path: Path) -> None:
     (wheel,) = built.glob("*.whl")
-    environment = {key: value for key, value in os.environ.items() if key not in INHERITED}
+    environment = {key: value for key, value in os.environ.items() if key not in NOT_INHERITED}
     python = tmp_path / "venv" / "bin" / "python"
     constraints = REPOSITORY / "constraints.txt"
     for command in (
