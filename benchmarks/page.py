@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import operator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
+_RELATIONS: dict[str, Callable[[float, float], bool]] = {
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+}
 
 
 def write(latest: dict[str, Any], page: Path) -> None:
@@ -26,23 +34,48 @@ def write(latest: dict[str, Any], page: Path) -> None:
 
 
 def table(latest: dict[str, Any]) -> str:
-    """Return the figures as a table of Markdown, and what they were measured on."""
-    lines = ["| row | ours | peer | unit | ratio [runs] | runs | aim | how |", "|---|---|---|---|---|---|---|---|"]
-    for row in latest["rows"]:
-        peer = "" if row["peer"] is None else f"{row['peer']:.4g}"
-        spread = f"[{row['low']:.3g}, {row['high']:.3g}]"
-        ratio = spread if row["ratio"] is None else f"**{row['ratio']:.3g}** {spread}"
-        cells = [f"`{row['name']}`", f"{row['ours']:.4g}", peer, row["unit"], ratio, str(row["runs"])]
-        lines.append("| " + " | ".join([*cells, row["aim"], row["setting"]]) + " |")
+    """Return the figures as tables of Markdown, those that have an aim first, and what they were measured on."""
+    aimed = [row for row in latest["rows"] if row["aim"]]
+    others = [row for row in latest["rows"] if not row["aim"]]
+    lines = []
+    if aimed:
+        lines += ["| row | ours | peer | unit | ratio [runs] | runs | aim | reached | how |"]
+        lines += ["|---|---|---|---|---|---|---|---|---|"]
+        lines += [_line(row, row["aim"], "yes" if reached(row) else "**no**", row["setting"]) for row in aimed] + [""]
+    if others:
+        lines += ["Without an aim: points of the plots, and what explains a row above.", ""]
+        lines += ["| row | ours | peer | unit | ratio [runs] | runs | how |", "|---|---|---|---|---|---|---|"]
+        lines += [_line(row, row["setting"]) for row in others] + [""]
     about = latest["machine"]
     packages = ", ".join(f"{name} {number}" for name, number in about["packages"].items())
     hardware = f"{about['cores']} cores, {about['memory_gb']} GB"
     software = f"{about['system']}, Python {about['python']}; {packages}"
     times = sorted(row["at"] for row in latest["rows"] if "at" in row)
     when = f"from {times[0]} to {times[-1]}" if times else "at a time not noted"
-    lines += ["", f"Measured {when} on {hardware}, {software}; load before the last: {about['load_before']}."]
+    lines += [f"Measured {when} on {hardware}, {software}; load before the last: {about['load_before']}."]
     lines += ["", _processors(latest)]
     return "\n".join(lines) + "\n"
+
+
+def reached(row: dict[str, Any]) -> bool:
+    """Return whether a row is as its aim wants it: its ratio, or where it has none its figure, against a bound.
+
+    Parameters
+    ----------
+    row:
+        A row of ``latest.json`` with an aim such as ``>= 7`` or ``<= 1.1``; what follows a comma is not looked at.
+    """
+    relation, bound = row["aim"].split(",")[0].split()
+    figure = row["ours"] if row["ratio"] is None else row["ratio"]
+    return bool(_RELATIONS[relation](figure, float(bound)))
+
+
+def _line(row: dict[str, Any], *ends: str) -> str:
+    peer = "" if row["peer"] is None else f"{row['peer']:.4g}"
+    spread = f"[{row['low']:.3g}, {row['high']:.3g}]"
+    ratio = spread if row["ratio"] is None else f"**{row['ratio']:.3g}** {spread}"
+    cells = [f"`{row['name']}`", f"{row['ours']:.4g}", peer, row["unit"], ratio, str(row["runs"])]
+    return "| " + " | ".join([*cells, *ends]) + " |"
 
 
 def _processors(latest: dict[str, Any]) -> str:
@@ -78,7 +111,8 @@ def plot(latest: dict[str, Any], file: Path) -> bool:
         axes.set(xlabel=across, ylabel=up, ylim=(0, None))
         axes.set_title(title, fontsize=10)
         axes.grid(alpha=0.3)
-    figure.savefig(file, metadata={"Date": None})
+    with plt.rc_context({"svg.hashsalt": file.name}):  # else a plot of the same figures is another file each time
+        figure.savefig(file, metadata={"Date": None})
     plt.close(figure)
     return True
 

@@ -54,12 +54,29 @@ def test_only_what_stands_between_the_marks_is_written_anew(tmp_path: Path) -> N
     page.write({"rows": noted, "machine": {**about, "load_before": 0.0}}, written)
     text = written.read_text(encoding="utf-8")
     assert text.startswith("before\n") and text.endswith("\nafter\n") and "old" not in text  # noqa: PT018
-    assert "| `receive_1` | 300 | 600 | instances/s | **0.5** [0.4, 0.6] | 5 | >= 1.0 | how |" in text
+    assert "| `receive_1` | 300 | 600 | instances/s | **0.5** [0.4, 0.6] | 5 | >= 1.0 | **no** | how |" in text
+    assert text.index("receive_1") < text.index("Without an aim") < text.index("| `batch_8` | 90 |")
     assert "\nProcessor: `batch_1` on Q; all others on P.\n" in text
     assert "](performance.svg)" in text
     drawn = written.with_suffix(".svg").read_text(encoding="utf-8")
     assert drawn.lstrip().startswith("<?xml")
     assert drawn.count("<!-- cells in a batch -->") == drawn.count("<!-- instances in the study -->") == 1
+
+
+@pytest.mark.parametrize(
+    ("aim", "ours", "ratio", "reached"),
+    [
+        (">= 1.0, at least 0.6", 900.0, 0.9, False),
+        (">= 1.0, at least 0.6", 0.1, 1.0, True),
+        ("<= 1.1", 5.0, 1.1, True),
+        ("< 2", 2.0, None, False),
+        ("<= 2", 2.0, None, True),
+    ],
+)
+def test_an_aim_is_asked_of_the_ratio_or_where_there_is_none_of_the_figure(
+    aim: str, ours: float, ratio: float | None, reached: bool
+) -> None:
+    assert page.reached({"aim": aim, "ours": ours, "ratio": ratio}) is reached
 
 
 @pytest.mark.slow
