@@ -43,6 +43,7 @@ def recover(store: Store, *, quiet_s: float, max_age_s: float, now: float | None
     adopted = put_aside = 0
     for path in list(store.scrub.orphans(not_after=at - SETTLED_S)):
         try:
+            found = (store.spool.folder / path).stat()
             meta, data_set = _split(store.spool.folder / path)
             file_meta = dcmread(BytesIO(meta), force=True).file_meta
             transfer_syntax_uid = str(file_meta.TransferSyntaxUID)
@@ -63,8 +64,11 @@ def recover(store: Store, *, quiet_s: float, max_age_s: float, now: float | None
                 quiet_s=quiet_s,
                 max_age_s=max_age_s,
             )
+        except FileNotFoundError:
+            continue  # deleted meanwhile
         except (InstanceRefused, InvalidDicomError, AttributeError, ValueError) as unusable:
-            store.spool.quarantine(path)
+            if not store.scrub.put_aside(path, found):
+                continue  # its place has been taken by an instance
             put_aside += 1
             reason = str(unusable) if isinstance(unusable, AllpacsError) else type(unusable).__name__
             store.audit.record("file_put_aside", at=at, reason=reason)

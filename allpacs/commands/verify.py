@@ -21,7 +21,7 @@ def verify(store: Store, settings: Settings, *, repair: bool) -> dict[str, Any]:
     ----------
     repair:
         Take in or put aside files that the index does not know. What is missing or altered cannot be repaired here:
-        the sender has to send it again.
+        the sender has to send it again, and the same bytes are then put back.
     """
     adopted, put_aside = (0, 0)
     if repair:

@@ -117,9 +117,27 @@ class Deliveries:
     def begin(self, study_uid: str, revision: int, destination: str, attempt: int, *, now: float) -> DeliveryRow | None:
         """Note that an attempt begins; doing so twice changes nothing.
 
-        Returns None where there is nothing to begin: the results were sent, or that attempt is over.
+        Returns None where there is nothing to begin: the results were sent, or that attempt is over. One that a person
+        has revived and that a later revision has overtaken meanwhile is dead again.
         """
         with self._database.writing() as connection:
+            connection.execute(
+                sa.update(schema.deliveries)
+                .where(
+                    *_is(study_uid, revision, destination),
+                    _not_over(attempt),
+                    _T.attempts_forgiven > 0,
+                    _T.sent_at.is_(None),
+                    _overtaken(),
+                )
+                .values(
+                    state=DeliveryState.DEAD,
+                    attempts=attempt,
+                    next_attempt_at=None,
+                    reason="a later report of the study was sent meanwhile",
+                    updated_at=now,
+                )
+            )
             begun = connection.execute(
                 sa.update(schema.deliveries)
                 .where(*_is(study_uid, revision, destination), _not_over(attempt))
@@ -182,20 +200,13 @@ class Deliveries:
     def revive(self, study_uid: str, *, now: float) -> list[tuple[int, str]]:
         """Queue the dead deliveries of a study again, and return their revisions and destinations.
 
-        The attempts made so far no longer count towards giving up. One that a later revision was sent after stays
-        dead: it would put the older report over the newer.
+        The attempts made so far no longer count towards giving up. One that a later revision was or is being sent after
+        stays dead: it would put the older report over the newer.
         """
-        later = schema.deliveries.alias("later")
-        superseded = sa.exists().where(
-            later.c.study_uid == _T.study_uid,
-            later.c.destination == _T.destination,
-            later.c.revision > _T.revision,
-            sa.or_(later.c.state.in_(ARRIVED), later.c.sent_at.is_not(None)),
-        )
         with self._database.writing() as connection:
             rows = connection.execute(
                 sa.update(schema.deliveries)
-                .where(_T.study_uid == study_uid, _T.state == DeliveryState.DEAD, ~superseded)
+                .where(_T.study_uid == study_uid, _T.state == DeliveryState.DEAD, ~_overtaken())
                 .values(
                     state=DeliveryState.QUEUED,
                     attempts_forgiven=_T.attempts,
@@ -242,6 +253,17 @@ def _not_over(attempt: int) -> sa.ColumnElement[bool]:
     return sa.or_(
         sa.and_(_T.attempts == attempt - 1, _T.state.in_(_WAITING)),
         sa.and_(_T.attempts == attempt, _T.state == DeliveryState.SENDING),
+    )
+
+
+def _overtaken() -> sa.ColumnElement[bool]:
+    """Whether a later revision was sent to the same destination, or is being sent."""
+    later = schema.deliveries.alias("later")
+    return sa.exists().where(
+        later.c.study_uid == _T.study_uid,
+        later.c.destination == _T.destination,
+        later.c.revision > _T.revision,
+        sa.or_(later.c.state.in_((*ARRIVED, DeliveryState.SENDING)), later.c.sent_at.is_not(None)),
     )
 
 

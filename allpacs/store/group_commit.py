@@ -81,8 +81,8 @@ class GroupCommit:
                     for change in sorted(taken, key=lambda one: one.order):
                         self._run(connection, change)
         except BaseException as error:  # noqa: BLE001 - each of them is told
-            for change in taken:
-                change.error = change.error or error
+            for change in taken:  # also those with an error of their own: what they had seen of the others is undone
+                change.error = error
         with self._lock:
             self._led = bool(self._waiting)
             if self._waiting:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Collection, Iterable, Sequence
+from pathlib import Path
 from typing import Any, BinaryIO, Literal, NamedTuple
 
 import sqlalchemy as sa
@@ -38,6 +39,7 @@ class _Kept(NamedTuple):
     transfer_syntax_uid: str
     sha256: str
     path: str
+    size_bytes: int
 
     def holds(self, transfer_syntax_uid: str, sha256: str) -> bool:
         """Whether they are these."""
@@ -88,8 +90,8 @@ class Receiving:
         Returns
         -------
         str
-            ``stored`` (also for bytes that were deleted after retention and are back), or ``same`` where the same bytes
-            are kept already (then nothing changes).
+            ``stored`` (also for bytes that were deleted after retention, or that the disk has lost or altered, and that
+            are back), or ``same`` where the same bytes are kept already (then nothing changes).
 
         Raises
         ------
@@ -98,13 +100,17 @@ class Receiving:
         StoreFault
             The disk or the index cannot be written.
         """
-        size, sha256 = _measured(data_set)
-        size += len(file_meta)
+        data_set_bytes, sha256 = _measured(data_set)
+        size = len(file_meta) + data_set_bytes
         with self._database.reading() as connection:
             kept = self._kept(connection, identity.sop_instance_uid)
-            same = kept is not None and kept.holds(identity.transfer_syntax_uid, sha256)
-            deleted = same and _deleted(connection, identity.sop_instance_uid)
-        if kept is None or deleted:
+            same = kept if kept is not None and kept.holds(identity.transfer_syntax_uid, sha256) else None
+            deleted = same is not None and _deleted(connection, identity.sop_instance_uid)
+        # What the disk has lost or altered is put back as what was deleted is: 0x0000 is said of bytes that are there.
+        gone = same is not None and (
+            deleted or not self._spool.holds(Path(same.path), same.size_bytes, data_set_bytes, sha256)
+        )
+        if kept is None or gone:
             path = self._spool.instance_path(identity.study_uid, identity.sop_instance_uid)
             staged = self._spool.stage([file_meta, data_set])
 
@@ -141,7 +147,7 @@ class Receiving:
                     size_bytes=size,
                     sha256=sha256,
                 ).scalar()
-                if inserted is None and deleted:
+                if inserted is None and gone:
                     connection.execute(
                         sa.update(schema.instances)
                         .where(schema.instances.c.sop_instance_uid == identity.sop_instance_uid)
@@ -149,8 +155,9 @@ class Receiving:
                     )
                 elif inserted is None:
                     raise _KeptAlready(self._kept(connection, identity.sop_instance_uid))
-                if not placed:
-                    # Within the transaction: of two senders of one UID, only the one with the row gets the file.
+                if not (placed and self._spool.in_place(staged, path)):
+                    # Within the transaction: of two senders of one UID, only the one with the row gets the file. One
+                    # whose transaction failed may have put its bytes over ours.
                     self._spool.place(staged, path)
 
             try:
@@ -165,7 +172,7 @@ class Receiving:
                     self._spool.remove(path)
             finally:
                 self._spool.discard(staged)
-            if kept is None or deleted:
+            if kept is None or gone:
                 return "stored"
         if kept.holds(identity.transfer_syntax_uid, sha256):
             return "same"
@@ -296,7 +303,7 @@ class _Statements:
         )
         self.kept = _Statement(
             database,
-            sa.select(instance.c.transfer_syntax_uid, instance.c.sha256, instance.c.path).where(
+            sa.select(instance.c.transfer_syntax_uid, instance.c.sha256, instance.c.path, instance.c.size_bytes).where(
                 instance.c.sop_instance_uid == sa.bindparam("uid")
             ),
             ("uid",),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -63,7 +64,7 @@ class Scrubbed:
 
 
 class Scrub:
-    """Compares spool, results, index and digests; changes nothing."""
+    """Compares spool, results, index and digests."""
 
     def __init__(self, database: Database, spool: Spool, artefacts: Spool) -> None:
         self._database = database
@@ -107,13 +108,36 @@ class Scrub:
             if not_after is not None and _modified(self._spool.folder / path) >= not_after:
                 continue
             with self._database.reading() as connection:
-                known = connection.scalar(
-                    sa.select(_INSTANCE.sop_instance_uid).where(
-                        _INSTANCE.sop_instance_uid == path.stem, _INSTANCE.path == path.as_posix()
-                    )
-                )
-            if known is None:
+                known = self._knows(connection, path)
+            if not known:
                 yield path
+
+    def put_aside(self, path: Path, which: os.stat_result) -> bool:
+        """Move a file of the spool that the index does not know out of the way; return whether it was.
+
+        Not where a receiver has put an instance's bytes over it meanwhile: those belong to a row.
+
+        Parameters
+        ----------
+        which:
+            The file as it was when it was found to be of no use.
+
+        Raises
+        ------
+        StoreFault
+            The spool or the index cannot be read or written.
+        """
+        with self._database.writing() as connection:
+            if self._knows(connection, path):
+                return False
+            return self._spool.quarantine(path, which)
+
+    @staticmethod
+    def _knows(connection: sa.Connection, path: Path) -> bool:
+        query = sa.select(_INSTANCE.sop_instance_uid).where(
+            _INSTANCE.sop_instance_uid == path.stem, _INSTANCE.path == path.as_posix()
+        )
+        return connection.scalar(query) is not None
 
     def _rows(self, table: sa.Table, key: tuple[sa.Column[object], ...]) -> Iterator[sa.Row[tuple[object, ...]]]:
         """Yield all rows, some at a time: a scrub takes hours, and holds no transaction open."""
@@ -145,13 +169,6 @@ class Scrub:
             raise StoreFault(f"{what} {row.path}: {error.strerror or error}") from error
         if damage is not None:
             yield Damaged(damage, what, row.study_uid, row.path)
-
-
-def data_set_digest(path: Path) -> str:
-    """Return the SHA-256 of a spooled instance's data set: without preamble and File Meta Information."""
-    with path.open("rb") as file:
-        file.seek(_data_set_at(file))
-        return _digest(file)
 
 
 def _data_set_at(file: BinaryIO) -> int:

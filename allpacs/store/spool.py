@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import io
 import os
 import shutil
@@ -121,6 +122,26 @@ class Spool:
                 raise
         return True
 
+    def in_place(self, staged: Path, relative: Path) -> bool:
+        """Return whether a staged file is the one that lies there; what `place_new` did may have been undone."""
+        with _faults():
+            try:
+                return staged.samefile(self.folder / relative)
+            except FileNotFoundError:
+                return False
+
+    def holds(self, relative: Path, size_bytes: int, ending_bytes: int, sha256: str) -> bool:
+        """Return whether a file is in its place, of this size, and ends with so many bytes of this SHA-256."""
+        with _faults():
+            try:
+                with (self.folder / relative).open("rb", buffering=0) as file:
+                    if file.seek(0, os.SEEK_END) != size_bytes:
+                        return False
+                    file.seek(size_bytes - ending_bytes)
+                    return hashlib.file_digest(file, "sha256").hexdigest() == sha256  # type: ignore[arg-type]
+            except FileNotFoundError:
+                return False
+
     def discard(self, staged: Path) -> None:
         """Remove a staged file that is not needed."""
         with _faults():
@@ -158,11 +179,27 @@ class Spool:
                     for file in sorted(folder.iterdir()):
                         yield file.relative_to(self.folder)
 
-    def quarantine(self, relative: Path) -> None:
-        """Move a file that belongs nowhere out of the way, where a person can look at it."""
+    def quarantine(self, relative: Path, which: os.stat_result) -> bool:
+        """Move a file out of the way, where a person can look at it; return False where another has taken its place.
+
+        Parameters
+        ----------
+        which:
+            The file that is meant.
+        """
+        target = self.folder / QUARANTINE / "-".join(relative.parts)
         with _faults():
-            (self.folder / QUARANTINE).mkdir(mode=0o700, exist_ok=True)
-            (self.folder / relative).rename(self.folder / QUARANTINE / "-".join(relative.parts))
+            target.parent.mkdir(mode=0o700, exist_ok=True)
+            try:
+                (self.folder / relative).rename(target)
+            except FileNotFoundError:
+                return False
+            if os.path.samestat(target.stat(), which):
+                return True
+            with suppress(FileExistsError):  # still another has come to its place
+                os.link(target, self.folder / relative)
+            target.unlink()
+        return False
 
     def sweep(self, before: float) -> int:
         """Remove staged files last written before that time (left by a killed process); return how many."""

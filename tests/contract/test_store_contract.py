@@ -6,7 +6,7 @@ import errno
 import os
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import replace
 from pathlib import Path
@@ -607,6 +607,34 @@ def test_a_file_that_a_crash_left_without_a_row_gives_way(store: Store) -> None:
     assert list(store.scrub.orphans()) == []
 
 
+def test_bytes_put_over_ours_by_a_transaction_that_failed_give_way(
+    store: Store, tmp_path: Path, database_url: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = Store.open(tmp_path, database_url)
+    place_new, place = Spool.place_new, Spool.place
+
+    def overtaken(self: Spool, staged: Path, relative: Path) -> bool:
+        placed = place_new(self, staged, relative)
+        if self is store.spool:
+            with pytest.raises(StoreFault, match="the index's disk is full"):
+                keep(other, identity(1), b"other bytes")
+        return placed
+
+    def fails_afterwards(self: Spool, staged: Path, relative: Path) -> None:
+        place(self, staged, relative)
+        if self is other.spool:
+            raise StoreFault("the index's disk is full")
+
+    monkeypatch.setattr(Spool, "place_new", overtaken)
+    monkeypatch.setattr(Spool, "place", fails_afterwards)
+    try:
+        assert keep(store, identity(1)) == "stored"
+    finally:
+        other.close()
+    (row,) = store.revisions.instances(*close(store, 110.0))
+    assert row.path.read_bytes() == META + b"pixels"
+
+
 def test_a_file_system_without_hard_links_will_do(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     def refused(*_: object) -> None:
         raise PermissionError(errno.EPERM, "Operation not permitted")
@@ -687,6 +715,25 @@ def test_a_dead_delivery_that_a_later_revision_overtook_stays_dead(store: Store)
     store.deliveries.queue(study, first, ["pacs"], now=2000.0)
     store.deliveries.set_state(study, first, "pacs", DeliveryState.DEAD, now=2001.0)
     assert store.deliveries.revive(study, now=2002.0) == [(first, "pacs")]
+
+
+def test_an_older_report_is_not_put_over_a_newer_one_that_is_on_its_way(store: Store) -> None:
+    keep(store, identity(1))
+    study, first = close(store, 1000.0)
+    keep(store, identity(2), at=1001.0)
+    _, second = close(store, 2000.0)
+    store.deliveries.queue(study, first, ["ehr"], now=2000.0)
+    store.deliveries.set_state(study, first, "ehr", DeliveryState.DEAD, now=2001.0, attempts=1)
+    store.deliveries.queue(study, second, ["ehr"], now=2001.0)
+    assert store.deliveries.revive(study, now=2002.0) == [(first, "ehr")]
+    # Enqueued before the other was revived.
+    assert store.deliveries.begin(study, second, "ehr", 1, now=2003.0) is not None
+    assert store.deliveries.begin(study, first, "ehr", 2, now=2004.0) is None
+    (overtaken, newer) = store.deliveries.of_study(study)
+    assert (overtaken.state, newer.state) == (DeliveryState.DEAD, DeliveryState.SENDING)
+    assert store.deliveries.revive(study, now=2005.0) == []
+    store.deliveries.set_state(study, second, "ehr", DeliveryState.DEAD, now=2006.0)
+    assert store.deliveries.revive(study, now=2007.0) == [(first, "ehr"), (second, "ehr")]
 
 
 # --- workers
@@ -784,6 +831,21 @@ def test_deleted_bytes_that_are_sent_again_are_back_and_other_bytes_are_refused(
     assert keep(store, identity(1), at=1001.0) == "same"
     assert close(store, 1100.0) == (STUDY, 2)
     assert len(store.revisions.instances(STUDY, 2)) == 1
+
+
+@pytest.mark.parametrize(
+    "damage", [Path.unlink, lambda file: file.write_bytes(META + b"PIXELS")], ids=["lost", "altered"]
+)
+def test_bytes_that_the_disk_has_lost_or_altered_are_put_back(store: Store, damage: Callable[[Path], object]) -> None:
+    keep(store, identity(1))
+    (row,) = store.revisions.instances(*close(store, 110.0))
+    damage(row.path)
+    assert keep(store, identity(1), at=200.0) == "stored"
+    assert row.path.read_bytes() == META + b"pixels"
+    assert keep(store, identity(1), at=201.0) == "same"
+    damage(row.path)
+    with pytest.raises(InstanceRefused):
+        keep(store, identity(1), b"other bytes", at=202.0)
 
 
 def test_bytes_that_come_again_while_files_are_deleted_stay(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -123,3 +123,30 @@ def test_a_file_that_is_no_instance_is_put_aside(store: Store, path: str, conten
 def test_a_file_that_is_just_being_kept_is_left_alone(store: Store) -> None:
     store.spool.write(Path(STUDY, f"{STUDY}.5.1.dcm"), [b"row follows"])
     assert recover(store, quiet_s=1.0, max_age_s=60.0) == (0, 0)
+
+
+def test_an_instance_that_takes_the_place_of_a_bad_file_meanwhile_is_left_there(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left_behind(store, f"{STUDY}/{STUDY}.5.1.dcm", b"no DICOM")
+    put_aside = store.scrub.put_aside
+
+    def too_late(path: Path, which: os.stat_result) -> bool:
+        assert keep(store, 1) == "stored"
+        return put_aside(path, which)
+
+    monkeypatch.setattr(store.scrub, "put_aside", too_late)
+    assert recover(store, quiet_s=1.0, max_age_s=60.0) == (0, 0)
+    assert keep(store, 1) == "same"
+    assert verify(store, Settings(), repair=False)["damaged"] == []
+
+
+def test_a_file_that_is_not_the_one_meant_goes_back_to_its_place(store: Store) -> None:
+    path = Path(f"{STUDY}/{STUDY}.5.1.dcm")
+    store.spool.write(path, [b"old"])
+    old = (store.spool.folder / path).stat()
+    store.spool.write(path, [b"new"])
+    assert not store.spool.quarantine(path, old)
+    assert (store.spool.folder / path).read_bytes() == b"new"
+    assert list((store.spool.folder / "quarantine").iterdir()) == []
+    assert store.spool.quarantine(path, (store.spool.folder / path).stat())

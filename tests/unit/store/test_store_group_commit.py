@@ -98,6 +98,37 @@ def test_a_commit_that_fails_is_told_to_all_and_the_next_is_made(database: Datab
     assert numbers(database) == {2}
 
 
+def test_of_a_commit_that_fails_no_change_keeps_an_outcome_of_its_own(database: Database) -> None:
+    """A change may have seen what another one wrote in the same transaction, and that is undone."""
+    commits: list[None] = []
+    hold = threading.Event()
+
+    def on_commit(_connection: sa.Connection) -> None:
+        commits.append(None)
+        if len(commits) == 2:
+            raise StoreFault("the disk is full")
+
+    def there_already(connection: sa.Connection) -> int:
+        assert connection.scalar(sa.select(TABLE.c.number).where(TABLE.c.number == 1)) == 1
+        raise KeyError("it is there already")
+
+    sa.event.listen(database.engine, "commit", on_commit)
+    group = GroupCommit(database)
+    with ThreadPoolExecutor(3) as threads:
+        first = threads.submit(group.run, noting(0, until=hold))
+        while not group._led or group._waiting:
+            time.sleep(0.005)
+        both = [threads.submit(group.run, noting(1), order="1"), threads.submit(group.run, there_already, order="2")]
+        while len(group._waiting) < 2:
+            time.sleep(0.005)
+        hold.set()
+        assert first.result(10) == 0
+        for one in both:
+            with pytest.raises(StoreFault):
+                one.result(10)
+    assert numbers(database) == {0}
+
+
 def test_folders_are_synced_before_the_row_is_committed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The order that a power cut needs: bytes, name, row, answer."""
     events: list[str] = []
