@@ -67,8 +67,8 @@ class Delivering:
         log = _log.bind(study_uid=study_uid, revision=revision, destination=name, attempts=attempt)
         destination = self._destinations.get(name)
         try:
-            if destination is None:  # taken out of the configuration while this was under way
-                raise DeliveryRejected("this destination is no longer configured")
+            if destination is None:  # taken out of the configuration while this was under way; it may come back
+                raise DeliveryUnavailable("this destination is not configured at this worker")
             artefacts = [a for a in self._store.artefacts.get(study_uid, revision) if a.kind in destination.takes]
             if begun.sent_at is None:
                 receipt = destination.deliver(artefacts)
@@ -131,7 +131,8 @@ class Delivering:
         elif found and found[0].attempts == answer.attempt:
             if found[0].state == DeliveryState.SENDING:
                 return  # its answer was quicker than the attempt that asked for it
-            self._refused_commitment(found[0], answer.reason or "not committed")
+            if found[0].state == DeliveryState.UNCOMMITTED:  # else it is to be sent again anyway, or was given up
+                self._refused_commitment(found[0], answer.reason or "not committed")
         self._store.commitments.settle(answer.transaction_uid)
 
     def _refused_commitment(self, delivery: DeliveryRow, reason: str) -> None:

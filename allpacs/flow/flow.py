@@ -143,6 +143,9 @@ class Flow:
     def start(self) -> None:
         """Take up what this worker had begun, then whatever is due."""
         self._upkeep.come()
+        # Not to those of a worker with other settings: while workers are restarted one by one, it may send to
+        # destinations that this one does not know.
+        DBOS.listen_queues([READ_QUEUE, READ_SMALL_QUEUE, *map(self._queue_of, self._destinations)])
         DBOS.launch()
         places = self._options.studies_at_a_time
         for name in (READ_QUEUE, READ_SMALL_QUEUE):
@@ -205,7 +208,13 @@ class Flow:
             queue = READ_SMALL_QUEUE if row.size_bytes <= SMALL_STUDY_BYTES else READ_QUEUE
             self._enqueue(queue, identity, self._read, row.study_uid, row.revision, row.attempts)
         for answer in self._store.commitments.answers():
-            self._delivering.take_answer(answer)
+            try:
+                self._delivering.take_answer(answer)
+            except StoreFault:
+                raise
+            except Exception as error:  # noqa: BLE001 - one answer must not hold up all deliveries
+                about = {"study_uid": answer.study_uid, "destination": answer.destination}
+                _log.error("commitment_answer_not_taken", **about, reason=type(error).__name__)
         for delivery in self._store.deliveries.due(self._now(), _MOST_QUEUED):
             if delivery.destination not in self._destinations:
                 continue  # no longer configured here; another worker may still have it
@@ -296,6 +305,7 @@ class Flow:
             summary = step("report", self._report, reading)
             self._step("release", reading.discard_work, study_uid, revision)
         except AllpacsError as fault:
+            reading.discard_work(study_uid, revision)
             if kind(fault) == TermsChangedError.__name__:
                 return self._patiently(self._begin_again, study_uid, revision, attempt)
             return self._patiently(
@@ -309,6 +319,7 @@ class Flow:
         except Exception as error:  # noqa: BLE001 - the workflow boundary: recorded, and the next study is read
             # Its text may quote patient data, so only its type is kept.
             reason = f"internal error: {type(error).__name__}"
+            reading.discard_work(study_uid, revision)
             return self._patiently(self._upkeep.needs_attention, study_uid, revision, reason, attempt)
         _log.info(
             "study_read",
@@ -363,7 +374,9 @@ class Flow:
 
     def _report(self, study_uid: str, revision: int, reading: Reading) -> dict[str, int]:
         summary = reading.report(study_uid, revision)
-        self._store.deliveries.queue(study_uid, revision, sorted(self._destinations), now=self._now())
+        made = self._store.artefacts.paths(study_uid, revision).keys()
+        wanted = [name for name, one in sorted(self._destinations.items()) if not one.takes.isdisjoint(made)]
+        self._store.deliveries.queue(study_uid, revision, wanted, now=self._now())
         self._settle(study_uid, revision)
         return summary
 

@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable, Sequence
 
 import sqlalchemy as sa
 
+from allpacs.domain.identity import comprehensive_uid
 from allpacs.store import schema
 from allpacs.store.database import Database
 from allpacs.store.records import CommitmentRow, OwedAnswer
@@ -63,7 +64,8 @@ class Commitments:
         Parameters
         ----------
         committed:
-            SOP Instance UIDs that it commits to: it has to name all that it was asked about.
+            SOP Instance UIDs that it commits to: it has to name all that it was asked about, a report by its own UID or
+            by that of the Comprehensive SR made of it.
         failure:
             Why it does not commit, in one line without patient data; None: it does.
         """
@@ -73,7 +75,8 @@ class Commitments:
             )
             if asked is None:
                 return False
-            left_out = set(asked.split()) - set(committed)
+            # Of a report that went as Comprehensive SR the destination knows that one's UID only.
+            left_out = [uid for uid in asked.split() if not {uid, comprehensive_uid(uid)} & set(committed)]
             if failure is None and left_out:
                 failure = f"storage commitment says nothing of {len(left_out)} objects"
             connection.execute(

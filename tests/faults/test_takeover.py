@@ -91,6 +91,30 @@ def test_workers_share_the_studies_and_each_is_read_once(tmp_path: Path) -> None
         store.close()
 
 
+def test_a_worker_with_older_settings_leaves_a_new_destination_to_those_that_know_it(tmp_path: Path) -> None:
+    """While workers are restarted one by one after a destination was added."""
+    with Hospital(tmp_path, quiet_s=0.0, extra=WORK) as hospital:
+        newer = _named(hospital, "two")
+        added = f'\n[destinations.added]\nkind = "folder"\nfolder = "{tmp_path / "added"}"\n'
+        newer.write_text(newer.read_text() + added)
+        store = open_store(hospital.settings)
+        receiver = make_receiver(hospital.settings, store)
+        receiver.start()
+        with worker(_named(hospital, "one"), ask=brightness_logits), worker(newer, ask=brightness_logits):
+            wait_until(lambda: len(store.workers.others("")) == 2, 30, "both beat")
+            for number in range(8):
+                drawn_study(tmp_path / str(number), [number])
+                assert all(one.status == 0 for one in hospital.send(tmp_path / str(number) / "dicom"))
+            wait_until(
+                lambda: [one.state for one in store.studies.latest()] == [RevisionState.DELIVERED] * 8, 90, "delivered"
+            )
+        receiver.stop()
+        deliveries = [one for study in store.studies.latest() for one in store.deliveries.of_study(study.study_uid)]
+        assert any(one.destination == "added" for one in deliveries)
+        assert {(one.state, one.attempts) for one in deliveries} == {(DeliveryState.SENT, 1)}
+        store.close()
+
+
 def test_of_two_workers_by_one_name_the_earlier_ends(tmp_path: Path) -> None:
     with Hospital(tmp_path, quiet_s=0.0, extra=WORK) as hospital:
         store = open_store(hospital.settings)

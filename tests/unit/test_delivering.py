@@ -11,6 +11,7 @@ from allpacs.deliver.retry import RetryPolicy
 from allpacs.delivering import Delivering
 from allpacs.domain.artefacts import Artefact, ArtefactKind, Asked, Commitment, Receipt
 from allpacs.domain.errors import AllpacsError, DeliveryRejected, DeliveryUnavailable
+from allpacs.domain.identity import comprehensive_uid
 from allpacs.domain.instance import InstanceIdentity
 from allpacs.store.records import DeliveryRow, DeliveryState, RevisionState
 from allpacs.store.store import Store
@@ -116,6 +117,30 @@ def test_until_the_answer_comes_it_is_sent_and_not_delivered(tmp_path: Path) -> 
     assert case.store.deliveries.due(case.now + 599) == []
     case.hear(case.destination.transactions[0])
     assert (case.row.state, case.state) == (DeliveryState.COMMITTED, RevisionState.DELIVERED)
+
+
+def test_a_report_that_went_as_comprehensive_sr_is_committed_to_under_that_uid(tmp_path: Path) -> None:
+    case = Case(tmp_path, Told(PENDING))
+    case.attempt()
+    assert case.store.commitments.answered(case.destination.transactions[0], [comprehensive_uid(RESULT.uid)], None)
+    (answer,) = case.store.commitments.answers()
+    case.delivering.take_answer(answer)
+    assert case.row.state == DeliveryState.COMMITTED
+
+
+def test_a_refusal_that_comes_after_a_person_has_revived_the_delivery_is_forgotten(tmp_path: Path) -> None:
+    case = Case(tmp_path, Told(DeliveryUnavailable("no answer"), COMMITTED), max_attempts=1)
+    assert case.attempt() == DeliveryState.DEAD
+    case.store.deliveries.revive(STUDY, now=case.now)
+    case.hear(case.destination.transactions[0], FAILED.reason)
+    assert case.store.commitments.answers() == []
+    assert case.attempt() == DeliveryState.COMMITTED
+
+
+def test_a_destination_that_this_worker_does_not_know_is_tried_again(tmp_path: Path) -> None:
+    case = Case(tmp_path, Told(NOT_OFFERED))
+    case.store.deliveries.queue(STUDY, 1, ["new"], now=2.0)
+    assert case.delivering.attempt(STUDY, 1, "new", 1) == DeliveryState.RETRYING
 
 
 def test_no_answer_in_time_asks_again_without_sending_again(tmp_path: Path) -> None:
