@@ -84,11 +84,17 @@ class Supervisor:
         longest_wait_s = self._longest_waits_s.get(name, self._longest_wait_s)
         while not self._stopping.is_set():
             started = time.monotonic()
-            # The child's own process group: a terminal's Ctrl-C reaches the supervisor only, which stops them in order.
-            process = subprocess.Popen(  # noqa: S603 - our own program with our own arguments
-                [sys.executable, "-m", "allpacs", *self._commands[name], "--supervisor", str(os.getpid())],
-                start_new_session=True,
-            )
+            try:
+                # Its own process group: a terminal's Ctrl-C reaches the supervisor only, which stops all in order.
+                process = subprocess.Popen(  # noqa: S603 - our own program with our own arguments
+                    [sys.executable, "-m", "allpacs", *self._commands[name], "--supervisor", str(os.getpid())],
+                    start_new_session=True,
+                )
+            except OSError as error:  # no memory, no process left, or Python is just being installed anew
+                _log.error("process_not_started", process=name, reason=error.strerror, next_attempt_s=wait_s)
+                self._stopping.wait(wait_s)
+                wait_s = min(2 * wait_s, longest_wait_s)
+                continue
             self.processes[name] = process
             _log.info("process_started", process=name, pid=process.pid)
             while process.poll() is None and not self._stopping.wait(0.1):

@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import re
+import threading
 import time
 import uuid
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from datetime import UTC, datetime
 import structlog
 from dbos import DBOS
 
+from allpacs.domain.errors import AllpacsError
 from allpacs.flow.engine import IDENTITY, delivery_id, reading_id, workflow_status
 from allpacs.flow.options import FlowOptions
 from allpacs.store.records import DeliveryState, RevisionState
@@ -35,6 +37,8 @@ _TAKEN_OVER = "work_taken_over"
 _SWEEP_S = 30.0
 #: Between two looks for what need not be kept any longer.
 _PURGE_S = 600.0
+#: How long a worker that stops waits for it; what is left is deleted the next time.
+_PURGE_ENDS_WITHIN_S = 5.0
 #: A destination's answer to a question older than this is of no use.
 _QUESTIONS_KEPT_S = 90 * 86_400.0
 #: States of a workflow that will still do something.
@@ -74,6 +78,7 @@ class Upkeep:
         self._beat_at = float("-inf")
         self._swept_at = 0.0
         self._purged_at = 0.0
+        self._purging: threading.Thread | None = None
         self._heard: dict[str, tuple[int, float]] = {}  # of other workers: their count, and since when it stands
 
     def come(self) -> None:
@@ -83,18 +88,22 @@ class Upkeep:
     def leave(self) -> None:
         """Say that this worker stops in order: others take up what it leaves at once."""
         self._store.workers.leave(self._options.executor_id, self._incarnation)
+        if self._purging is not None:
+            self._purging.join(_PURGE_ENDS_WITHIN_S)
 
     def do_what_is_due(self) -> None:
-        """Beat, sweep and purge, each when it is time."""
+        """Beat, sweep and purge, each when it is time; purging takes as long as it takes, in a thread of its own."""
         if time.monotonic() - self._beat_at >= self._options.takeover_after_s / _BEATS:
             self._beat()
             self._beat_at = time.monotonic()
         if self._now() - self._swept_at >= _SWEEP_S:
             self.sweep()
             self._swept_at = self._now()
-        if self._now() - self._purged_at >= _PURGE_S:
-            self.purge()
+        purging = self._purging is not None and self._purging.is_alive()
+        if self._now() - self._purged_at >= _PURGE_S and not purging:
             self._purged_at = self._now()
+            self._purging = threading.Thread(target=self._purge_and_tell, name="purge", daemon=True)
+            self._purging.start()
 
     def needs_attention(self, study_uid: str, revision: int, reason: str, attempt: int) -> str:
         """Leave a reading for a person to look at, and return the state of its revision."""
@@ -175,6 +184,13 @@ class Upkeep:
         _log.warning("worker_taken_over", executor_id=executor_id, count=len(left))
         self._store.workers.forget(executor_id)
         self._heard.pop(executor_id, None)
+
+    def _purge_and_tell(self) -> None:
+        try:
+            self.purge()
+        except Exception as error:  # noqa: BLE001 - the thread's boundary: what was not deleted is the next time
+            reason = str(error) if isinstance(error, AllpacsError) else type(error).__name__
+            _log.error("purge_failed", reason=reason)
 
     def purge(self) -> None:
         """Delete what need not be kept any longer."""

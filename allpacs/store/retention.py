@@ -21,8 +21,9 @@ _STUDY = schema.studies.c
 _REVISION = schema.revisions.c
 _INSTANCE = schema.instances.c
 
-#: Files of rows deleted so recently are looked for again: a crash may have come between the two.
-_AGAIN_S = 172_800.0
+#: Files of rows deleted so recently are looked for again: a crash may have come between the two. Where this process has
+#: looked before, only those of the last hour before that: another one may have deleted rows and crashed.
+_AGAIN_S, _AGAIN_AFTER_A_LOOK_S = 172_800.0, 3600.0
 #: Files in one transaction: receivers wait for as long.
 _FILES_AT_ONCE = 100
 
@@ -33,6 +34,7 @@ class Retention:
     def __init__(self, database: Database, spool: Spool) -> None:
         self._database = database
         self._spool = spool
+        self._looked_at = float("-inf")
 
     def purge(self, delivered_before: float, *, now: float) -> list[str]:
         """Delete the source bytes of studies delivered before that time; return their UIDs.
@@ -71,10 +73,11 @@ class Retention:
                 )
             purged.append(study_uid)
         with self._database.reading() as connection:
-            recent = sa.select(_INSTANCE.sop_instance_uid).where(_INSTANCE.deleted_at > now - _AGAIN_S)
-            gone = connection.scalars(recent).all()
+            since = max(now - _AGAIN_S, min(self._looked_at, now) - _AGAIN_AFTER_A_LOOK_S)
+            gone = connection.scalars(sa.select(_INSTANCE.sop_instance_uid).where(_INSTANCE.deleted_at > since)).all()
         for first in range(0, len(gone), _FILES_AT_ONCE):
             self._remove(gone[first : first + _FILES_AT_ONCE])
+        self._looked_at = now
         return purged
 
     def _remove(self, sop_instance_uids: Sequence[str]) -> None:
