@@ -172,7 +172,7 @@ class OpenFrames:
             self.layout = read_layout(self._header, max_pixels=max_pixels)
             self.scale = stated_scale(self._header)
             vr, length = _enter_pixel_data(stream, syntax)
-        self._to_srgb = ToSrgb(self._header, optical_path)
+            self._to_srgb = ToSrgb(self._header, optical_path)
         make = _encapsulated if syntax in FRAME_DECODERS else _native
         self._samples = make(stream, self._header, self.layout, syntax, vr, length)
 

@@ -272,29 +272,41 @@ def _full(level: Level) -> _Tiles:
 
 
 def _sparse(level: Level, paths: Sequence[Path]) -> _Tiles:
-    """Return the tiles where each frame says where it lies, of the middle focal plane and the first optical path."""
+    """Return the tiles where each frame says where it lies: of the first optical path, at each place the middle plane.
+
+    A scanner that follows the focus gives tiles of one plane different depths.
+    """
     rows: list[tuple[int, int, int, int]] = []
     planes: list[float] = []
-    optical: list[str] = []
+    first_path: str | None = None
     for number, path in enumerate(paths):
         for frame, (x, y, z, optical_path) in enumerate(_places(path, level.parts[number].frames), start=1):
-            rows.append((x, y, number, frame))
-            planes.append(z)
-            optical.append(optical_path)
+            first_path = optical_path if first_path is None else first_path
+            if optical_path == first_path:
+                rows.append((x, y, number, frame))
+                planes.append(z)
     first = level.first
     whole = first.across * first.down * first.focal_planes * first.optical_paths
     if not rows and sum(part.frames for part in level.parts) == whole:
         return _full(level)  # as many as there are places, and none says otherwise
     if not rows:
         raise UndecodablePixels("its frames do not say where on the matrix they lie")
-    depths = sorted(set(planes))
-    wanted = (depths[len(depths) // 2], optical[0])
-    kept = np.array([row for row, *of in zip(rows, planes, optical, strict=True) if tuple(of) == wanted], np.int64)
-    x, y, part, frame = kept.T
+    tiles = np.array(rows, np.int64)
+    x, y, part, frame = tiles[_middle(tiles[:, 0], tiles[:, 1], np.array(planes))].T
     matrix = level.first.matrix
     if (x < 0).any() or (y < 0).any() or (x >= matrix.columns).any() or (y >= matrix.rows).any():
         raise UndecodablePixels("a frame lies outside the matrix")
     return _Tiles(x, y, part, frame)
+
+
+def _middle(x: NDArray[np.int64], y: NDArray[np.int64], z: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Return, in order, the indices of the tiles that have as many others above as below them at their place."""
+    by_place = np.lexsort((z, y, x))
+    another = np.ones(len(by_place), np.bool_)
+    another[1:] = (np.diff(x[by_place]) != 0) | (np.diff(y[by_place]) != 0)
+    begins = np.flatnonzero(another)
+    planes = np.diff(begins, append=len(by_place))
+    return np.sort(by_place[begins + planes // 2])
 
 
 def _places(path: Path, frames: int) -> Iterator[tuple[int, int, float, str]]:

@@ -428,6 +428,19 @@ class TestColourProfile:
         ds.ICCProfile = samples.linear_profile()[:100]
         assert (frames_of(tmp_path, samples.native(ds, ExplicitVRLittleEndian, RGB))[0] == plain).all()
 
+    @pytest.mark.parametrize(
+        "element",
+        [
+            struct.pack("<HH2sH", 0x0028, 0x2000, b"FD", 6) + b"\0" * 6,
+            struct.pack("<HH2sH", 0x0048, 0x0105, b"LO", 4) + b"none",
+        ],
+        ids=["profile of another type", "optical paths of another type"],
+    )
+    def test_a_corrupt_one_is_the_instances_fault(self, tmp_path: Path, element: bytes) -> None:
+        content = samples.native(header(), ExplicitVRLittleEndian, RGB)
+        at = content.index(struct.pack("<HH", 0x7FE0, 0x0010))
+        assert "header" in refusal(tmp_path, content[:at] + element + content[at:])
+
     def test_that_of_the_optical_path_counts(self, tmp_path: Path) -> None:
         ds, path = header(), Dataset()
         path.ICCProfile = samples.linear_profile()

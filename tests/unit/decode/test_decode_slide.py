@@ -112,6 +112,27 @@ def test_the_middle_focal_plane_is_read(tmp_path: Path, sparse: bool) -> None:
         assert differs(level, 100, 100, 400, 400) < CLOSE
 
 
+def test_tiles_whose_focus_was_followed_are_of_one_plane(tmp_path: Path) -> None:
+    def followed(ds: Dataset) -> None:
+        for number, groups in enumerate(ds.PerFrameFunctionalGroupsSequence):
+            groups.PlanePositionSlideSequence[0].ZOffsetInSlideCoordinateSystem = f"{(number * 7) % 11 / 1000}"
+
+    write_level(tmp_path / "a", SLIDE, sparse=True, header=followed)
+    with opened(tmp_path / "a") as level:
+        assert differs(level, 0, 0, COLUMNS, ROWS) < CLOSE
+
+
+def test_of_two_optical_paths_at_two_depths_the_first_is_read(tmp_path: Path) -> None:
+    def two_paths(ds: Dataset) -> None:
+        groups = ds.PerFrameFunctionalGroupsSequence
+        for one in groups[: len(groups) // 2]:  # the second half lies deeper already
+            one.OpticalPathIdentificationSequence[0].OpticalPathIdentifier = "0"
+
+    write_level(tmp_path / "a", SLIDE, copies=2, sparse=True, header=two_paths)
+    with opened(tmp_path / "a") as level:
+        assert (level.region(0, 0, 512, 512) == 216).all()
+
+
 @pytest.mark.parametrize("sparse", [False, True])
 def test_a_concatenation_is_one_level(tmp_path: Path, sparse: bool) -> None:
     parts = [range(20), range(20, 33), range(33, 50)]
