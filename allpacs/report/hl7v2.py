@@ -55,7 +55,7 @@ def oru_message(findings: StudyFindings, headers: Headers, context: ReportContex
         ),
         _segment(
             *("PID", "1", "", _identified(source.patient_id, source.patient_id_issuer, "MR"), ""),
-            *(_name(text(lead, "PatientName")), "", source.birth_date, source.sex),
+            *(_name(text(lead, "PatientName")), "", source.birth_date, _safe(source.sex)),
         ),
         _request(source, text(lead, "PlacerOrderNumberImagingServiceRequest"), findings, status, issued, context),
         _segment("NTE", "1", "L", _safe(wording.notice(context.signed))),
@@ -91,7 +91,8 @@ def _observations(findings: StudyFindings, context: ReportContext, sr_uid: str) 
     counts = findings.counts
     yield "TX", _concept(codes.SUMMARY), _safe(wording.summary(findings)), ""
     if context.signed is not None:
-        yield "TX", _concept(codes.COMMENT), _safe(wording.review_summary(context.signed)), ""
+        said = (wording.review_summary(context.signed), context.signed.review.comment)
+        yield "TX", _concept(codes.COMMENT), "~".join(filter(None, map(_safe, said))), ""
     for code, number in (
         (codes.CELLS_FOUND, findings.found),
         (codes.LYMPHOBLASTS, counts.all),

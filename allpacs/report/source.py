@@ -10,6 +10,7 @@ import struct
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import date
 
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
@@ -179,7 +180,13 @@ def _value(header: Dataset, keyword: str) -> object:
 
 def _date(header: Dataset, keyword: str) -> str:
     value = text(header, keyword)
-    return value if len(value) == 8 and value.isascii() and value.isdigit() else ""
+    if not (len(value) == 8 and value.isascii() and value.isdigit()):
+        return ""
+    try:
+        date.fromisoformat(value)
+    except ValueError:  # 00000000, 20250229: no day, and no date for FHIR
+        return ""
+    return value
 
 
 def _timezone_offset(header: Dataset) -> str:

@@ -178,7 +178,7 @@ lines = st.text(max_size=40)
             "AccessionNumber": lines,
             "StudyDescription": lines,
             "InstitutionName": lines,
-            "StudyDate": st.sampled_from(["", "20260101", "2026", "not a date"]),
+            "StudyDate": st.sampled_from(["", "20260101", "2026", "not a date", "00000000", "20250229"]),
             "TimezoneOffsetFromUTC": st.sampled_from(["", "+0330", "+9999", "x"]),
             "SpecificCharacterSet": st.sampled_from(["", "ISO_IR 192", "ISO_IR 100", "ISO_IR 999"]),
         },

@@ -36,7 +36,8 @@ def field(message: hl7.Message, segment: str, number: int) -> str:
 
 
 def signed() -> Artefact:
-    review = Review(Reviewer("Haddad^Layla", "Taleb Hospital", "lh^1"), datetime(2026, 3, 5, 9, 30, tzinfo=UTC))
+    reviewer = Reviewer("Haddad^Layla", "Taleb Hospital", "lh^1")
+    review = Review(reviewer, datetime(2026, 3, 5, 9, 30, tzinfo=UTC), comment="Smudged | thick.\nRepeat.")
     results = signed_results(usual_study(), usual_headers(), replace(CONTEXT, predecessor=PRIOR), review)
     return next(one for one in results if one.kind is ArtefactKind.HL7V2)
 
@@ -92,6 +93,8 @@ def test_signed_is_final_and_names_the_person() -> None:
     assert {str(one[11]) for one in message.segments("OBX")} == {"F"}
     assert field(message, "OBR", 32) == "lh\\S\\1&Haddad&Layla"
     assert "signed by a person" in field(message, "NTE", 3)
+    (said,) = [str(one[5]) for one in message.segments("OBX") if str(one[3]).startswith("121106")]
+    assert said.endswith("~Smudged \\F\\ thick. Repeat.")
 
 
 def test_same_report_same_message_and_another_one_another() -> None:
@@ -106,6 +109,10 @@ def test_delimiters_in_a_name_do_not_break_the_message(name: str) -> None:
     content = made(PatientName=name).content.decode()
     assert [line[:3] for line in content.split("\r")[:4]] == ["MSH", "PID", "OBR", "NTE"]
     assert len(content.split("\r")[1].split("|")) == 9
+
+
+def test_a_sex_that_is_none_does_not_add_fields() -> None:
+    assert len(made(PatientSex="F||||||||||ACCT").content.decode().split("\r")[1].split("|")) == 9
 
 
 def test_the_disease_is_never_named() -> None:
