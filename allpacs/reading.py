@@ -226,6 +226,7 @@ class Reading:
             # When the revision was closed, not now: writing the report again gives the same bytes.
             made_at=datetime.fromtimestamp(self._store.revisions.get(study_uid, revision).created_at, UTC).astimezone(),
             predecessor=self._predecessor(study_uid, revision),
+            signed_before=self._store.reviews.signed_before(study_uid, revision) is not None,
             model_card=self.pipeline.bundle.contract.intended_use,
             host_name=self._options.host_name,
             thumbnails=pictures.thumbnails,
@@ -407,13 +408,11 @@ def _joined(crops: list[Crops], masks: list[NDArray[np.bool_]]) -> Crops:
 
 def prior_report(sr: Artefact) -> PriorReport:
     """Return how a structured report is named by the one that replaces it."""
-    tags = ["SeriesInstanceUID", "SOPClassUID", "VerificationFlag"]
-    header = dcmread(BytesIO(sr.content), specific_tags=tags)
+    header = dcmread(BytesIO(sr.content), specific_tags=["SeriesInstanceUID", "SOPClassUID"])
     return PriorReport(
         sop_instance_uid=sr.uid,
         sop_class_uid=str(header.SOPClassUID),
         series_uid=str(header.SeriesInstanceUID),
-        verified=header.VerificationFlag == "VERIFIED",
     )
 
 

@@ -25,7 +25,11 @@ from allpacs.report.sr import structured_report
 
 
 def results(findings: StudyFindings, headers: Headers, context: ReportContext) -> Iterator[Artefact]:
-    """Yield the results of one revision of a study, in every format; all of them state the same."""
+    """Yield the results of one revision of a study, in every format; all of them state the same.
+
+    An EHR holds one report of a study. Where a person has signed an earlier revision, what nobody has signed yet
+    (images came late) does not take the place of that report there.
+    """
     crowded = annotated_images(findings, context.annotations_above)
     context = replace(context, annotated=tuple(image.sop_instance_uid for image in crowded))
     beside = [key_images(findings, headers, context)]
@@ -43,6 +47,8 @@ def results(findings: StudyFindings, headers: Headers, context: ReportContext) -
     pdf = pdf_report(findings, headers, context) if context.pdf else None
     if pdf is not None:
         yield encapsulated_pdf(findings, headers, context, pdf, sr_uid)
+    if context.signed is None and context.signed_before:
+        return
     yield fhir_bundle(findings, headers, context, sr_uid, html, pdf)
     yield oru_message(findings, headers, context, sr_uid)
 

@@ -44,7 +44,7 @@ def signed_results(
     findings:
         As the model left them; the review is of this revision.
     context:
-        Its `predecessor` is the report that was reviewed (`verified` where a person had signed that one already).
+        Its `predecessor` is the report that was reviewed.
 
     Raises
     ------

@@ -29,22 +29,27 @@ def stored_study(folder: Path, paths: list[Path]) -> Store:
     """Return a store whose one study, of these files, is complete."""
     store = Store.open(folder / "store")
     for path in paths:
-        header = read_header(path)
-        content = path.read_bytes()
-        identity = InstanceIdentity(
-            sop_class_uid=str(header.SOPClassUID),
-            sop_instance_uid=str(header.SOPInstanceUID),
-            transfer_syntax_uid=str(header.file_meta.TransferSyntaxUID),
-            study_uid=STUDY,
-            series_uid=str(header.SeriesInstanceUID),
-        )
-        meta = 144 + int.from_bytes(content[140:144], "little")
-        with memoryview(content)[meta:] as data_set:
-            store.receiving.keep_instance(
-                identity, content[:meta], data_set, calling_ae="SCANNER", received_at=1.0, quiet_s=0.0, max_age_s=1.0
-            )
+        receive(store, path, at=1.0)
     assert store.revisions.close_due(10.0) == [(STUDY, 1)]
     return store
+
+
+def receive(store: Store, path: Path, *, at: float) -> None:
+    """Keep a file as an instance of the study."""
+    header = read_header(path)
+    content = path.read_bytes()
+    identity = InstanceIdentity(
+        sop_class_uid=str(header.SOPClassUID),
+        sop_instance_uid=str(header.SOPInstanceUID),
+        transfer_syntax_uid=str(header.file_meta.TransferSyntaxUID),
+        study_uid=STUDY,
+        series_uid=str(header.SeriesInstanceUID),
+    )
+    meta = 144 + int.from_bytes(content[140:144], "little")
+    with memoryview(content)[meta:] as data_set:
+        store.receiving.keep_instance(
+            identity, content[:meta], data_set, calling_ae="SCANNER", received_at=at, quiet_s=0.0, max_age_s=1.0
+        )
 
 
 def sr_text(store: Store) -> str:
@@ -69,10 +74,10 @@ def reading_of(
     )
 
 
-def read_study(reading: Reading) -> int:
-    chunks = reading.begin(STUDY, 1)
+def read_study(reading: Reading, revision: int = 1) -> int:
+    chunks = reading.begin(STUDY, revision)
     for chunk in range(chunks):
-        reading.find_cells(STUDY, 1, chunk)
-        reading.classify(STUDY, 1, chunk)
-    reading.report(STUDY, 1)
+        reading.find_cells(STUDY, revision, chunk)
+        reading.classify(STUDY, revision, chunk)
+    reading.report(STUDY, revision)
     return chunks

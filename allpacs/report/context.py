@@ -18,18 +18,11 @@ from allpacs.domain.review import Signed
 
 @dataclass(frozen=True, slots=True)
 class PriorReport:
-    """The structured report that this one replaces: an earlier revision's, or the unsigned one.
-
-    Attributes
-    ----------
-    verified:
-        A person had signed it: what replaces it amends a final report.
-    """
+    """The structured report that this one replaces: an earlier revision's, or the unsigned one."""
 
     sop_instance_uid: str
     sop_class_uid: str
     series_uid: str
-    verified: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +73,9 @@ class ReportContext:
         PNG or JPEG bytes by the cell's tracking UID, for the HTML report.
     signed:
         The review that a person signed, where the findings are those after it; None before any sign-off.
+    signed_before:
+        Whether an earlier revision of the study is signed: a signature now amends a final report, which stands until
+        then.
     pictures:
         Of the cells that key images show, by the cell's tracking UID.
     attached:
@@ -99,6 +95,7 @@ class ReportContext:
     host_name: str = ""
     thumbnails: Mapping[str, bytes] = field(default_factory=dict)
     signed: Signed | None = None
+    signed_before: bool = False
     pictures: Mapping[str, CellPicture] = field(default_factory=dict)
     attached: tuple[Attached, ...] = ()
     annotations_above: int = 2_000

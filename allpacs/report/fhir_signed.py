@@ -38,7 +38,7 @@ def report_status(context: ReportContext) -> str:
     """Return the status of the DiagnosticReport."""
     if context.signed is None:
         return "preliminary"
-    return "amended" if context.predecessor is not None and context.predecessor.verified else "final"
+    return "amended" if context.signed_before else "final"
 
 
 def observation_status(signed: Signed | None, cell: CellFinding | None = None) -> str:

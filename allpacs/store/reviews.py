@@ -273,6 +273,14 @@ class Reviews:
             reviewed = connection.scalar(query)
             return None if reviewed is None else _review(connection, study_uid, reviewed)
 
+    def signed_before(self, study_uid: str, revision: int) -> ReviewRow | None:
+        """Return the last signed review whose revision is an earlier one, or None where there is none."""
+        earlier = (_REVIEW.study_uid == study_uid, _REVIEW.signed_revision < revision)
+        query = sa.select(schema.reviews).where(*earlier).order_by(_REVIEW.signed_revision.desc()).limit(1)
+        with self._database.reading() as connection:
+            row = connection.execute(query).one_or_none()
+        return None if row is None else _row(row)
+
     def all_signed(self) -> list[ReviewRow]:
         """Return the signed reviews that no later one of the same study replaces, first signed first."""
         later = schema.reviews.alias("later").c

@@ -21,7 +21,6 @@ from pydicom.dataset import Dataset
 from allpacs.domain.artefacts import Artefact, ArtefactKind
 from allpacs.domain.findings import CellLabel, StudyFindings
 from allpacs.domain.review import CellReview, Decision, Review, Reviewer
-from allpacs.reading import prior_report
 from allpacs.report.context import CellPicture, ReportContext
 from allpacs.report.sr import structured_report
 from allpacs.results import results as write_results
@@ -154,9 +153,18 @@ def test_fhir_report_is_final_and_concludes(bundle: list[dict]) -> None:  # type
 
 
 def test_signing_again_amends() -> None:
-    again = results(replace(CONTEXT, predecessor=replace(PRIOR, verified=True)))
+    again = results(replace(CONTEXT, signed_before=True))
     entries = [entry["resource"] for entry in json.loads(again[ArtefactKind.FHIR].content)["entry"]]
     assert of_type(entries, "DiagnosticReport")[0]["status"] == "amended"
+    request = again[ArtefactKind.HL7V2].content.decode().split("\rOBR|")[1].split("\r")[0]
+    assert request.split("|")[24] == "C"
+
+
+def test_what_nobody_has_signed_does_not_replace_a_signed_report_in_the_ehr() -> None:
+    late = {one.kind for one in write_results(BEFORE, usual_headers(), replace(CONTEXT, signed_before=True))}
+    first = {one.kind for one in write_results(BEFORE, usual_headers(), CONTEXT)}
+    assert first - late == {ArtefactKind.FHIR, ArtefactKind.HL7V2}
+    assert {ArtefactKind.SR, ArtefactKind.HTML} <= late
 
 
 def test_no_conclusion_is_coded_before_a_person_signed() -> None:
@@ -226,11 +234,6 @@ def test_everything_says_research_use_and_that_a_person_signed(report: Dataset, 
     assert any(text.startswith("Research use only.") and "signed by a person" in text for text in texts)
     assert not any("not verified" in text for text in texts)
     assert "not verified by a person" not in json.dumps([one for one in bundle if one["resourceType"] != "Device"])
-
-
-def test_the_report_after_next_knows_that_a_person_signed() -> None:
-    assert prior_report(results()[ArtefactKind.SR]).verified
-    assert not prior_report(structured_report(BEFORE, usual_headers(), CONTEXT)).verified
 
 
 def test_nothing_reviewed_one_by_one_can_be_signed_too() -> None:

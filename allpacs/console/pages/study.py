@@ -35,6 +35,8 @@ class Subject:
     ----------
     signed_from:
         The review that the revision was made of, or None.
+    signed_before:
+        The last signed review of an earlier revision, or None.
     """
 
     study: StudyRow
@@ -42,6 +44,7 @@ class Subject:
     outcome: Outcome | None
     review: ReviewRow
     signed_from: ReviewRow | None
+    signed_before: ReviewRow | None
 
     @property
     def is_latest(self) -> bool:
@@ -79,6 +82,7 @@ def subject(visit: Visit) -> Subject:
         outcome=visit.store.outcomes.get(study_uid, number),
         review=visit.store.reviews.get(study_uid, number),
         signed_from=visit.store.reviews.made(study_uid, number),
+        signed_before=visit.store.reviews.signed_before(study_uid, number),
     )
 
 
