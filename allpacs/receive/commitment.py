@@ -25,6 +25,7 @@ _SUCCESS: Final = 0x0000
 _PROCESSING_FAILURE: Final = 0x0110
 _NO_SUCH_OBJECT: Final = 0x0112
 _INVALID_ARGUMENT: Final = 0x0115
+_NO_SUCH_CLASS: Final = 0x0118
 _NO_SUCH_ACTION: Final = 0x0123
 
 #: A sender often asks for more, or releases, right after its request: its answer can wait for that.
@@ -76,6 +77,8 @@ class CommitmentService:
     def on_action(self, event: evt.Event) -> tuple[int, None]:
         """Take a sender's request."""
         calling_ae = event.assoc.requestor.ae_title
+        if not _in_own_context(event):
+            return _NO_SUCH_CLASS, None
         if event.request.RequestedSOPInstanceUID != service.SOP_INSTANCE_UID:
             return _NO_SUCH_OBJECT, None
         if event.action_type != service.REQUEST:
@@ -100,6 +103,8 @@ class CommitmentService:
     def on_event_report(self, event: evt.Event) -> tuple[int, None]:
         """Take the answer of a peer that we asked."""
         calling_ae = event.assoc.requestor.ae_title
+        if not _in_own_context(event):
+            return _NO_SUCH_CLASS, None
         try:
             answer = service.read_event(event.event_information)
         except Exception as error:  # noqa: BLE001 - as above
@@ -176,6 +181,14 @@ class CommitmentService:
             else:
                 failed[one] = service.NO_SUCH_INSTANCE if kept_as is None else service.CLASS_INSTANCE_CONFLICT
         return service.Answer(owed.transaction_uid, tuple(committed), failed)
+
+
+def _in_own_context(event: evt.Event) -> bool:
+    """Whether a request came in a presentation context of the service.
+
+    The library does not look. In those for images data sets may be deflated, and it would inflate one without bound.
+    """
+    return bool(event.context.abstract_syntax == service.SOP_CLASS_UID)
 
 
 def _report_on(association: Any, answer: service.Answer) -> None:

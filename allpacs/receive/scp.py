@@ -17,7 +17,7 @@ from typing import Any, BinaryIO, Final
 
 import structlog
 from pydicom.dataset import Dataset
-from pydicom.uid import UID
+from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom import AE, _config, evt
 from pynetdicom.dimse_messages import C_STORE_RQ
 from pynetdicom.sop_class import Verification
@@ -199,8 +199,10 @@ class StorageScp:
         for sop_class_uid in ACCEPTED_SOP_CLASSES:
             self._ae.add_supported_context(sop_class_uid, list(transfer_syntaxes))
         if commitments is not None:
-            # Senders are its SCU; peers that we asked are its SCP, and say so by role selection.
-            self._ae.add_supported_context(COMMITMENT_SOP_CLASS_UID, scu_role=True, scp_role=True)
+            # Senders are its SCU; peers that we asked are its SCP, and say so by role selection. The library would take
+            # deflated data sets, too, and inflate them without bound.
+            plain = [ExplicitVRLittleEndian, ImplicitVRLittleEndian]
+            self._ae.add_supported_context(COMMITMENT_SOP_CLASS_UID, plain, scu_role=True, scp_role=True)
 
     @property
     def port(self) -> int:

@@ -82,6 +82,10 @@ class Peer:
             for cx in self.association.accepted_contexts
             if cx.transfer_syntax[0] == transfer_syntax and cx.abstract_syntax == affected.get("context", sop_class)
         ]
+        return int(self.ask(request, context).Status)
+
+    def ask(self, request: Any, context: int) -> Any:
+        """Send a request in a presentation context, right or wrong, and return the answer."""
         self.association._reactor_checkpoint.clear()
         while not self.association._is_paused:
             time.sleep(0.001)
@@ -89,7 +93,7 @@ class Peer:
         _, answer = self.association.dimse.get_msg(block=True)
         self.association._reactor_checkpoint.set()
         assert answer is not None, "no answer"
-        return int(answer.Status)
+        return answer
 
     def release(self) -> None:
         self.association.release()

@@ -6,12 +6,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import pytest
 from pydicom.dataset import Dataset
 from pynetdicom import AE, build_role, evt
+from pynetdicom.dimse_primitives import N_ACTION
 from pynetdicom.sop_class import StorageCommitmentPushModel
 
 from allpacs.commitment import Answer, Reference, action_information, event_information
@@ -21,12 +23,13 @@ from allpacs.deliver.commitment import report_commitment
 from allpacs.receive.commitment import CommitmentService
 from allpacs.receive.scp import StorageScp
 from allpacs.store.store import Store
-from receive_peer import MICROSCOPIC, Peer, make_instance
+from receive_peer import MICROSCOPIC, TRANSFER_SYNTAXES, Peer, encoded, make_instance
 
 Start = Callable[..., StorageScp]
 Connect = Callable[..., Peer]
 
 INSTANCE = "1.2.840.10008.1.20.1.1"
+DEFLATED = "1.2.840.10008.1.2.1.99"
 
 
 class Asking:
@@ -231,3 +234,29 @@ def test_the_store_folder_is_named_in_no_answer(tmp_path: Path, receiver: Start,
     sender = Asking()
     sender.ask(scp.port, Reference(MICROSCOPIC, "1.2.3.5.1"), wait_s=10)
     assert str(tmp_path) not in str(sender.answers)
+
+
+def test_requests_are_taken_in_plain_little_endian_only(receiver: Start, connect: Connect, store: Store) -> None:
+    scp = receiver(commitments=CommitmentService(store.commitments))
+    peer = connect(scp.port, others=(str(StorageCommitmentPushModel),))
+    taken = {one for one in TRANSFER_SYNTAXES if peer.accepts(StorageCommitmentPushModel, one)}
+    assert taken == {"1.2.840.10008.1.2", "1.2.840.10008.1.2.1"}
+
+
+def test_a_deflated_request_in_a_context_for_images_is_not_inflated(
+    receiver: Start, connect: Connect, store: Store
+) -> None:
+    scp = receiver(commitments=CommitmentService(store.commitments))
+    peer = connect(scp.port)
+    (context,) = {
+        one.context_id
+        for one in peer.association.accepted_contexts
+        if (one.abstract_syntax, one.transfer_syntax[0]) == (MICROSCOPIC, DEFLATED)
+    }
+    request = N_ACTION()
+    request.MessageID = request.ActionTypeID = 1
+    request.RequestedSOPClassUID, request.RequestedSOPInstanceUID = StorageCommitmentPushModel, INSTANCE
+    information = action_information("1.2.9", [Reference(MICROSCOPIC, "1.2.3")])
+    request.ActionInformation = BytesIO(encoded(information, DEFLATED))
+    assert peer.ask(request, context).Status == 0x0118
+    assert store.commitments.owed(time.time() + 1e6) == []
