@@ -1,13 +1,15 @@
-"""DIMSE messages that we send on associations we have accepted."""
+"""DIMSE messages on associations we have accepted: those we send, and how large those may be that come."""
 
 from __future__ import annotations
 
 import struct
 import threading
-from typing import Any
+from typing import Any, Final
 
+import structlog
 from pynetdicom.association import Association
 from pynetdicom.dimse import DIMSEServiceProvider
+from pynetdicom.dimse_messages import C_STORE_RQ, DIMSEMessage
 from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.pdu_primitives import P_DATA
 
@@ -15,9 +17,17 @@ from pynetdicom.pdu_primitives import P_DATA
 _LAST_OF_COMMAND = b"\x03"
 _US = struct.Struct("<H")
 
+#: A command set of more is none: that of an instance has some hundred bytes.
+_LARGEST_COMMAND_BYTES: Final = 1 << 16
+#: Data sets other than those of instances are decoded whole, into many times their size. A request for storage
+#: commitment with `allpacs.commitment.MOST_REFERENCES` has 8 MB.
+_LARGEST_DATA_SET_BYTES: Final = 10_000_000
+
+_log = structlog.get_logger("allpacs.receive")
+
 
 class Messages(DIMSEServiceProvider):  # type: ignore[misc]
-    """Sends each message whole: its PDUs never come among those of another thread's.
+    """Sends each message whole, its PDUs never among those of another thread's, and takes none that is too large.
 
     The one answer that is sent for every instance, that it was stored, is put together here: the library's way by a
     data set takes a third of a millisecond.
@@ -26,6 +36,18 @@ class Messages(DIMSEServiceProvider):  # type: ignore[misc]
     def __init__(self, assoc: Association) -> None:
         super().__init__(assoc)
         self._one_at_a_time = threading.Lock()
+
+    def receive_primitive(self, primitive: P_DATA) -> None:
+        """Add fragments to the message that they belong to; abort the association where it is too large."""
+        if self.message is None:
+            self.message = DIMSEMessage()
+        reason = _too_large(self.message, primitive)
+        if reason is None:
+            super().receive_primitive(primitive)
+            return
+        _log.warning("connection_closed", calling_ae=self.assoc.requestor.ae_title, reason=reason)
+        self.message = None
+        self.dul.event_queue.put("Evt19")  # invalid PDU (PS3.8 section 9.2.2): the upper layer aborts
 
     def send_msg(self, primitive: Any, context_id: int) -> None:
         """Hand a message to the upper layer."""
@@ -38,6 +60,23 @@ class Messages(DIMSEServiceProvider):  # type: ignore[misc]
                     self.dul.send_pdu(answer)
                     return
             super().send_msg(primitive, context_id)
+
+
+def _too_large(message: DIMSEMessage, primitive: P_DATA) -> str | None:
+    """Say why the next fragments of a message are not taken; None where they are."""
+    command = data = 0
+    for _, fragment in primitive.presentation_data_value_list:
+        if fragment[0] & 1:  # message control header (PS3.8 section E.2): of the command
+            command += len(fragment)
+        else:
+            data += len(fragment)
+    if command and type(message) is not DIMSEMessage:
+        return "a second command in one message"  # which could make another message of what came as an instance
+    if message.encoded_command_set.tell() + command > _LARGEST_COMMAND_BYTES:
+        return "a command that is too large"
+    if not isinstance(message, C_STORE_RQ) and message.data_set.tell() + data > _LARGEST_DATA_SET_BYTES:
+        return "a message without an instance that is too large"
+    return None
 
 
 def success(answer: C_STORE) -> bytes | None:

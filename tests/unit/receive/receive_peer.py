@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import time
 from collections.abc import Sequence
 from io import BytesIO
@@ -133,3 +134,18 @@ def make_instance(number: int = 1, *, sop_class: str = MICROSCOPIC, **elements: 
         else:
             setattr(data_set, keyword, value)
     return data_set
+
+
+def store_command(context: int) -> bytes:
+    """Return a whole C-STORE-RQ command as a presentation data value."""
+    elements = (
+        (0x0002, MICROSCOPIC.encode()),
+        (0x0100, struct.pack("<H", 0x0001)),
+        (0x0110, struct.pack("<H", 1)),
+        (0x0700, struct.pack("<H", 0)),
+        (0x0800, struct.pack("<H", 0x0000)),
+        (0x1000, b"1.2.3.5.99"),
+    )
+    content = b"".join(struct.pack("<HHL", 0, element, len(value)) + value for element, value in elements)
+    content = struct.pack("<HHLL", 0, 0, 4, len(content)) + content
+    return struct.pack(">LBB", len(content) + 2, context, 0x03) + content

@@ -7,13 +7,17 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from io import BytesIO
+from typing import Any
 
 import structlog
+from pynetdicom.dimse_primitives import N_ACTION
+from pynetdicom.sop_class import StorageCommitmentPushModel
 
 from allpacs.receive.guard import Memory
 from allpacs.receive.scp import StorageScp
-from receive_peer import Peer, make_instance
+from receive_peer import MICROSCOPIC, Peer, make_instance, store_command
 
 Start = Callable[..., StorageScp]
 Connect = Callable[..., Peer]
@@ -90,23 +94,58 @@ def test_a_message_that_never_ends_is_cut_off(receiver: Start, connect: Connect)
     assert connect(scp.port).echo() == 0x0000
 
 
-def test_a_message_without_pixels_larger_than_the_memory_for_messages_is_not_taken(
-    receiver: Start, connect: Connect
-) -> None:
-    """Nothing but an instance has a reason to be large: a command that never ends is cut off."""
+def _refused(lines: Sequence[Mapping[str, Any]], peer: Peer) -> Any:
+    """Wait until a peer's association was aborted, and return the reason that was logged."""
+    deadline = time.monotonic() + 10
+    while peer.established:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    (reason,) = [line["reason"] for line in lines if line["event"] == "connection_closed"]
+    return reason
+
+
+def _send_fragments(peer: Peer, *fragments: bytes) -> None:
+    raw = peer.association.dul.socket.socket
+    with contextlib.suppress(OSError):  # the peer's own thread has closed it
+        for fragment in fragments:
+            raw.sendall(struct.pack(">BBL", 4, 0, len(fragment)) + fragment)
+
+
+def test_a_command_that_is_too_large_is_not_taken(receiver: Start, connect: Connect) -> None:
     with structlog.testing.capture_logs() as lines:
-        scp = receiver(max_memory_bytes=100_000)
+        scp = receiver()
         peer = connect(scp.port)
-        raw = peer.association.dul.socket.socket
-        fragment = struct.pack(">LBB", 60_002, 1, 0x01) + bytes(60_000)
-        with contextlib.suppress(OSError):
-            for _ in range(4):
-                raw.sendall(struct.pack(">BBL", 4, 0, len(fragment)) + fragment)
-        deadline = time.monotonic() + 10
-        while not any(line["event"] == "connection_closed" for line in lines):
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
+        _send_fragments(peer, *[struct.pack(">LBB", 30_002, 1, 0x01) + bytes(30_000)] * 3)
+        assert _refused(lines, peer) == "a command that is too large"
     assert connect(scp.port).send(make_instance(2)) == 0x0000
+    assert scp._memory.held_bytes == 0
+
+
+def test_a_second_command_in_one_message_is_not_taken(receiver: Start, connect: Connect) -> None:
+    with structlog.testing.capture_logs() as lines:
+        scp = receiver()
+        peer = connect(scp.port)
+        contexts = peer.association.accepted_contexts
+        context = next(one.context_id for one in contexts if one.abstract_syntax == MICROSCOPIC)
+        _send_fragments(peer, store_command(context), store_command(context))
+        assert _refused(lines, peer) == "a second command in one message"
+    assert connect(scp.port).send(make_instance(2)) == 0x0000
+
+
+def test_a_message_without_an_instance_that_is_too_large_is_not_taken(receiver: Start, connect: Connect) -> None:
+    """It would be decoded whole, into many times its size."""
+    with structlog.testing.capture_logs() as lines:
+        scp = receiver()
+        peer = connect(scp.port)
+        request = N_ACTION()
+        request.MessageID = request.ActionTypeID = 1
+        request.RequestedSOPClassUID = StorageCommitmentPushModel
+        request.RequestedSOPInstanceUID = "1.2.840.10008.1.20.1.1"
+        request.ActionInformation = BytesIO(bytes(10_200_000))
+        peer.association.dimse.send_msg(request, peer.association.accepted_contexts[0].context_id)
+        assert _refused(lines, peer) == "a message without an instance that is too large"
+    assert connect(scp.port).send(make_instance(2)) == 0x0000
+    assert scp._memory.held_bytes == 0
 
 
 def test_above_the_limit_all_wait_but_the_first() -> None:

@@ -20,7 +20,7 @@ from allpacs.domain.errors import StoreFault
 from allpacs.receive.large import LargeDataSet
 from allpacs.receive.scp import StorageScp
 from allpacs.store.store import Store
-from receive_peer import MICROSCOPIC, Peer, make_instance
+from receive_peer import MICROSCOPIC, Peer, make_instance, store_command
 
 Start = Callable[..., StorageScp]
 Connect = Callable[..., Peer]
@@ -88,7 +88,7 @@ def test_one_that_breaks_off_leaves_nothing(receiver: Start, connect: Connect, s
     contexts = peer.association.accepted_contexts
     context = next(one.context_id for one in contexts if one.abstract_syntax == MICROSCOPIC)
     raw = peer.association.dul.socket.socket
-    for fragment in (_command(context), *[struct.pack(">LBB", 50_002, context, 0) + bytes(50_000)] * 8):
+    for fragment in (store_command(context), *[struct.pack(">LBB", 50_002, context, 0) + bytes(50_000)] * 8):
         raw.sendall(struct.pack(">BBL", 4, 0, len(fragment)) + fragment)
     deadline = time.monotonic() + 10
     while not scp._large:
@@ -113,7 +113,7 @@ def test_one_that_never_ends_is_cut_off(receiver: Start, connect: Connect, store
     part = struct.pack(">LBB", 50_002, context, 0) + bytes(50_000)
     deadline = time.monotonic() + 20
     with suppress(OSError):  # the peer, or its own thread, has closed it
-        for fragment in chain([_command(context)], repeat(part)):
+        for fragment in chain([store_command(context)], repeat(part)):
             assert time.monotonic() < deadline
             raw.sendall(struct.pack(">BBL", 4, 0, len(fragment)) + fragment)
             time.sleep(0.02)
@@ -121,21 +121,6 @@ def test_one_that_never_ends_is_cut_off(receiver: Start, connect: Connect, store
         assert time.monotonic() < deadline
         time.sleep(0.01)
     assert not in_spool(store)
-
-
-def _command(context: int) -> bytes:
-    """Return a whole C-STORE-RQ command as a presentation data value."""
-    elements = (
-        (0x0002, MICROSCOPIC.encode()),
-        (0x0100, struct.pack("<H", 0x0001)),
-        (0x0110, struct.pack("<H", 1)),
-        (0x0700, struct.pack("<H", 0)),
-        (0x0800, struct.pack("<H", 0x0000)),
-        (0x1000, b"1.2.3.5.99"),
-    )
-    content = b"".join(struct.pack("<HHL", 0, element, len(value)) + value for element, value in elements)
-    content = struct.pack("<HHLL", 0, 0, 4, len(content)) + content
-    return struct.pack(">LBB", len(content) + 2, context, 0x03) + content
 
 
 def test_a_disk_that_fills_meanwhile_is_told_at_the_end() -> None:
