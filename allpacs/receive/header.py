@@ -11,6 +11,7 @@ from pydicom.dataset import Dataset
 from pydicom.filereader import read_dataset
 from pydicom.tag import BaseTag
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian
+from pydicom.valuerep import EXPLICIT_VR_LENGTH_32
 
 from allpacs.domain.errors import InputFault, InstanceRefused
 from allpacs.inflate import inflated
@@ -18,8 +19,17 @@ from allpacs.receive.admit import CANNOT_UNDERSTAND, COUNT_TAGS, DECIDING_TAGS
 
 _PIXEL_DATA: Final = 0x7FE00010
 _ITEM: Final = 0xFFFEE000
+_ITEM_DELIMITATION_ITEM: Final = 0xFFFEE00D
 _SEQUENCE_DELIMITATION_ITEM: Final = 0xFFFEE0DD
 _UNDEFINED_LENGTH: Final = 0xFFFFFFFF
+#: What is looked at: pydicom reads the Specific Character Set in any case.
+_LOOKED_AT: Final = frozenset((0x00080005, *DECIDING_TAGS, *COUNT_TAGS.values()))
+#: UIDs, names and numbers: a value of more is none.
+_LONGEST_LOOKED_AT: Final = 1 << 16
+#: Tag and length of an item, and of an element of implicit VR; of one of explicit VR tag, VR and two more bytes.
+_HEAD_BYTES: Final = 8
+#: Value representations with a length of four bytes (PS3.5 section 7.1.2).
+_LONG_VRS: Final = frozenset(vr.encode() for vr in EXPLICIT_VR_LENGTH_32)
 
 
 def read_header(encoded: BinaryIO, transfer_syntax_uid: str) -> Dataset:
@@ -53,11 +63,20 @@ def read_header(encoded: BinaryIO, transfer_syntax_uid: str) -> Dataset:
 
 def _checked(encoded: BinaryIO, transfer_syntax: UID) -> Dataset:
     found: list[tuple[str | None, int]] = []
+    endian = "<" if transfer_syntax.is_little_endian else ">"
 
     def at_pixel_data(tag: BaseTag, vr: str | None, length: int) -> bool:
-        if tag == _PIXEL_DATA:
-            found.append((vr, length))
-        return bool(tag >= _PIXEL_DATA)
+        if tag >= _PIXEL_DATA:
+            if tag == _PIXEL_DATA:
+                found.append((vr, length))
+            return True
+        if length == _UNDEFINED_LENGTH:
+            # pydicom would make objects of all the items, of many times their size: it finds none.
+            _pass_items(encoded, vr is None and transfer_syntax.is_implicit_VR, endian)
+            encoded.seek(-_HEAD_BYTES, os.SEEK_CUR)
+        elif length > _LONGEST_LOOKED_AT and tag in _LOOKED_AT:
+            raise ValueError("a value that is too long")
+        return False
 
     try:
         header = read_dataset(
@@ -65,7 +84,7 @@ def _checked(encoded: BinaryIO, transfer_syntax: UID) -> Dataset:
             transfer_syntax.is_implicit_VR,
             transfer_syntax.is_little_endian,
             stop_when=at_pixel_data,
-            specific_tags=[int(tag) for tag in (*DECIDING_TAGS, *COUNT_TAGS.values())],
+            specific_tags=[int(tag) for tag in _LOOKED_AT],
         )
     # Whatever the parser raises on bytes a stranger made up is about those bytes: it has no errors of its own.
     except Exception as error:  # noqa: BLE001
@@ -79,6 +98,47 @@ def _checked(encoded: BinaryIO, transfer_syntax: UID) -> Dataset:
     if not complete:
         raise InstanceRefused(CANNOT_UNDERSTAND, "pixel data is cut short")
     return header
+
+
+def _pass_items(encoded: BinaryIO, implicit: bool, endian: str) -> None:
+    """Go past the items of a value of undefined length, and the Sequence Delimitation Item that ends them.
+
+    Items of sequences and encapsulated fragments alike (PS3.5 sections 7.5 and A.4). Whatever has a length is not
+    looked into.
+    """
+    while True:
+        group, element, length = struct.unpack(f"{endian}HHL", encoded.read(_HEAD_BYTES))
+        tag = group << 16 | element
+        if tag == _SEQUENCE_DELIMITATION_ITEM:
+            return
+        if tag != _ITEM:
+            raise ValueError("not an item")
+        if length == _UNDEFINED_LENGTH:
+            _pass_elements(encoded, implicit, endian)
+        else:
+            encoded.seek(length, os.SEEK_CUR)
+
+
+def _pass_elements(encoded: BinaryIO, implicit: bool, endian: str) -> None:
+    """Go past the elements of an item of undefined length, and the Item Delimitation Item that ends them."""
+    first = True
+    while True:
+        head = encoded.read(_HEAD_BYTES)
+        group, element, length = struct.unpack(f"{endian}HHL", head)
+        if group << 16 | element == _ITEM_DELIMITATION_ITEM:
+            return
+        vr = head[4:6]
+        explicit = not implicit and vr.isalpha() and vr.isupper()
+        if first:  # as in a sequence of unknown VR (PS3.5 section 6.2.2)
+            first, implicit = False, not explicit
+        if explicit and vr in _LONG_VRS:
+            (length,) = struct.unpack(f"{endian}L", encoded.read(4))
+        elif explicit:
+            (length,) = struct.unpack(f"{endian}H", head[6:])
+        if length == _UNDEFINED_LENGTH:
+            _pass_items(encoded, implicit, endian)
+        else:
+            encoded.seek(length, os.SEEK_CUR)
 
 
 def _fragments_complete(encoded: BinaryIO, position: int) -> bool:
