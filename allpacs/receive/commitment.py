@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Final
 
 import structlog
@@ -34,6 +35,7 @@ _LONGEST_WAIT_S: Final = 300.0
 #: A sender that could not be told for so long asks again, or has forgotten.
 _GIVE_UP_S: Final = 86_400.0
 _POLL_S: Final = 0.2
+_STOP_S: Final = 2.0
 
 _log = structlog.get_logger("allpacs.receive")
 
@@ -42,7 +44,7 @@ ReportBack = Callable[[service.Answer], None]
 
 
 class CommitmentService:
-    """Answers N-ACTION and N-EVENT-REPORT, and tells senders what we commit to, in a thread of its own.
+    """Answers N-ACTION and N-EVENT-REPORT, and tells senders what we commit to, in threads of its own.
 
     Parameters
     ----------
@@ -60,7 +62,8 @@ class CommitmentService:
         self._sink = sink
         self._report_back = dict(report_back or {})
         self._clock = clock
-        self._open: dict[tuple[str, str], Association] = {}
+        self._open: dict[tuple[str, str], Association] = {}  # of senders that have no other address
+        self._tellers: dict[str, threading.Thread] = {}  # by calling AE title
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="commitment", daemon=True)
 
@@ -69,10 +72,13 @@ class CommitmentService:
         self._thread.start()
 
     def stop(self) -> None:
-        """Leave what has not been told to the next start."""
+        """Leave what has not been told to the next start; whoever is being told has a moment to take it."""
         self._stop.set()
         if self._thread.is_alive():
             self._thread.join()
+        deadline = time.monotonic() + _STOP_S
+        for teller in self._tellers.values():
+            teller.join(max(0.0, deadline - time.monotonic()))
 
     def on_action(self, event: evt.Event) -> tuple[int, None]:
         """Take a sender's request."""
@@ -90,12 +96,14 @@ class CommitmentService:
             reason = str(error) if isinstance(error, InputFault) else type(error).__name__
             _log.warning("commitment_refused", calling_ae=calling_ae, reason=reason)
             return _INVALID_ARGUMENT, None
-        self._open[calling_ae, transaction_uid] = event.assoc
+        if calling_ae not in self._report_back:
+            self._open[calling_ae, transaction_uid] = event.assoc
         now = self._clock()
         instances = [(one.sop_class_uid, one.sop_instance_uid) for one in references]
         try:
             self._sink.owe(calling_ae, transaction_uid, instances, now=now, due_at=now + _FIRST_WAIT_S)
         except StoreFault as fault:
+            self._open.pop((calling_ae, transaction_uid), None)
             _log.error("commitment_refused", calling_ae=calling_ae, reason=str(fault))
             return _PROCESSING_FAILURE, None
         return _SUCCESS, None
@@ -124,51 +132,83 @@ class CommitmentService:
 
     def _run(self) -> None:
         while not self._stop.wait(_POLL_S):
+            self._forget_what_ended()
             try:
-                for owed in self._sink.owed(self._clock()):
-                    self._answer(owed)
-            except StoreFault as fault:
-                _log.error("commitment_postponed", reason=str(fault))
-                self._stop.wait(1.0)
+                self._share_out(self._sink.owed(self._clock()))
             except Exception as error:  # noqa: BLE001 - a thread that ended would leave senders without answers
-                _log.error("commitment_postponed", reason=type(error).__name__)
-                self._stop.wait(1.0)
+                self._wait_after(error)
 
-    def _answer(self, owed: Owed) -> None:
-        key = (owed.calling_ae, owed.transaction_uid)
-        association = self._open.get(key)
-        report_back = self._report_back.get(owed.calling_ae)
-        if report_back is None and (association is None or not association.is_established):
-            self._open.pop(key, None)
+    def _forget_what_ended(self) -> None:
+        """Let go of associations that have ended: what was asked there may have been told by another receiver."""
+        for key, association in list(self._open.items()):
+            if not association.is_established:
+                self._open.pop(key, None)
+        self._tellers = {calling_ae: teller for calling_ae, teller in self._tellers.items() if teller.is_alive()}
+
+    def _share_out(self, due: Sequence[Owed]) -> None:
+        """Have each sender told by a thread of its own, so that one that cannot be reached holds up no other."""
+        by_sender: dict[str, list[tuple[Owed, ReportBack]]] = {}
+        for owed in due:
+            way = self._way_to(owed)
+            if way is not None:
+                by_sender.setdefault(owed.calling_ae, []).append((owed, way))
             # Its association may be that of another receiver on the same store.
-            if self._clock() - owed.received_at > 60.0:
+            elif self._clock() - owed.received_at > 60.0:
                 self._sink.paid(owed)
                 reason = "its association is gone, and receive.sources names no address for it"
                 _log.warning("commitment_not_told", calling_ae=owed.calling_ae, reason=reason)
-            return
+        for calling_ae, its_due in by_sender.items():
+            if calling_ae not in self._tellers or not self._tellers[calling_ae].is_alive():
+                teller = threading.Thread(target=self._tell, args=(its_due,), name="commitment-teller", daemon=True)
+                self._tellers[calling_ae] = teller
+                teller.start()
+
+    def _way_to(self, owed: Owed) -> ReportBack | None:
+        """Return how to tell a sender; None where it cannot be told from here."""
+        report_back = self._report_back.get(owed.calling_ae)
+        if report_back is not None:
+            return report_back
+        association = self._open.get((owed.calling_ae, owed.transaction_uid))
+        if association is None or not association.is_established:
+            return None
+        return partial(_report_on, association)
+
+    def _tell(self, due: Sequence[tuple[Owed, ReportBack]]) -> None:
+        """Tell one sender, until it cannot be told: what is left comes again in a later turn."""
+        try:
+            for owed, way in due:
+                if self._stop.is_set() or not self._answer(owed, way):
+                    break
+        except Exception as error:  # noqa: BLE001 - as above
+            self._wait_after(error)
+
+    def _wait_after(self, error: Exception) -> None:
+        _log.error("commitment_postponed", reason=str(error) if isinstance(error, StoreFault) else type(error).__name__)
+        self._stop.wait(1.0)
+
+    def _answer(self, owed: Owed, report_back: ReportBack) -> bool:
+        """Tell a sender what it asked; return whether there is no reason to leave it alone for now."""
         wait_s = min(_LONGEST_WAIT_S, 2.0**owed.attempts)
         if not self._sink.postpone(owed, self._clock() + wait_s):
-            return  # another receiver is at it
+            return True  # another receiver is at it
         answer = self._judge(owed)
         try:
-            if report_back is not None:
-                report_back(answer)
-            else:
-                _report_on(association, answer)
+            report_back(answer)
         except (AllpacsError, RuntimeError, ValueError) as failure:
             if self._clock() - owed.received_at > _GIVE_UP_S:
                 self._sink.paid(owed)
             reason = str(failure) if isinstance(failure, AllpacsError) else type(failure).__name__
             _log.warning("commitment_postponed", calling_ae=owed.calling_ae, reason=reason, next_attempt_s=wait_s)
-            return
+            return False
         self._sink.paid(owed)
-        self._open.pop(key, None)
+        self._open.pop((owed.calling_ae, owed.transaction_uid), None)
         _log.info(
             "commitment_told",
             calling_ae=owed.calling_ae,
             count=len(answer.committed),
             refused=len(answer.failed),
         )
+        return True
 
     def _judge(self, owed: Owed) -> service.Answer:
         """Return what we commit to: what is in the index and whole in the spool, under the class it was asked by."""

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from allpacs.commitment import Answer, Reference, action_information, event_info
 from allpacs.deliver.association import Checkpoint
 from allpacs.deliver.association import Peer as Address
 from allpacs.deliver.commitment import report_commitment
+from allpacs.domain.errors import DeliveryUnavailable
 from allpacs.receive.commitment import CommitmentService
 from allpacs.receive.scp import StorageScp
 from allpacs.store.store import Store
@@ -96,6 +98,14 @@ def test_what_is_kept_is_committed_to_on_the_senders_association(
     assert store.commitments.owed(time.time() + 1e6) == []
 
 
+def _all_told(store: Store) -> bool:
+    """Wait until every sender was told; return whether they were."""
+    deadline = time.monotonic() + 10
+    while store.commitments.owed(time.time() + 1e6) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return store.commitments.owed(time.time() + 1e6) == []
+
+
 def test_an_instance_that_comes_while_we_tell_is_not_taken_for_the_answer(
     receiver: Start, connect: Connect, store: Store
 ) -> None:
@@ -114,10 +124,7 @@ def test_an_instance_that_comes_while_we_tell_is_not_taken_for_the_answer(
     answers = [peer.send(make_instance(number)) for number in (2, 3)]
     sent.set()
     assert answers == [0x0000, 0x0000]
-    deadline = time.monotonic() + 10
-    while store.commitments.owed(time.time() + 1e6) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert store.commitments.owed(time.time() + 1e6) == []
+    assert _all_told(store)
     assert peer.established
 
 
@@ -260,3 +267,71 @@ def test_a_deflated_request_in_a_context_for_images_is_not_inflated(
     request.ActionInformation = BytesIO(encoded(information, DEFLATED))
     assert peer.ask(request, context).Status == 0x0118
     assert store.commitments.owed(time.time() + 1e6) == []
+
+
+def _owe(store: Store, calling_ae: str, *transactions: str) -> None:
+    for transaction in transactions:
+        store.commitments.owe(calling_ae, transaction, [(MICROSCOPIC, "1.2.3")], now=time.time(), due_at=0.0)
+
+
+def test_a_sender_that_cannot_be_reached_holds_up_no_other_and_no_stop(store: Store) -> None:
+    told: list[str] = []
+    entered, let_go = threading.Event(), threading.Event()
+
+    def away(answer: Answer) -> None:
+        entered.set()
+        let_go.wait(30)
+        raise DeliveryUnavailable("no connection")
+
+    service = CommitmentService(
+        store.commitments, report_back={"AWAY": away, "PACS": lambda answer: told.append(answer.transaction_uid)}
+    )
+    _owe(store, "AWAY", "1.1", "1.2")
+    service.start()
+    assert entered.wait(10)
+    _owe(store, "PACS", "1.3", "1.4")
+    deadline = time.monotonic() + 10
+    while len(told) < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    began = time.monotonic()
+    service.stop()
+    assert time.monotonic() - began < 10
+    let_go.set()
+    for teller in service._tellers.values():
+        teller.join(10)
+    left = {(owed.transaction_uid, owed.attempts) for owed in store.commitments.owed(time.time() + 1e6)}
+    assert left == {("1.1", 1), ("1.2", 0)}
+
+
+def test_after_a_failure_a_sender_is_tried_once_a_turn(store: Store) -> None:
+    tried: list[float] = []
+
+    def refuse(answer: Answer) -> None:
+        tried.append(time.monotonic())
+        raise DeliveryUnavailable("no connection")
+
+    service = CommitmentService(store.commitments, report_back={"AWAY": refuse})
+    _owe(store, "AWAY", *[f"1.{number}" for number in range(20)])
+    service.start()
+    time.sleep(1.0)
+    service.stop()
+    assert 1 <= len(tried) <= 6  # five turns a second
+
+
+def test_associations_are_remembered_only_while_they_are_needed(
+    receiver: Start, connect: Connect, store: Store
+) -> None:
+    told = threading.Event()
+    service = CommitmentService(store.commitments, report_back={"PACS": lambda _: told.set()})
+    scp = receiver(commitments=service)
+    sender = Asking()
+    assert sender.ask(scp.port, Reference(MICROSCOPIC, "1.2.3")) == 0x0000
+    assert not service._open  # its address is known
+    assert told.wait(10)
+    ended: Any = SimpleNamespace(is_established=False)
+    service._open["OTHER", "1.2.9"] = ended  # another receiver on the same store has told it
+    deadline = time.monotonic() + 10
+    while service._open:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
