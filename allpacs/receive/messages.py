@@ -1,9 +1,11 @@
-"""DIMSE messages on associations we have accepted: those we send, and how large those may be that come."""
+"""DIMSE messages on associations we have accepted: those we send, the answers to them, and how large one may be."""
 
 from __future__ import annotations
 
+import queue
 import struct
 import threading
+from contextlib import suppress
 from typing import Any, Final
 
 import structlog
@@ -31,11 +33,32 @@ class Messages(DIMSEServiceProvider):  # type: ignore[misc]
 
     The one answer that is sent for every instance, that it was stored, is put together here: the library's way by a
     data set takes a third of a millisecond.
+
+    Answers of the peer are kept apart from its requests. The library has one queue for both: there, a request that
+    comes while a thread waits for an answer is taken for that.
     """
+
+    message: DIMSEMessage | None
 
     def __init__(self, assoc: Association) -> None:
         super().__init__(assoc)
         self._one_at_a_time = threading.Lock()
+        self._answer: queue.Queue[tuple[int | None, Any]] = queue.Queue(1)  # to the request that was sent last
+
+    def answered(self, context_id: int | None, answer: Any) -> None:
+        """Hand an answer to the thread that waits for one, None where there will be none; nobody waits: forget it."""
+        with suppress(queue.Full):
+            self._answer.put_nowait((context_id, answer))
+
+    def get_msg(self, block: bool = False) -> tuple[int | None, Any]:
+        """Return the next request; with `block`, wait for the answer to the request of ours that was sent last.
+
+        None: there is no request, or there was no answer in time.
+        """
+        try:
+            return self._answer.get(timeout=self.dimse_timeout) if block else self.msg_queue.get_nowait()
+        except queue.Empty:
+            return None, None
 
     def receive_primitive(self, primitive: P_DATA) -> None:
         """Add fragments to the message that they belong to; abort the association where it is too large."""
@@ -59,6 +82,8 @@ class Messages(DIMSEServiceProvider):  # type: ignore[misc]
                     answer.presentation_data_value_list.append((context_id, _LAST_OF_COMMAND + command))
                     self.dul.send_pdu(answer)
                     return
+            if primitive.MessageIDBeingRespondedTo is None:
+                self._answer = queue.Queue(1)
             super().send_msg(primitive, context_id)
 
 

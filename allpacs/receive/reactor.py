@@ -11,9 +11,12 @@ such sleeps. Here each thread waits for what the other, or the peer, does:
 Neither waits longer than `_LOOK_S`, since time-outs, the end of the other thread and `kill` are announced by nobody.
 
 A C-STORE request is served by the upper layer's thread, which has read it: handing it to the other thread and its
-answer back took a quarter of an instance's time. It never waits in the association's queue either, where a thread that
-sends a request of ours (N-EVENT-REPORT) and waits for its answer would take it for that. Data PDUs are read into one
-buffer and taken apart there; the library copies each six times over.
+answer back took a quarter of an instance's time. Data PDUs are read into one buffer and taken apart there; the library
+copies each six times over.
+
+The peer's requests are served, too, while another thread sends one of ours (N-EVENT-REPORT) and waits for its answer,
+since answers do not come by the same queue (`allpacs.receive.messages`). The library holds the association's thread for
+so long, and whatever comes next is the answer.
 
 What is done once something has happened is the library's: the state machine and the services are not touched.
 """
@@ -71,14 +74,14 @@ class _AnnouncingQueue(queue.Queue[Any]):
 
 
 class _MessageQueue(_AnnouncingQueue):
-    """Messages for the association's thread, but for those that are served where they are read."""
+    """Requests for the association's thread, but for the messages that are passed on at once."""
 
-    def __init__(self, announce: Callable[[], object], serves: Callable[[int | None, Any], bool]) -> None:
+    def __init__(self, announce: Callable[[], object], passes_on: Callable[[int | None, Any], bool]) -> None:
         super().__init__(announce)
-        self._serves = serves
+        self._passes_on = passes_on
 
     def put(self, item: Any, block: bool = True, timeout: float | None = None) -> None:
-        if not self._serves(*item):
+        if not self._passes_on(*item):
             super().put(item, block, timeout)
 
 
@@ -258,28 +261,28 @@ class WaitingAssociation(Association):  # type: ignore[misc]
         self._arrived = threading.Event()
         self.dul = WaitingUpperLayer(self, self._arrived)
         self.dimse = Messages(self)
-        self.dimse.msg_queue = _MessageQueue(self._arrived.set, self._serves)
+        self.dimse.msg_queue = _MessageQueue(self._arrived.set, self._passes_on)
         self.network_timeout = ae.network_timeout  # the timer is the upper layer's
 
     @property
     def _is_paused(self) -> bool:
-        """Whether this thread leaves the peer's messages alone, so that another may send requests and read answers."""
-        return self._paused
+        """Whether this thread leaves answers to whoever waits for one, which the library asks for: it always does."""
+        return True
 
     @_is_paused.setter
-    def _is_paused(self, paused: bool) -> None:
-        # The library says so before and after each request that it serves. In the upper layer's thread that would undo
-        # what this thread has said meanwhile, and whoever waits for it would wait for ever.
-        if threading.current_thread() is not getattr(self, "dul", None):
-            self._paused = paused
+    def _is_paused(self, _: bool) -> None:
+        """Take it for said: the library says so before and after each request that it serves."""
 
-    def _serves(self, context_id: int | None, message: Any) -> bool:
-        """Serve a message at once where it is a request that the upper layer has just read; return whether it is."""
-        if threading.current_thread() is not self.dul or not (
-            isinstance(message, C_STORE) and message.is_valid_request and self.is_established
-        ):
+    def _passes_on(self, context_id: int | None, message: Any) -> bool:
+        """Serve an instance in the upper layer's thread, which has read it, and hand over an answer; False: neither."""
+        if isinstance(message, C_STORE) and message.is_valid_request:
+            if threading.current_thread() is not self.dul or not self.is_established:
+                return False
+            self.dul.serve(message, context_id)
+            return True
+        if message is None or message.MessageIDBeingRespondedTo is None:
             return False
-        self.dul.serve(message, context_id)
+        self.dimse.answered(context_id, message)
         return True
 
     def _abort_blocking(self, block: bool = True) -> None:
@@ -295,18 +298,11 @@ class WaitingAssociation(Association):  # type: ignore[misc]
 
         The order of the looks is that of the library's own reactor.
         """
-        self._is_paused = False
         told = False
         while not self._kill:
             if not (self.dimse.msg_queue.qsize() or self.dul.to_user_queue.qsize()):
                 self._arrived.wait(_LOOK_S)
             self._arrived.clear()
-            self._is_paused = True
-            self._reactor_checkpoint.wait()  # cleared while a handler of ours sends requests to the peer
-            self._is_paused = False
-            if not self._reactor_checkpoint.is_set():
-                continue  # cleared just now by one who saw us paused: the next message is the answer that it waits for
-
             context_id, message = self.dimse.get_msg(block=False)
             if message:
                 self._serve_request(message, context_id)
@@ -338,6 +334,7 @@ class WaitingAssociation(Association):  # type: ignore[misc]
             self.is_aborted = True
             self.is_established = False
             evt.trigger(self, evt.EVT_ABORTED, {})
+        self.dimse.answered(None, None)
 
 
 class WaitingHandler(RequestHandler):  # type: ignore[misc]

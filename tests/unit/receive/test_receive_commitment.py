@@ -128,6 +128,60 @@ def test_an_instance_that_comes_while_we_tell_is_not_taken_for_the_answer(
     assert peer.established
 
 
+def test_requests_that_come_while_we_tell_are_served_and_not_taken_for_the_answer(
+    receiver: Start, connect: Connect, store: Store
+) -> None:
+    scp = receiver(commitments=CommitmentService(store.commitments))
+    references = kept(scp.port, connect, 1)
+    told, asked = threading.Event(), threading.Event()
+    heard = []
+
+    def hear(event: evt.Event) -> tuple[int, None]:
+        heard.append(str(event.event_information.TransactionUID))
+        told.set()
+        asked.wait(10)
+        return 0x0000, None
+
+    peer = connect(scp.port, others=(str(StorageCommitmentPushModel),), handlers=[(evt.EVT_N_EVENT_REPORT, hear)])
+    transactions = [f"1.2.9.{number}" for number in (1, 2, 3)]
+    for transaction in transactions:
+        status, _ = peer.association.send_n_action(
+            action_information(transaction, references), 1, StorageCommitmentPushModel, INSTANCE
+        )
+        assert status.Status == 0x0000
+        assert told.wait(10)
+        assert peer.echo() == 0x0000
+    asked.set()
+    assert _all_told(store)
+    assert sorted(heard) == transactions
+    assert peer.established
+
+
+def test_a_sender_that_releases_instead_of_taking_the_answer_is_released(
+    receiver: Start, connect: Connect, store: Store
+) -> None:
+    service = CommitmentService(store.commitments)
+    scp = receiver(commitments=service)
+    references = kept(scp.port, connect, 1)
+    told, released = threading.Event(), threading.Event()
+
+    def hear(event: evt.Event) -> tuple[int, None]:
+        told.set()
+        released.wait(20)
+        return 0x0000, None
+
+    peer = connect(scp.port, others=(str(StorageCommitmentPushModel),), handlers=[(evt.EVT_N_EVENT_REPORT, hear)])
+    peer.association.send_n_action(action_information("1.2.9", references), 1, StorageCommitmentPushModel, INSTANCE)
+    assert told.wait(10)
+    began = time.monotonic()
+    peer.release()
+    assert peer.association.is_released
+    while any(teller.is_alive() for teller in service._tellers.values()):
+        time.sleep(0.02)
+    assert time.monotonic() - began < 10  # and not after the DIMSE time-out of 30 s
+    released.set()
+
+
 def test_what_is_not_kept_whole_under_that_class_is_not_committed_to(
     receiver: Start, connect: Connect, store: Store
 ) -> None:

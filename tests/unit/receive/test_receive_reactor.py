@@ -168,31 +168,6 @@ def test_a_peer_that_waits_for_us_is_not_silent(receiver: Start, connect: Connec
     assert [peer.send(make_instance(number)) for number in (1, 2)] == [0x0000, 0x0000]
 
 
-def test_serving_an_instance_does_not_undo_a_pause(receiver: Start, connect: Connect, store: Store) -> None:
-    held, paused = threading.Event(), threading.Event()
-
-    class Held:
-        def __getattr__(self, name: str) -> Any:
-            if name == "keep_instance":
-                held.set()
-                assert paused.wait(10)
-            return getattr(store.receiving, name)
-
-    peer = connect(receiver(Held()).port)
-    sending = threading.Thread(target=peer.send, args=(make_instance(),), daemon=True)
-    sending.start()
-    assert held.wait(10)
-    (serving,) = (one for one in _serving() if isinstance(one, WaitingAssociation))
-    serving._reactor_checkpoint.clear()  # as who sends a request of ours does, and then waits for the pause
-    deadline = time.monotonic() + 10
-    while not serving._is_paused and time.monotonic() < deadline:
-        time.sleep(0.001)
-    paused.set()
-    sending.join(10)
-    assert serving._is_paused
-    serving._reactor_checkpoint.set()
-
-
 @pytest.mark.parametrize("uid", ["1.2.34", "1.2.345"])
 def test_success_is_said_as_the_library_says_it(uid: str) -> None:
     answer = C_STORE()
