@@ -138,7 +138,7 @@ class Spool:
                     if file.seek(0, os.SEEK_END) != size_bytes:
                         return False
                     file.seek(size_bytes - ending_bytes)
-                    return hashlib.file_digest(file, "sha256").hexdigest() == sha256  # type: ignore[arg-type]
+                    return hashlib.file_digest(file, "sha256").hexdigest() == sha256
             except FileNotFoundError:
                 return False
 
