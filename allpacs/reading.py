@@ -37,7 +37,7 @@ from allpacs.domain.parts import complete
 from allpacs.pictures import Pictures
 from allpacs.pipeline import AskModel, Crops, ImageFile, Pipeline
 from allpacs.report.context import CellPicture, PriorReport, ReportContext
-from allpacs.report.headers import OF_EACH, gathered
+from allpacs.report.headers import OF_EACH, check_one_patient, gathered
 from allpacs.report.key_images import key_cells
 from allpacs.results import results
 from allpacs.signing import findings_as_signed, signed_results
@@ -215,6 +215,11 @@ class Reading:
         ----------
         after:
             The findings as they are reported: of a signed revision, with the person's decisions.
+
+        Raises
+        ------
+        InputFault
+            The instances name different patients.
         """
         study_uid, revision = findings.study_uid, findings.revision
         pictures = self._pictures(findings, after)
@@ -222,6 +227,7 @@ class Reading:
         lead = next((one.sop_instance_uid for one in findings.instances if one.sop_instance_uid in rows), "")
         each = ((uid, _header(row, only=None if uid == lead else OF_EACH)) for uid, row in rows.items())
         headers = gathered(each, lead, readable)
+        check_one_patient(headers.values())
         context = ReportContext(
             # When the revision was closed, not now: writing the report again gives the same bytes.
             made_at=datetime.fromtimestamp(self._store.revisions.get(study_uid, revision).created_at, UTC).astimezone(),

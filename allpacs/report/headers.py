@@ -13,10 +13,14 @@ from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.tag import BaseTag, Tag
 
-from allpacs.report.source import CORRUPT, encoded
+from allpacs.domain.errors import InputFault
+from allpacs.report.source import CORRUPT, encoded, text
 
-#: What a report quotes of every instance; all else it takes from the lead.
-OF_EACH = ("SpecificCharacterSet", "InstanceNumber", "ContainerIdentifier", "SpecimenDescriptionSequence")
+#: What a report quotes of every instance, and whom each is about; all else it takes from the lead.
+OF_EACH = (
+    *("SpecificCharacterSet", "PatientID", "IssuerOfPatientID"),
+    *("InstanceNumber", "ContainerIdentifier", "SpecimenDescriptionSequence"),
+)
 
 
 def gathered(
@@ -35,6 +39,27 @@ def gathered(
     """
     shared: dict[object, DataElement | None] = {}
     return {uid: header if uid == lead else _of_each(header, shared, readable) for uid, header in headers}
+
+
+def check_one_patient(headers: Iterable[Dataset]) -> None:
+    """Check that no two instances of a study name different patients: a report gives the cells of all to one.
+
+    An instance without a Patient ID is taken to be of the patient whom the others name.
+
+    Raises
+    ------
+    InputFault
+        Two differ in Patient ID, or in the issuer of the same one. The message holds neither.
+    """
+    named = {(patient, text(one, "IssuerOfPatientID")) for one in headers if (patient := text(one, "PatientID"))}
+    several = len({patient for patient, _ in named}) > 1
+    if several or len({issuer for _, issuer in named if issuer}) > 1:
+        differs = "Patient ID" if several else "Issuer of Patient ID"
+        raise InputFault(
+            f"its instances name different patients ({differs} differs), so no report of them is written: correct them "
+            "at the PACS, and send them again under new study and instance UIDs, because what came under these stays "
+            "as it is"
+        )
 
 
 def _of_each(

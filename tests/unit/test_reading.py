@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,13 +15,15 @@ from structlog.testing import capture_logs
 from allpacs import reading as reading_module
 from allpacs.classify.aggregate import study_findings
 from allpacs.classify.bundle import Bundle, load_bundle
-from allpacs.domain.errors import ModelFault
+from allpacs.domain.errors import InputFault, ModelFault
 from allpacs.domain.findings import CellFinding, CellLabel, InstanceFindings
 from allpacs.domain.geometry import BoxPx
 from allpacs.pipeline import Pipeline
 from allpacs.reading import Reading, ReadingOptions
 from allpacs.settings import SHIPPED_BUNDLE
 from allpacs.store.store import Store
+from console_samples import painted_study
+from reading_steps import STUDY, read_study, reading_of, stored_study
 
 
 def _unasked(_crops: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -96,3 +99,16 @@ def test_cells_that_the_model_cannot_explain_are_shown_without(
     assert pictures
     assert all(picture.evidence is None for picture in pictures.values())
     assert [line["event"] for line in lines] == ["cells_not_explained"]
+
+
+def test_a_study_of_two_patients_is_not_reported_as_one(tmp_path: Path) -> None:
+    files = [
+        path
+        for seed, patient in enumerate(("P-ONE", "P-OTHER"))
+        for path in painted_study(tmp_path / patient, [seed], patient_id=patient, study_uid=STUDY)
+    ]
+    with closing(stored_study(tmp_path, files)) as store:
+        with pytest.raises(InputFault, match="name different patients") as told:
+            read_study(reading_of(store, tmp_path))
+        assert store.artefacts.get(STUDY, 1) == []
+    assert "P-O" not in str(told.value)

@@ -12,8 +12,9 @@ from pydicom.filewriter import write_dataset
 from pydicom.tag import Tag
 
 from allpacs.decode.part10 import readable
+from allpacs.domain.errors import InputFault
 from allpacs.domain.findings import StudyFindings
-from allpacs.report.headers import OF_EACH, gathered
+from allpacs.report.headers import OF_EACH, check_one_patient, gathered
 from allpacs.report.source import lead_header
 from allpacs.results import results
 from report_samples import CONTEXT, many_cells
@@ -81,3 +82,36 @@ def test_what_cannot_be_read_is_left_out() -> None:
     raw = broken.get_item("InstanceNumber")
     broken._dict[Tag("InstanceNumber")] = raw._replace(VR="FL", value=b"abc")  # type: ignore[union-attr]
     assert len(gathered([("1.2", broken)], "1.1", readable)["1.2"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "differs"),
+    [
+        ({3: {"PatientID": "P-18"}}, "Patient ID"),
+        ({0: {"PatientID": "P-18"}}, "Patient ID"),
+        ({2: {"PatientID": "P-18", "IssuerOfPatientID": "ELSEWHERE"}}, "Patient ID"),
+        ({4: {"IssuerOfPatientID": "ELSEWHERE"}}, "Issuer of Patient ID"),
+    ],
+)
+def test_two_patients_in_a_study_are_told_without_naming_them(
+    changes: dict[int, dict[str, object]], differs: str
+) -> None:
+    _, _, little = gathered_study(changes)
+    with pytest.raises(InputFault, match=f"name different patients .{differs} differs") as told:
+        check_one_patient(little.values())
+    assert not any(value in str(told.value) for value in ("P-17", "P-18", "HOSP", "ELSEWHERE"))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {3: {"PatientID": " P-17 "}, 4: {"IssuerOfPatientID": "HOSP "}},
+        {0: {"PatientID": ""}, 1: {"PatientID": "", "IssuerOfPatientID": "ELSEWHERE"}},
+        {2: {"IssuerOfPatientID": ""}, 5: {"PatientName": "Other^Spelling"}},
+    ],
+)
+def test_what_an_instance_does_not_say_makes_no_other_patient(changes: dict[int, dict[str, object]]) -> None:
+    _, _, little = gathered_study(changes)
+    check_one_patient(little.values())
+    check_one_patient([*little.values(), Dataset()])  # of a file that cannot be read any more
