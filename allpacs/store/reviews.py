@@ -78,6 +78,8 @@ class ReviewRow:
     ----------
     version:
         Counts every change of decisions and comment; 0 where there was none yet.
+    comment:
+        What was written about the study; stays from one revision to the next until somebody changes it.
     signed_revision:
         The revision that was made by signing, or None.
     """
@@ -330,11 +332,10 @@ class Reviews:
         values = {"changed_by": by, "changed_at": now}
         if comment is not None:
             values["comment"] = comment
+        before = {"comment": _review(connection, study_uid, revision).comment}
         insert = self._database.insert(schema.reviews)
         connection.execute(
-            insert.values(
-                study_uid=study_uid, revision=revision, version=1, **({"comment": ""} | values)
-            ).on_conflict_do_update(
+            insert.values(study_uid=study_uid, revision=revision, version=1, **(before | values)).on_conflict_do_update(
                 index_elements=[_REVIEW.study_uid, _REVIEW.revision],
                 set_={"version": _REVIEW.version + 1, **values},
             )
@@ -360,11 +361,21 @@ def _carry_over(connection: sa.Connection, study_uid: str, revision: int, signed
 
 
 def _review(connection: sa.Connection, study_uid: str, revision: int) -> ReviewRow:
+    """Return the review of a revision; where nobody has begun it, one of version 0 with the comment of the last one.
+
+    The decisions are of the study's cells and stay with them; so does what was written about the study.
+    """
     row = connection.execute(
-        sa.select(schema.reviews).where(_REVIEW.study_uid == study_uid, _REVIEW.revision == revision)
+        sa.select(schema.reviews)
+        .where(_REVIEW.study_uid == study_uid, _REVIEW.revision <= revision)
+        .order_by(_REVIEW.revision.desc())
+        .limit(1)
     ).one_or_none()
     if row is None:
         return ReviewRow(study_uid, revision, version=0, comment="", changed_by="", changed_at=0.0)
+    if row.revision < revision:
+        last = _row(row)
+        return ReviewRow(study_uid, revision, 0, last.comment, last.changed_by, last.changed_at)
     return _row(row)
 
 

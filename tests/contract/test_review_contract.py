@@ -176,6 +176,43 @@ def test_two_comments_at_once_do_not_overwrite_each_other(store: Store, study: s
     assert store.reviews.write_comment(study, 1, "Ours", seen="Mine", by="ada", now=NOW).comment == "Ours"
 
 
+def test_a_comment_stays_with_its_study_when_late_images_make_a_new_revision(
+    store: Store, study: str, tmp_path: Path
+) -> None:
+    one, *_ = cells(store, study)
+    store.reviews.write_comment(study, 1, "Smudged.", seen="", by="sam", now=NOW)
+    (file,) = painted_study(tmp_path / "late", [77], study_uid=study)
+    keep_file(store, file, at=NOW)
+    store.revisions.close_due(NOW + 50)
+    report(store, study, 2)
+    begun = store.reviews.get(study, 2)
+    assert (begun.version, begun.comment, begun.signed_at) == (0, "Smudged.", None)
+    with pytest.raises(Outdated, match="sam has changed the comment"):
+        store.reviews.write_comment(study, 2, "Other", seen="", by="ada", now=NOW + 60)
+    review, *_ = store.reviews.decide(study, 2, [relabelled(one)], by="sam", now=NOW + 60)
+    assert (review.version, review.comment) == (1, "Smudged.")
+    store.reviews.sign(study, 2, seen_version=1, reviewer=SAM, by="sam", now=NOW + 61)
+    signed = store.reviews.signed(study, 3)
+    assert signed is not None
+    assert signed.comment == "Smudged."
+
+
+def test_signing_again_keeps_the_comment_until_somebody_changes_it(store: Store, study: str) -> None:
+    def sign(revision: int) -> str:
+        version = store.reviews.get(study, revision).version
+        store.reviews.sign(study, revision, seen_version=version, reviewer=SAM, by="sam", now=NOW)
+        report(store, study, revision + 1)
+        signed = store.reviews.signed(study, revision + 1)
+        assert signed is not None
+        return signed.comment
+
+    store.reviews.write_comment(study, 1, "Smudged.", seen="", by="sam", now=NOW)
+    assert [sign(1), sign(2)] == ["Smudged.", "Smudged."]
+    store.reviews.write_comment(study, 3, "", seen="Smudged.", by="sam", now=NOW)
+    assert [sign(3), sign(4)] == ["", ""]
+    assert store.reviews.get(study, 1).comment == "Smudged."
+
+
 def test_the_worklist_tells_outcome_and_review(store: Store, study: str, tmp_path: Path) -> None:
     other = reported_study(store, tmp_path / "other", cells=2, at=5000.0, seeds=[90, 91])
     page = store.worklist.page(WorklistQuery())
