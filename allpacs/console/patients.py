@@ -60,6 +60,11 @@ class Patients:
         self._read([uid for uid in wanted if uid not in self._known])
         return {uid: self._known.get(uid, Patient()) for uid in wanted}
 
+    def again(self, study_uid: str) -> Patient:
+        """Return whom a study is about, read now: an image that came late may be the first, and stand in the report."""
+        self._read([study_uid])
+        return self._known.get(study_uid, Patient())
+
     def matching(self, words: str) -> list[str]:
         """Return the studies whose patient name, id or accession number holds every word; those read so far."""
         parts = words.casefold().split()

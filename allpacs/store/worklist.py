@@ -186,17 +186,25 @@ class Worklist:
             return list(connection.scalars(sa.select(_STUDY.study_uid).order_by(_STUDY.last_received_at.desc())))
 
     def one_instance_each(self, study_uids: Collection[str]) -> dict[str, Path]:
-        """Return a stored file of each study: whom it is about is the same in all."""
+        """Return the stored file of each study's first instance by series and SOP Instance UID.
+
+        It is the one that reports take the patient from: what a person sees when they sign is what is sent.
+        """
         instance = schema.instances.c
-        first = (
-            sa.select(sa.func.min(instance.sop_instance_uid))
+        # By characters, as Python compares: the collation of a PostgreSQL database may pass over the dots.
+        by_characters = "C" if self._database.engine.dialect.name == "postgresql" else "BINARY"
+        order = (sa.collate(uid, by_characters) for uid in (instance.series_uid, instance.sop_instance_uid))
+        placed = (
+            sa.select(
+                instance.study_uid,
+                instance.path,
+                sa.func.row_number().over(partition_by=instance.study_uid, order_by=[*order]).label("place"),
+            )
             .where(instance.study_uid.in_(study_uids))
-            .group_by(instance.study_uid)
+            .subquery()
         )
         with self._database.reading() as connection:
-            rows = connection.execute(
-                sa.select(instance.study_uid, instance.path).where(instance.sop_instance_uid.in_(first))
-            ).all()
+            rows = connection.execute(sa.select(placed.c.study_uid, placed.c.path).where(placed.c.place == 1)).all()
         return {row.study_uid: self._spool.folder / row.path for row in rows}
 
     def path_of(self, sop_instance_uid: str) -> Path | None:

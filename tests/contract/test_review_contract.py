@@ -10,6 +10,7 @@ import pytest
 
 from allpacs.domain.errors import Outdated
 from allpacs.domain.findings import CellLabel
+from allpacs.domain.instance import InstanceIdentity
 from allpacs.domain.review import Decision, Reviewer
 from allpacs.store.records import RECEIVING, RevisionState
 from allpacs.store.reviews import NewDecision
@@ -211,6 +212,27 @@ def test_signing_again_keeps_the_comment_until_somebody_changes_it(store: Store,
     store.reviews.write_comment(study, 3, "", seen="Smudged.", by="sam", now=NOW)
     assert [sign(3), sign(4)] == ["", ""]
     assert store.reviews.get(study, 1).comment == "Smudged."
+
+
+def test_the_page_is_about_whom_the_report_is_about(store: Store, study: str) -> None:
+    # Not the lowest SOP Instance UID; and a collation that passes over dots would take 1.2.30 for the first series.
+    series_and_instance = (("1.2.30", "1.2.3.5"), ("1.2.3.1", "1.2.3.90"), ("1.2.3.1", "1.2.3.9"), ("1.2.4", "1.1"))
+    for series, sop_instance in series_and_instance:
+        which = InstanceIdentity(
+            sop_instance_uid=sop_instance,
+            sop_class_uid="1.2.840.10008.5.1.4.1.1.77.1.2",
+            transfer_syntax_uid="1.2.840.10008.1.2.1",
+            study_uid="1.2.3",
+            series_uid=series,
+        )
+        store.receiving.keep_instance(
+            which, b"meta", b"pixels", calling_ae="PACS", received_at=NOW, quiet_s=0.0, max_age_s=1.0
+        )
+    assert store.revisions.close_due(NOW + 50) == [("1.2.3", 1)]
+    first = {uid: store.revisions.instances(uid, 1)[0] for uid in (study, "1.2.3")}
+    assert first["1.2.3"].sop_instance_uid == "1.2.3.9"
+    paths = {uid: row.path for uid, row in first.items()}
+    assert store.worklist.one_instance_each([study, "1.2.3", "1.2.99"]) == paths
 
 
 def test_the_worklist_tells_outcome_and_review(store: Store, study: str, tmp_path: Path) -> None:

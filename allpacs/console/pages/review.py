@@ -132,13 +132,12 @@ def sign_off(visit: Visit) -> Response:
 def _sign_off_page(visit: Visit, fault: str = "", status: int = 200) -> Response:
     about = subject(visit)
     everything, decisions = cells_of(visit, about)
-    uid = about.study.study_uid
     settings = visit.console.settings.console
     return visit.page(
         "sign_off.html",
         status,
         about=about,
-        patient=visit.console.patients.of([uid])[uid],
+        patient=visit.console.patients.again(about.study.study_uid),
         progress=cells_module.progress(everything, decisions),
         name=visit.posted("name") or visit.someone.name.replace("^", ", ", 1),
         organisation=visit.posted("organisation") or settings.organisation,

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from pydicom import dcmread
 
 from allpacs.commands.show import one_study, study_json
 from allpacs.console.access import Role
@@ -17,7 +18,7 @@ from allpacs.domain.artefacts import Artefact, ArtefactKind
 from allpacs.domain.errors import Outdated
 from allpacs.domain.review import Reviewer
 from allpacs.store.store import Store
-from console_samples import HTML, reported_study
+from console_samples import HTML, keep_file, painted_study, report, reported_study
 from unit.console.conftest import Browser
 
 Browse = Callable[..., Browser]
@@ -173,6 +174,23 @@ def test_review_to_signature(browse: Browse, store: Store, tmp_path: Path) -> No
     assert "sam has signed this review" in late.json()["error"]
     with pytest.raises(Outdated):
         store.reviews.sign(study, 1, seen_version=3, reviewer=signed.reviewer, by="ada", now=time.time())
+
+
+def test_who_signs_sees_whom_the_report_will_name_though_its_first_image_came_late(
+    browse: Browse, store: Store, tmp_path: Path
+) -> None:
+    study = reported_study(store, tmp_path / "first", at=40_000.0, seeds=[70], patient_name="Early^Name")
+    browser = browse(Role.REVIEWER)
+    assert "Early Name" in browser.see(f"/studies/{study}/revisions/1/sign-off").text
+    (file,) = painted_study(tmp_path / "late", [71], study_uid=study)
+    image = dcmread(file)
+    image.SeriesInstanceUID, image.PatientName = "1.1", "Late^Name"
+    image.save_as(file)
+    keep_file(store, file, at=40_100.0)
+    store.revisions.close_due(40_200.0)
+    report(store, study, 2)
+    assert store.revisions.instances(study, 2)[0].series_uid == "1.1"
+    assert "Late Name" in browser.see(f"/studies/{study}/revisions/2/sign-off").text
 
 
 def test_a_session_that_ends_in_mid_review_answers_so_that_the_page_keeps_what_it_has(
