@@ -3,6 +3,9 @@
 A group of annotations a class, each annotation a cell's outline with its probability. A structured report with as many
 groups of content items is slow to load in any viewer; this is what viewers of whole slides read instead.
 
+Of a signed study the cells whose outcome a person changed are groups of their own, without the algorithm's probability,
+and the reports list them beside.
+
 Source: PS3.3 A.87 (IOD), C.37.1 (Microscopy Bulk Simple Annotations).
 """
 
@@ -19,9 +22,10 @@ from pydicom.sr.coding import Code
 from pydicom.uid import MicroscopyBulkSimpleAnnotationsStorage
 
 from allpacs.domain.artefacts import Artefact, ArtefactKind
-from allpacs.domain.findings import CellFinding, CellLabel, InstanceFindings, StudyFindings
+from allpacs.domain.findings import CellFinding, CellLabel, InstanceFindings, ModelIdentity, StudyFindings
 from allpacs.domain.geometry import PointPx
 from allpacs.domain.identity import derive_uid
+from allpacs.domain.review import Signed
 from allpacs.report import codes, wording
 from allpacs.report.context import ReportContext, result_uid
 from allpacs.report.document import Series, part_10, result_object
@@ -39,6 +43,19 @@ def annotated_images(findings: StudyFindings, most: int) -> list[InstanceFinding
     """
     flat = (one for one in findings.instances if one.matrix is not None or one.frames == 1)
     return [one for one in flat if len(one.cells) > most]
+
+
+def listed_cells(findings: StudyFindings, context: ReportContext) -> Iterator[tuple[InstanceFindings, CellFinding]]:
+    """Yield the cells that reports list one by one, each with its image.
+
+    Of an image with annotations these are the ones whose outcome the person who signed has changed, excluded ones among
+    them: what stands of the thousands is in the annotations alone.
+    """
+    for instance in findings.instances:
+        annotated = instance.sop_instance_uid in context.annotated
+        for cell in instance.cells:
+            if not annotated or _by_review(context.signed, cell):
+                yield instance, cell
 
 
 def cell_annotations(
@@ -72,47 +89,66 @@ def cell_annotations(
     series.SeriesInstanceUID = image.series_uid
     series.ReferencedInstanceSequence = [reference]
     made.ReferencedSeriesSequence = [series]
-    made.AnnotationGroupSequence = list(_groups(findings, image))
+    made.AnnotationGroupSequence = list(_groups(findings.model, context.signed, image, uid))
     return Artefact(ArtefactKind.ANNOTATIONS, uid, "application/dicom", f"{uid}.dcm", part_10(made), number=number)
 
 
-def _groups(findings: StudyFindings, image: InstanceFindings) -> Iterator[AnnotationGroup]:
-    outcomes: list[tuple[str, Code, list[CellFinding]]] = [
-        (wording.LABEL_NAMES[label], codes.LABELS[label], [c for c in image.cells if c.label is label])
-        for label in CellLabel
+def _by_review(signed: Signed | None, cell: CellFinding) -> bool:
+    return signed is not None and signed.changed(cell) is not None
+
+
+def _groups(
+    model: ModelIdentity, signed: Signed | None, image: InstanceFindings, object_uid: str
+) -> Iterator[AnnotationGroup]:
+    outcomes: list[tuple[CellLabel | None, str, Code]] = [
+        *((label, wording.LABEL_NAMES[label], codes.LABELS[label]) for label in CellLabel),
+        (None, "Not assessable", codes.INDETERMINATE),
     ]
-    outcomes.append(("Not assessable", codes.INDETERMINATE, [c for c in image.cells if c.label is None]))
+    by_model: list[CellFinding] = []
+    by_review: list[CellFinding] = []
+    for cell in image.cells:
+        (by_review if _by_review(signed, cell) else by_model).append(cell)
     number = 0
-    for name, code, cells in outcomes:
-        if cells:
-            number += 1
-            yield _group(findings, image, number, name, code, cells)
+    for several, reviewed in ((by_model, False), (by_review, True)):
+        for label, name, code in outcomes:
+            cells = [cell for cell in several if cell.label is label]
+            if cells:
+                number += 1
+                yield _group(model, object_uid, number, name, code, cells, reviewed)
 
 
 def _group(
-    findings: StudyFindings, image: InstanceFindings, number: int, name: str, code: Code, cells: Sequence[CellFinding]
+    model: ModelIdentity,
+    object_uid: str,
+    number: int,
+    name: str,
+    code: Code,
+    cells: Sequence[CellFinding],
+    reviewed: bool,
 ) -> AnnotationGroup:
-    model = findings.model
+    label = f"{name}, by review" if reviewed else name
+    said = "which a person put into this class" if reviewed else "and the probability that each is a lymphoblast"
     probabilities = [math.nan if c.probability_all is None else wording.stated(c.probability_all) for c in cells]
     known = np.array(probabilities, np.float32)
     measured = [Measurements(name=codes.PROBABILITY, values=known, unit=codes.NO_UNITS)]
     return AnnotationGroup(
         number=number,
-        uid=derive_uid("annotation group", image.sop_instance_uid, name, findings.model.digest),
-        label=name,
-        description="Outlines of cells, and the probability that each is a lymphoblast",
+        uid=derive_uid("annotation group", object_uid, label),
+        label=label,
+        description=f"Outlines of cells, {said}",
         annotated_property_category=codes.CELL,
         annotated_property_type=code,
         graphic_type="POLYGON",
         graphic_data=[np.array(_outline(cell), np.float32) for cell in cells],
-        algorithm_type="AUTOMATIC",
+        # The algorithm drew the outlines of all: what a person only corrected is semi-automatic (PS3.3 C.37.1.2).
+        algorithm_type="SEMIAUTOMATIC" if reviewed else "AUTOMATIC",
         algorithm_identification=AlgorithmIdentificationSequence(
             name=clean(model.name),
             family=codes.ARTIFICIAL_INTELLIGENCE,
             version=clean(model.version),
             source=clean(model.manufacturer),
         ),
-        measurements=measured if np.isfinite(known).any() else None,
+        measurements=measured if np.isfinite(known).any() and not reviewed else None,
     )
 
 

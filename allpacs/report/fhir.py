@@ -1,7 +1,7 @@
 """Findings to a FHIR R4 (4.0.1) transaction bundle.
 
     DiagnosticReport (preliminary) ── result ──► Observation: the panel (counts, fraction, interval)
-        │                                            └─ hasMember ──► Observation: one a cell
+        │                                            └─ hasMember ──► Observation: one a listed cell
         ├─ presentedForm: the HTML report, and as PDF where it is printed
     DocumentReference ──► the DICOM structured report          Provenance ──► made by Device (the model) ──► host
 
@@ -35,6 +35,7 @@ from allpacs.domain.artefacts import Artefact, ArtefactKind
 from allpacs.domain.findings import CellFinding, InstanceFindings, StudyFindings
 from allpacs.domain.identity import comprehensive_uid, derive_uuid
 from allpacs.report import codes, wording
+from allpacs.report.annotations import listed_cells
 from allpacs.report.context import ReportContext, result_uid, sr_series_uid
 from allpacs.report.fhir_elements import (
     SYSTEMS,
@@ -148,16 +149,9 @@ class _Maker:
         self.document_url = _full_url("DocumentReference", sr_uid)
         self.about = self._about()
 
-    def _cells(self) -> Iterator[tuple[InstanceFindings, CellFinding]]:
-        """Yield the cells that have an Observation each: not the thousands of an image with annotations."""
-        for instance in self.findings.instances:
-            if instance.sop_instance_uid not in self.context.annotated:
-                for cell in instance.cells:
-                    yield instance, cell
-
     def cells(self) -> Iterator[Resource]:
-        """Yield one entry a cell."""
-        for instance, cell in self._cells():
+        """Yield one entry a cell that is listed by itself."""
+        for instance, cell in listed_cells(self.findings, self.context):
             yield _updated(_full_url("Observation", cell.tracking_uid), self._cell(instance, cell))
 
     def rest(self, presented_form: list[Resource]) -> list[Resource]:
@@ -278,7 +272,8 @@ class _Maker:
         specimens = self.source.all_specimens
         if len(specimens) == 1:
             panel["specimen"] = specimen_reference(specimens[0])
-        members = [{"reference": _full_url("Observation", cell.tracking_uid)} for _, cell in self._cells()]
+        listed = listed_cells(findings, self.context)
+        members = [{"reference": _full_url("Observation", cell.tracking_uid)} for _, cell in listed]
         if members:
             panel["hasMember"] = members
         panel["component"] = [

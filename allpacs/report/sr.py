@@ -1,8 +1,9 @@
 """Findings to a DICOM structured report: Comprehensive 3D SR with root template TID 1500.
 
-One group of TID 1410 a cell (outline, class, probability); counts and fraction under Derived Imaging Measurements
-(TID 1420); the summary, the notice and what could not be read under Qualitative Evaluations. Study-level numbers are no
-measurement group, because a group without a region makes a widely used viewer fail.
+One group of TID 1410 a cell (outline, class, probability), but for those that are in annotations only; counts and
+fraction under Derived Imaging Measurements (TID 1420); the summary, the notice and what could not be read under
+Qualitative Evaluations. Study-level numbers are no measurement group, because a group without a region makes a widely
+used viewer fail.
 
 Source: PS3.3 A.35.13; PS3.16 TID 1500, 1410, 1420, 4019; IHE AI Results (AIR).
 """
@@ -19,6 +20,7 @@ from allpacs.domain.artefacts import Artefact, ArtefactKind
 from allpacs.domain.findings import CellFinding, InstanceFindings, StudyFindings
 from allpacs.domain.review import Signed
 from allpacs.report import codes, wording
+from allpacs.report.annotations import listed_cells
 from allpacs.report.content import (
     CONTAINS,
     HAS_CONCEPT_MOD,
@@ -94,11 +96,10 @@ def _root_content(findings: StudyFindings, source: Source, context: ReportContex
     if signed is not None:
         yield from _person(signed)
     yield coded(HAS_CONCEPT_MOD, codes.PROCEDURE_REPORTED, source.procedure)
-    listed = [one for one in findings.instances if one.sop_instance_uid not in context.annotated and one.cells]
+    listed = list(listed_cells(findings, context))
     groups = (
         _cell_group(instance, cell, source, algorithm, () if signed is None else _review(signed, cell))
-        for instance in listed
-        for cell in instance.cells
+        for instance, cell in listed
     )
     yield container(CONTAINS, codes.IMAGING_MEASUREMENTS, groups if listed else algorithm)
     yield container(CONTAINS, codes.DERIVED_IMAGING_MEASUREMENTS, [*algorithm, *_derived(findings)])
@@ -227,8 +228,10 @@ def _evaluations(findings: StudyFindings, context: ReportContext) -> Iterator[by
         if instance.sop_instance_uid in context.annotated:
             cells = wording.counted(len(instance.cells), "cell is", "cells are")
             number = 1 + context.annotated.index(instance.sop_instance_uid)
-            said = f"{instance.sop_instance_uid}: its {cells} in the annotations, instance {number} of their series."
-            yield written(CONTAINS, codes.COMMENT, said)
+            said = f"{instance.sop_instance_uid}: its {cells} in the annotations, instance {number} of their series"
+            changed = 0 if signed is None else sum(signed.changed(cell) is not None for cell in instance.cells)
+            also = f"; {changed} of them, changed by the reviewer, in this report, too" if changed else ""
+            yield written(CONTAINS, codes.COMMENT, f"{said}{also}.")
         if instance.fault is not None:
             fault = clean(f"{instance.sop_instance_uid}: {instance.fault}")
             yield written(CONTAINS, codes.UNREADABLE_INSTANCE, fault)

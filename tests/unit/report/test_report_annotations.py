@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Iterable
 from contextlib import closing
 from dataclasses import replace
 from io import BytesIO
@@ -24,9 +25,11 @@ from allpacs.domain.artefacts import DICOM_KINDS, Artefact, ArtefactKind
 from allpacs.domain.findings import CellFinding, CellLabel, MatrixPlace, NotAssessable, StudyFindings
 from allpacs.domain.geometry import BoxPx, PixelMatrix
 from allpacs.domain.instance import InstanceIdentity
+from allpacs.domain.review import CellReview, Decision, Review, Reviewer
 from allpacs.report.annotations import annotated_images
 from allpacs.report.context import ReportContext
 from allpacs.results import results
+from allpacs.signing import signed_results
 from allpacs.store.store import Store
 from deliver_samples import stow_server
 from unit.report.report_samples import CONTEXT, SERIES, STUDY, WHOLE_SLIDE, cell, header, instance, study
@@ -123,6 +126,97 @@ def test_every_crowded_image_has_annotations_and_the_others_stay_in_the_report()
     (bundle,) = [json.loads(a.content) for a in made if a.kind is ArtefactKind.FHIR]
     (panel,) = [one["resource"] for one in bundle["entry"] if "hasMember" in one["resource"]]
     assert (len(panel["hasMember"]), panel["component"][0]["valueInteger"]) == (3, 30)
+
+
+def signed_study() -> tuple[StudyFindings, dict[str, Dataset], Review]:
+    """Return the crowded study, and a review that changes three cells of its slide."""
+    findings, headers = crowded_study()
+    slide, _, field = findings.instances
+    hematogone, blurred, lymphoblast, other, *_ = slide.cells
+    decided = (
+        CellReview(hematogone.tracking_uid, Decision.RELABELLED, CellLabel.ALL, "Coarse chromatin."),
+        CellReview(blurred.tracking_uid, Decision.RELABELLED, CellLabel.HEM),
+        CellReview(lymphoblast.tracking_uid, Decision.EXCLUDED),
+        CellReview(other.tracking_uid, Decision.ACCEPTED),
+        *(CellReview(one.tracking_uid, Decision.ACCEPTED) for one in field.cells),
+    )
+    return findings, headers, Review(Reviewer("Haddad^Layla", "Hospital", "lh"), CONTEXT.made_at, decided)
+
+
+@pytest.fixture(scope="module")
+def signed() -> list[Artefact]:
+    findings, headers, review = signed_study()
+    return list(signed_results(findings, headers, CROWDED, review))
+
+
+def test_the_signed_report_lists_the_annotated_cells_that_a_person_changed(signed: list[Artefact]) -> None:
+    slide = signed_study()[0].instances[0]
+    (report,) = [pydicom.dcmread(BytesIO(a.content)) for a in signed if a.kind is ArtefactKind.SR]
+    by_name = {i.ConceptNameCodeSequence[0].CodeValue: i.ContentSequence for i in report.ContentSequence[-5:-2]}
+    groups = [
+        {one.ConceptNameCodeSequence[0].CodeValue: one for one in group.ContentSequence} for group in by_name["126010"]
+    ]
+    assert [group["112040"].UID for group in groups[:3]] == [cell.tracking_uid for cell in slide.cells[:3]]
+    assert len(groups) == 3 + 3, "and the cells of the field that is not crowded"
+    decided = [group["DECISION"].ConceptCodeSequence[0].CodeValue for group in groups if "DECISION" in group]
+    assert decided == ["RELABELLED", "RELABELLED", "EXCLUDED"]
+    before = [group["BEFORE_REVIEW"].ConceptCodeSequence[0].CodeValue for group in groups[:3]]
+    assert before == ["HEM", "110531", "15433008"]
+    assert groups[0]["121106"].TextValue == "Coarse chromatin."
+    said = [i.TextValue for i in by_name["C0034375"] if "in the annotations" in i.get("TextValue", "")]
+    changed = "3 of them, changed by the reviewer, in this report, too"
+    assert said == [
+        f"{SERIES}.1: its 15 cells are in the annotations, instance 1 of their series; {changed}.",
+        f"{SERIES}.3: its 12 cells are in the annotations, instance 2 of their series.",
+    ]
+
+
+def test_the_ehr_gets_observations_of_the_annotated_cells_that_a_person_changed(signed: list[Artefact]) -> None:
+    slide = signed_study()[0].instances[0]
+    (bundle,) = [json.loads(a.content) for a in signed if a.kind is ArtefactKind.FHIR]
+    (panel,) = [one["resource"] for one in bundle["entry"] if "hasMember" in one["resource"]]
+    by_url = {entry["fullUrl"]: entry["resource"] for entry in bundle["entry"]}
+    members = [by_url[one["reference"]] for one in panel["hasMember"]]
+    uids = [one["identifier"][0]["value"].removeprefix("urn:oid:") for one in members]
+    assert uids[:3] == [cell.tracking_uid for cell in slide.cells[:3]]
+    assert [one["status"] for one in members] == ["amended"] * 3 + ["final"] * 3
+    assert members[0]["note"][0]["text"] == "Changed by the reviewer; by the algorithm: Hematogone."
+    assert members[0]["note"][1]["text"] == "Coarse chromatin."
+    assert "dataAbsentReason" in members[2]
+
+
+def test_what_a_person_changed_is_annotated_apart_and_not_as_the_algorithm_s(signed: list[Artefact]) -> None:
+    findings, headers, _ = signed_study()
+    first, second = (
+        highdicom.ann.annread(BytesIO(a.content)).get_annotation_groups()
+        for a in signed
+        if a.kind is ArtefactKind.ANNOTATIONS
+    )
+    assert [(g.label, g.algorithm_type.value, g.number_of_annotations) for g in first] == [
+        ("Lymphoblast", "AUTOMATIC", 4),
+        ("Hematogone", "AUTOMATIC", 4),
+        ("Not assessable", "AUTOMATIC", 4),
+        ("Lymphoblast, by review", "SEMIAUTOMATIC", 1),
+        ("Hematogone, by review", "SEMIAUTOMATIC", 1),
+        ("Not assessable, by review", "SEMIAUTOMATIC", 1),
+    ]
+    types = [group.annotated_property_type.value for group in first]
+    assert types[:3] == types[3:]
+    assert [len(group.get_measurements()[0]) for group in first] == [1, 1, 0, 0, 0, 0]
+    cell = findings.instances[0].cells[0]
+    assert cell.on_matrix is not None
+    shown = first[3].get_coordinates(annotation_number=1, coordinate_type="2D")
+    assert np.allclose(shown, cell.on_matrix.outline)
+    assert [(g.label, g.algorithm_type.value) for g in second] == [("Hematogone", "AUTOMATIC")]
+
+    unsigned = [
+        group.uid
+        for one in results(findings, headers, CROWDED)
+        if one.kind is ArtefactKind.ANNOTATIONS
+        for group in highdicom.ann.annread(BytesIO(one.content)).get_annotation_groups()
+    ]
+    uids = [group.uid for group in (*first, *second)]
+    assert len({*uids, *unsigned}) == len(uids) + len(unsigned), "a changed group is another group"
 
 
 def test_the_store_keeps_each_and_all_are_delivered(tmp_path: Path) -> None:
@@ -240,11 +334,25 @@ def test_dciodvfy_finds_no_error(
     program = Path(sys.executable).parent / "dciodvfy"
     if not program.exists():
         pytest.skip("dciodvfy is not installed")
-    for artefact in results(*sources, context):
+    assert dciodvfy(program, results(*sources, context), tmp_path) == []
+
+
+def test_dciodvfy_finds_no_error_in_what_is_signed(signed: list[Artefact], tmp_path: Path) -> None:
+    program = Path(sys.executable).parent / "dciodvfy"
+    if not program.exists():
+        pytest.skip("dciodvfy is not installed")
+    assert dciodvfy(program, signed, tmp_path) == []
+
+
+def dciodvfy(program: Path, made: Iterable[Artefact], folder: Path) -> list[str]:
+    """Return the errors that the program finds in the DICOM objects among some results."""
+    errors = []
+    for artefact in made:
         if artefact.media_type == "application/dicom":
-            file = tmp_path / artefact.file_name
+            file = folder / artefact.file_name
             file.write_bytes(artefact.content)
             done = subprocess.run([program, "-new", str(file)], capture_output=True, text=True, errors="replace")
             told = (done.stdout + done.stderr).splitlines()
             assert told
-            assert [line for line in told if line.startswith("Error")] == []
+            errors += [line for line in told if line.startswith("Error")]
+    return errors
