@@ -21,6 +21,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
+from starlette.types import Message
 
 from allpacs.audit.messages import AuditEvent
 from allpacs.audit.trail import AuditTrail, NoTrail
@@ -45,9 +46,15 @@ _log = structlog.get_logger("allpacs.console")
 
 Handler = Callable[[Visit], Response] | Callable[[Visit], Awaitable[Response]]
 
+
+class FormTooLong(InputFault):
+    """A form of more bytes than any page of ours has."""
+
+
 #: What answers an error of ours, by its kind.
 _STATUSES: dict[type[AllpacsError], int] = {
     access.SignInRefused: 403,
+    FormTooLong: 413,
     Outdated: 409,
     InputFault: 422,
     StoreFault: 503,
@@ -218,9 +225,7 @@ def _endpoint(page: Page, console: Console) -> Callable[[Request], Awaitable[Res
             if request.method == "POST":
                 given = request.headers.get("x-csrf-token")
                 if page.reads_form:
-                    if int(request.headers.get("content-length", "0")) > _MOST_FORM_BYTES:
-                        return visit.page("fault.html", 413, fault="the form is too long")
-                    form = await request.form(max_files=0)
+                    form = await _bounded(request, _MOST_FORM_BYTES).form(max_files=0)
                     visit = Visit(request, console, person, form)
                     given = given or visit.posted("csrf")
                 access.check_token(request, given)
@@ -240,6 +245,30 @@ def _endpoint(page: Page, console: Console) -> Callable[[Request], Awaitable[Res
         return response
 
     return endpoint
+
+
+def _bounded(request: Request, most_bytes: int) -> Request:
+    """Return the request with a body that is read up to so many bytes: one that is sent in chunks states no length.
+
+    Raises
+    ------
+    FormTooLong
+        The stated length is larger; where none is stated, reading raises it.
+    """
+    stated = request.headers.get("content-length", "0")
+    if not stated.isdecimal() or int(stated) > most_bytes:
+        raise FormTooLong("the form is too long")
+    taken = 0
+
+    async def receive() -> Message:
+        nonlocal taken
+        message = await request.receive()
+        taken += len(message.get("body", b""))
+        if taken > most_bytes:
+            raise FormTooLong("the form is too long")
+        return message
+
+    return Request(request.scope, receive)
 
 
 def _sign_in_first(request: Request) -> Response:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -101,6 +103,35 @@ def test_secrets_can_be_read_by_us_alone(store: Store, browse: Browse) -> None:
 def test_nobody_is_sent_elsewhere_after_signing_in(browse: Browse, store: Store, target: str) -> None:
     browser = browse(Role.VIEWER)
     assert browser.see(f"/sign-in?next={target}").headers["location"] == "/"
+
+
+def test_a_form_without_a_stated_length_is_read_no_further_than_the_longest(browse: Browse) -> None:
+    taken = 0
+    told: list[int] = []
+
+    async def receive() -> dict[str, object]:  # an endless form, as chunks bring it
+        nonlocal taken
+        field = b"&next=" + b"x" * 99_994
+        taken += len(field)
+        return {"type": "http.request", "body": field, "more_body": True}
+
+    async def send(message: MutableMapping[str, Any]) -> None:
+        if message["type"] == "http.response.start":
+            told.append(message["status"])
+
+    scope = {
+        "type": "http",
+        "http_version": "1.1",
+        "method": "POST",
+        "scheme": "http",
+        "path": "/sign-in",
+        "query_string": b"",
+        "headers": [(b"host", b"127.0.0.1:8142"), (b"content-type", b"application/x-www-form-urlencoded")],
+        "client": ("testclient", 1),
+        "server": ("127.0.0.1", 8142),
+    }
+    asyncio.run(browse().app(scope, receive, send))
+    assert (told, taken) == ([413], 1_100_000)
 
 
 def test_guessing_is_slowed_down(browse: Browse) -> None:
