@@ -30,6 +30,7 @@ from allpacs.decode.anything import read_frame_of
 from allpacs.decode.part10 import read_header
 from allpacs.domain.errors import UndecodablePixels
 from allpacs.domain.identity import is_uid
+from allpacs.report.source import text
 
 _JSON = "application/dicom+json"
 _DICOM = "application/dicom"
@@ -101,7 +102,7 @@ def search_studies(visit: Visit) -> Response:
         if series := _by_series(_objects(visit, uid)):
             firsts = [members[0].header for members in series]
             counts: dict[str, Any] = {
-                "ModalitiesInStudy": sorted({str(one.Modality) for one in firsts}),
+                "ModalitiesInStudy": sorted({text(one, "Modality") for one in firsts} - {""}),
                 "NumberOfStudyRelatedSeries": len(series),
                 "NumberOfStudyRelatedInstances": sum(map(len, series)),
             }

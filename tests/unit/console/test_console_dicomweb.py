@@ -21,7 +21,8 @@ from allpacs.decode.part10 import read_header
 from allpacs.report.context import ReportContext
 from allpacs.report.sr import structured_report
 from allpacs.store.store import Store
-from console_samples import MODEL, SIDE_PX, reported_study
+from console_samples import MODEL, SIDE_PX, keep_file, painted_study, reported_study
+from console_samples import report as leave_findings
 from unit.console.conftest import Browser
 
 Browse = Callable[..., Browser]
@@ -154,6 +155,23 @@ def test_images_that_retention_deleted_are_left_out(browse: Browse, tmp_path: Pa
         row.path.unlink()
     (only,) = listed(browser, f"/dicom-web/studies/{study}/instances")
     assert only.SOPClassUID == "1.2.840.10008.5.1.4.1.1.88.34"
+    store.close()
+
+
+def test_an_image_without_modality_hides_no_study(browse: Browse, tmp_path: Path) -> None:
+    store = Store.open(tmp_path / "store")
+    (file,) = painted_study(tmp_path, [1])
+    image = dcmread(file)
+    del image.Modality
+    image.save_as(file)
+    keep_file(store, file, at=1000.0)
+    ((study, _),) = store.revisions.close_due(1020.0)
+    leave_findings(store, study, 1)
+    keep_report(store, study)
+    browser = browse(Role.VIEWER, of=store)
+    (found,) = listed(browser, "/dicom-web/studies")
+    assert (found.StudyInstanceUID, found.ModalitiesInStudy, found.NumberOfStudyRelatedSeries) == (study, "SR", 2)
+    assert len(listed(browser, f"/dicom-web/studies/{study}/series")) == 2
     store.close()
 
 
