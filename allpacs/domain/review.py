@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from types import MappingProxyType
@@ -101,6 +101,8 @@ class Review:
         The decisions, one a cell at most.
     comment:
         What the person wrote about the study; may be empty.
+    by_cell:
+        The decisions by tracking UID.
 
     Raises
     ------
@@ -112,17 +114,15 @@ class Review:
     signed_at: datetime
     cells: tuple[CellReview, ...] = ()
     comment: str = ""
+    by_cell: Mapping[str, CellReview] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.signed_at.utcoffset() is None:
             raise ValueError("signed_at needs a time zone")
-        if len(self.by_cell) != len(self.cells):
+        by_cell = MappingProxyType({one.tracking_uid: one for one in self.cells})
+        if len(by_cell) != len(self.cells):
             raise InputFault("two decisions about the same cell")
-
-    @property
-    def by_cell(self) -> Mapping[str, CellReview]:
-        """The decisions by tracking UID."""
-        return MappingProxyType({one.tracking_uid: one for one in self.cells})
+        object.__setattr__(self, "by_cell", by_cell)
 
     @property
     def digest(self) -> str:
