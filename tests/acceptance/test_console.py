@@ -218,6 +218,64 @@ def test_what_was_not_saved_when_the_session_ended_is_saved_after_signing_in(pag
     assert {one["name"] for one in page.context.cookies()} == {one["name"] for one in cookies}
 
 
+def waiting(page: Page) -> list[str]:
+    """Return the cells whose decisions wait in the tab."""
+    keys = "Object.keys(sessionStorage).filter((key) => key.startsWith('allpacs'))"
+    found: list[str] = page.evaluate(f"{keys}.flatMap((key) => JSON.parse(sessionStorage[key]).map(([uid]) => uid))")
+    return found
+
+
+def test_what_waits_survives_a_sign_in_in_another_tab(page: Page, demo: Demo) -> None:
+    page.click("text=Demonstration Study")
+    page.wait_for_selector('.cell[aria-current="true"]')
+    uids = [str(page.locator(".cell").nth(number).get_attribute("data-uid")) for number in (0, 1)]
+    page.context.clear_cookies()
+    page.keyboard.press("x")
+    expect(page.locator("#session-ended")).to_be_visible()
+    expect(page.locator("#saving")).to_have_text("Not saved yet (1)")
+    other = page.context.new_page()
+    other.goto(demo.address)
+    expect(other.locator("table.studies")).to_be_visible()
+    page.keyboard.press("Escape")
+
+    # The page is of the session before: nothing that it posts is taken, and everything is kept.
+    page.locator("#comment-text").evaluate("(text) => (text.closest('details').open = true)")
+    page.fill("#comment-text", "of the session before")
+    page.click("#comment button")
+    expect(page.locator("#comment .fault")).to_have_text("the form is of another session: load the page again")
+    page.locator(".cell").nth(1).click()
+    page.keyboard.press("x")
+    expect(page.locator("#other-session")).to_be_visible()
+    expect(page.locator("#saving")).to_have_text("Not saved yet (2)")
+    assert waiting(page) == uids
+    page.click("#other-session a")
+    for uid in uids:
+        found = page.locator(f'.cell[data-uid="{uid}"]')
+        expect(found).to_have_class(re.compile(r"\bexcluded\b"))
+        expect(found).not_to_have_class(re.compile(r"\bunsaved\b"))
+    assert waiting(page) == []
+
+
+def test_only_what_the_server_has_judged_is_given_up(page: Page) -> None:
+    page.click("text=Demonstration Study")
+    page.wait_for_selector('.cell[aria-current="true"]')
+    cells = [page.locator(".cell").nth(number) for number in (2, 3)]
+    looks = [set(str(cell.get_attribute("class")).split()) for cell in cells]
+    uids = [str(cell.get_attribute("data-uid")) for cell in cells]
+    page.route("**/decisions", lambda route: route.fulfill(status=403, content_type="text/html", body="Not allowed"))
+    cells[0].click()
+    page.keyboard.press("x")
+    expect(page.locator("#saving")).to_have_text("Not saved yet (1): none of your roles allows it any more")
+    assert waiting(page) == uids[:1]
+    page.unroute("**/decisions")
+    told = {"error": "sam has signed this review meanwhile"}
+    page.route("**/decisions", lambda route: route.fulfill(status=409, json=told))
+    page.keyboard.press("x")
+    expect(page.locator("#saving")).to_have_text("Not saved: sam has signed this review meanwhile")
+    assert waiting(page) == []
+    assert [set(str(cell.get_attribute("class")).split()) for cell in cells] == looks
+
+
 def test_two_reviewers_at_once_are_told(page: Page, browser: Browser, demo: Demo) -> None:
     page.click("text=Demonstration Study")
     page.wait_for_selector('.cell[aria-current="true"]')

@@ -22,10 +22,10 @@ document.body.addEventListener("htmx:responseError", (event) => {
   if (event.detail.xhr.status === 401) sessionEnded();
 });
 
-// An answer that refuses (another person was quicker, a text is too long) is shown, not swallowed.
+// An answer that refuses (another person was quicker, a text is too long, the page is of another session) is shown.
 document.body.addEventListener("htmx:beforeSwap", (event) => {
   const status = event.detail.xhr.status;
-  if (status === 409 || status === 422) {
+  if (status === 403 || status === 409 || status === 422) {
     const page = new DOMParser().parseFromString(event.detail.xhr.responseText, "text/html");
     const fault = page.querySelector(".fault");
     if (!fault) return;

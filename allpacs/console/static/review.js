@@ -22,7 +22,8 @@ function start() {
   };
   let current = null;
   let overlay = false;
-  let waiting = new Map(JSON.parse(sessionStorage.getItem(kept) ?? "[]"));
+  const waiting = new Map(JSON.parse(sessionStorage.getItem(kept) ?? "[]"));
+  const before = new Map(); // what the server has of the cells whose decisions wait: shown again where it refuses them
   let sending = false;
   let held = null; // what was pressed while the next part of the gallery is on its way
 
@@ -108,9 +109,9 @@ function start() {
     if (what === "undo") decision = null;
     else if (what === label) decision = "accepted";
     else if (what === "ALL" || what === "HEM") [decision, given] = ["relabelled", what];
-    mark(current, { decision, label: given, by: "" });
-    current.classList.add("unsaved");
-    waiting.set(current.dataset.uid, { decision, label: given, seen: Number(current.dataset.version) });
+    const made = { decision, label: given, seen: Number(current.dataset.version) };
+    waiting.set(current.dataset.uid, made);
+    showWaiting(current, made);
     keep();
     send();
     if (what === "undo") show(current);
@@ -155,6 +156,23 @@ function start() {
     cell.querySelector(".mark").textContent = { ALL: "A", HEM: "H" }[after] ?? "–";
   }
 
+  function showWaiting(cell, { decision, label }) {
+    const { uid, decision: had, given, by } = cell.dataset;
+    if (!before.has(uid)) before.set(uid, { decision: had || null, label: given || null, by });
+    mark(cell, { decision, label, by: "" });
+    cell.classList.add("unsaved");
+  }
+
+  function settle(uid, one) {
+    waiting.delete(uid);
+    before.delete(uid);
+    const cell = find(uid);
+    if (!cell) return;
+    cell.classList.remove("unsaved");
+    if (one) mark(cell, one);
+    if (cell === current) show(cell);
+  }
+
   function keep() {
     if (waiting.size) sessionStorage.setItem(kept, JSON.stringify([...waiting]));
     else sessionStorage.removeItem(kept);
@@ -171,6 +189,7 @@ function start() {
     const sent = [...waiting].slice(0, 200);
     say(words.saving, "");
     let answer;
+    let told = null; // stays so where a page for people answers, the console's own or a proxy's
     try {
       const decisions = sent.map(([cell, one]) => ({ cell, ...one }));
       answer = await ask(`${path}/decisions`, {
@@ -178,21 +197,29 @@ function start() {
         headers: { "Content-Type": "application/json" },
         body: JSON.stringify({ decisions }),
       });
+      if (answer?.headers.get("Content-Type")?.startsWith("application/json")) told = await answer.json();
     } catch {
       answer = undefined; // the network: try again
     }
     sending = false;
-    if (answer === null) return; // signed out: what waits stays in the tab
-    if (answer === undefined || answer.status >= 500) {
+    if (answer === undefined || answer?.status >= 500 || (answer?.ok && !told)) {
       say(`${words.waiting} (${waiting.size})`, "waiting");
       setTimeout(() => send(Math.min(again * 2, 15000)), again);
       return;
     }
-    const told = await answer.json();
+    if (!told || answer.status === 403) {
+      // Nobody has judged these decisions: the session has ended or is another one, or a role was taken. They stay.
+      const why = !told && answer?.status === 403 ? `: ${words.notAllowed}` : "";
+      say(`${words.unsaved} (${waiting.size})${why}`, "waiting");
+      const dialog = document.getElementById("other-session");
+      if (told && !dialog.open) dialog.showModal();
+      return;
+    }
     if (!answer.ok) {
-      for (const [uid] of sent) waiting.delete(uid);
+      for (const [uid, one] of sent) if (waiting.get(uid) === one) settle(uid, before.get(uid));
       keep();
       say(`${words.refused}: ${told.error}`, "bad");
+      if (waiting.size) send();
       return;
     }
     for (const one of [...told.kept, ...told.conflicts]) {
@@ -200,15 +227,10 @@ function start() {
       const newer = waiting.get(one.cell);
       const mine = sent.find(([uid]) => uid === one.cell)?.[1];
       if (cell) cell.dataset.version = one.version;
-      if (newer && newer !== mine) newer.seen = one.version; // decided again while this was under way
-      else {
-        waiting.delete(one.cell);
-        if (cell) {
-          cell.classList.remove("unsaved");
-          mark(cell, one);
-          if (cell === current) show(cell);
-        }
-      }
+      if (newer && newer !== mine) {
+        newer.seen = one.version; // decided again while this was under way
+        before.set(one.cell, one);
+      } else settle(one.cell, one);
     }
     keep();
     if (told.conflicts.length) {
@@ -280,7 +302,7 @@ function start() {
 
   for (const [uid, one] of waiting) {
     const cell = find(uid);
-    if (cell) mark(cell, { decision: one.decision, label: one.label }), cell.classList.add("unsaved");
+    if (cell) showWaiting(cell, one);
   }
   select(all()[0], false);
   send();
