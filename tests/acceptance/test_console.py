@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page, Route, expect
 
 from acceptance.reports import read, resources
 from browser import Faults, chromium, serious
@@ -274,6 +274,42 @@ def test_only_what_the_server_has_judged_is_given_up(page: Page) -> None:
     expect(page.locator("#saving")).to_have_text("Not saved: sam has signed this review meanwhile")
     assert waiting(page) == []
     assert [set(str(cell.get_attribute("class")).split()) for cell in cells] == looks
+
+
+def test_what_one_person_decided_is_not_sent_as_another_s(page: Page) -> None:
+    page.click("text=Demonstration Study")
+    page.wait_for_selector('.cell[aria-current="true"]')
+    sent: list[str] = []
+    page.on("request", lambda request: sent.append(request.url) if request.url.endswith("/decisions") else None)
+    study = re.compile(r"/revisions/\d+$")
+
+    def of_ada(route: Route) -> None:
+        answer = route.fetch()
+        route.fulfill(response=answer, body=answer.text().replace('data-person="local"', 'data-person="ada"'))
+
+    page.route(study, of_ada)
+    page.route("**/decisions", lambda route: route.abort())
+    page.reload()
+    cell = page.locator(".cell").nth(4)
+    uid = cell.get_attribute("data-uid")
+    cell.click()
+    page.keyboard.press("x")
+    expect(page.locator("#saving")).to_contain_text("Not saved yet")
+    assert len(sent) > 0
+    page.unroute(study)
+    page.unroute("**/decisions")
+
+    page.goto("about:blank")
+    sent.clear()
+    page.go_back()  # as the person who is signed in now
+    page.wait_for_selector('.cell[aria-current="true"]')
+    expect(cell).not_to_have_class(re.compile(r"\bunsaved\b"))
+    page.wait_for_timeout(500)
+    assert (sent, waiting(page)) == ([], [uid])
+    page.route(study, of_ada)
+    page.reload()
+    expect(page.locator("#saving")).to_have_text("Saved")
+    assert (len(sent), waiting(page)) == (1, [])
 
 
 def test_two_reviewers_at_once_are_told(page: Page, browser: Browser, demo: Demo) -> None:

@@ -2,6 +2,7 @@
 //
 // Decisions are shown at once and sent in the background, a few together. Until the server has answered they wait in
 // this tab's session storage (cell identifiers and classes only): a lost connection or an ended session loses nothing.
+// They are kept by who made them: whoever else signs in in this tab neither sees nor sends nor loses them.
 
 import { ask } from "./console.js";
 import { openField } from "./field.js";
@@ -15,7 +16,7 @@ if (desk && gallery) start();
 function start() {
   const path = desk.dataset.path;
   const may = desk.dataset.may === "yes";
-  const kept = `allpacs-unsaved:${path}`;
+  const kept = `allpacs-unsaved:${desk.dataset.person}:${path}`;
   const names = {
     ALL: document.querySelector("[data-decide=ALL]")?.lastChild.textContent,
     HEM: document.querySelector("[data-decide=HEM]")?.lastChild.textContent,

@@ -193,6 +193,11 @@ def test_who_signs_sees_whom_the_report_will_name_though_its_first_image_came_la
     assert "Late Name" in browser.see(f"/studies/{study}/revisions/2/sign-off").text
 
 
+def test_the_page_names_the_person_whose_decisions_it_keeps(browse: Browse, study: str) -> None:
+    browser = browse(Role.REVIEWER, identifier='sam"<b>')
+    assert 'data-person="sam&#34;&lt;b&gt;"' in browser.see(f"/studies/{study}/revisions/1").text
+
+
 def test_a_session_that_ends_in_mid_review_answers_so_that_the_page_keeps_what_it_has(
     browse: Browse, store: Store, study: str
 ) -> None:
