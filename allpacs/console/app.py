@@ -36,7 +36,7 @@ from allpacs.console.pages import dicomweb, drift, export, operations, review, s
 from allpacs.console.pages import pictures as picture_pages
 from allpacs.console.patients import Patients
 from allpacs.console.pictures import Pictures
-from allpacs.console.visit import Console, Visit
+from allpacs.console.visit import Console, Opened, Visit
 from allpacs.domain.errors import AllpacsError, InputFault, Outdated, StoreFault
 from allpacs.domain.findings import Counts
 from allpacs.settings import Settings
@@ -162,6 +162,7 @@ def make_console(
         pictures=pictures,
         in_use=BundleInUse(settings, store, pictures, explain),
         audit=audit or NoTrail(),
+        opened=Opened(),
     )
     secret = access.secret_of(settings.store.folder / "console.secret")
     https = settings.console.certificate is not None or (settings.console.address or "").startswith("https:")

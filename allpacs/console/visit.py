@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,8 +21,33 @@ from allpacs.console.cells import CellsOfStudies
 from allpacs.console.faults import said
 from allpacs.console.patients import Patients
 from allpacs.console.pictures import Pictures
+from allpacs.domain.errors import StoreFault
 from allpacs.settings import Settings
 from allpacs.store.store import Store
+
+
+class Opened:
+    """Remembers which session has opened which study: a viewer fetches hundreds of images of one."""
+
+    def __init__(self, most: int = 10_000) -> None:
+        self._most = most
+        self._known: dict[tuple[str, str], None] = {}  # the oldest first
+        self._lock = threading.Lock()
+
+    def add(self, session: str, study_uid: str) -> bool:
+        """Remember one, and return whether it was new; beyond so many the oldest is forgotten, and new once more."""
+        with self._lock:
+            if (session, study_uid) in self._known:
+                return False
+            if len(self._known) >= self._most:
+                del self._known[next(iter(self._known))]
+            self._known[session, study_uid] = None
+            return True
+
+    def forget(self, session: str, study_uid: str) -> None:
+        """Forget one."""
+        with self._lock:
+            self._known.pop((session, study_uid), None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +61,7 @@ class Console:
     pictures: Pictures
     in_use: BundleInUse
     audit: AuditTrail
+    opened: Opened
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +102,30 @@ class Visit:
             studies=() if study_uid is None else (study_uid,),
             failure=failure,
         )
+
+    def open_study(self, study_uid: str, *, again: bool = False) -> None:
+        """Record that the visitor sees images or results of a study, once a session.
+
+        Parameters
+        ----------
+        again:
+            Record it each time.
+
+        Raises
+        ------
+        StoreFault
+            The index cannot be written: what cannot be recorded is not shown.
+        """
+        session = self.request.session["session"]
+        if not self.console.opened.add(session, study_uid) and not again:
+            return
+        try:
+            reason = f"by {self.someone.identifier}"
+            self.store.audit.record("study_opened", at=time.time(), study_uid=study_uid, reason=reason)
+        except StoreFault:
+            self.console.opened.forget(session, study_uid)
+            raise
+        self.tell(AuditEvent.STUDY_OPENED, study_uid=study_uid)
 
     @property
     def locale(self) -> str:

@@ -218,7 +218,7 @@ def _matches(patient: Patient, keyword: str, wanted: str) -> bool:
 
 
 def _found(visit: Visit) -> list[_Object]:
-    """Return the instances that the address names.
+    """Return the instances that the address names, to be sent: their study is opened.
 
     Raises
     ------
@@ -228,6 +228,7 @@ def _found(visit: Visit) -> list[_Object]:
     chosen = _chosen(visit)
     if not chosen:
         raise HTTPException(404)
+    visit.open_study(_uid(visit, "study_uid"))
     return chosen
 
 

@@ -15,7 +15,9 @@ _CACHED = {"Cache-Control": "private, max-age=1800"}
 
 def crop(visit: Visit) -> Response:
     """Send a cell with some context (``?side=192`` or ``448``)."""
-    found = cell(visit, subject(visit)).finding
+    about = subject(visit)
+    found = cell(visit, about).finding
+    visit.open_study(about.study.study_uid)
     side_px = _SIDES_PX[1] if visit.query("side") == str(_SIDES_PX[1]) else _SIDES_PX[0]
     picture = visit.console.pictures.crop(found.sop_instance_uid, found.frame_number, found.box, side_px)
     return Response(picture, 200, _CACHED, "image/jpeg")
@@ -28,6 +30,7 @@ def activation(visit: Visit) -> Response:
     maps = visit.console.in_use.activation
     if maps is None or about.outcome is None or maps.digest != about.outcome.model.digest:
         raise HTTPException(404)  # the model that read this study is not the one in use
+    visit.open_study(about.study.study_uid)
     return Response(maps.over_crop(found, _SIDES_PX[1]), 200, _CACHED, "image/png")
 
 
@@ -60,4 +63,5 @@ def _field(visit: Visit, about: Subject) -> tuple[str, int]:
     known = {one.sop_instance_uid for one in cells_of(visit, about)[0].instances}
     if uid not in known:  # of another study, or of none
         raise HTTPException(404)
+    visit.open_study(about.study.study_uid)
     return uid, frame

@@ -10,7 +10,6 @@ from typing import Any
 from starlette.exceptions import HTTPException
 from starlette.responses import RedirectResponse, Response
 
-from allpacs.audit.messages import AuditEvent
 from allpacs.classify.bundle import Contract
 from allpacs.console import cells as cells_module
 from allpacs.console import live
@@ -109,8 +108,7 @@ def show(visit: Visit) -> Response:
     stamp = live.stamp(visit.store, visit.path("study_uid"))
     about = subject(visit)
     uid = about.study.study_uid
-    visit.store.audit.record("study_opened", at=time.time(), study_uid=uid, reason=f"by {visit.someone.identifier}")
-    visit.tell(AuditEvent.STUDY_OPENED, study_uid=uid)
+    visit.open_study(uid, again=True)
     return visit.page(
         "study.html",
         stamp=stamp,
@@ -143,6 +141,7 @@ def artefact(visit: Visit) -> Response:
     path = paths.get(name)
     if path is None or not path.is_file():
         raise HTTPException(404)
+    visit.open_study(about.study.study_uid)
     if name == ArtefactKind.HTML:
         # The report brings its own style and pictures, and no script; it is shown as a document of no origin.
         policy = "sandbox; default-src 'none'; img-src data:; style-src 'unsafe-inline'; frame-ancestors 'self'"

@@ -15,8 +15,10 @@ from allpacs.audit.messages import AuditEvent
 from allpacs.console import access
 from allpacs.console.access import PERMISSIONS, Permission, Role
 from allpacs.console.app import _STUDY, PAGES, Page
+from allpacs.console.visit import Opened
 from allpacs.domain.errors import ConfigFault, StoreFault
 from allpacs.settings import load_settings
+from allpacs.store.audit import Audit
 from allpacs.store.sessions import Sessions
 from allpacs.store.store import Store
 from console_samples import reported_study
@@ -270,6 +272,79 @@ def test_the_audit_trail_is_told_what_people_do(browse: Browse, store: Store, tm
     ]
     stranger.change("/sign-in", token=(store.spool.folder.parent / "console.token").read_text().strip())
     assert told.messages[-1] == (AuditEvent.SIGNED_IN, "local", (), None)
+
+
+SEEN = {
+    "the report": "/studies/{study}/revisions/1/artefacts/html",
+    "a cell": "/studies/{study}/revisions/1/cells/{cell}.jpg",
+    "a field": "/studies/{study}/revisions/1/fields/{image}/1.jpg",
+    "outlines": "/studies/{study}/revisions/1/fields/{image}/1",
+    "a study": "/dicom-web/studies/{study}",
+    "metadata": "/dicom-web/studies/{study}/metadata",
+    "a series": "/dicom-web/studies/{study}/series/{series}",
+    "an instance": "/dicom-web/studies/{study}/series/{series}/instances/{image}",
+    "frames": "/dicom-web/studies/{study}/series/{series}/instances/{image}/frames/1",
+    "a rendered image": "/dicom-web/studies/{study}/series/{series}/instances/{image}/rendered",
+    "a thumbnail": "/dicom-web/studies/{study}/series/{series}/thumbnail",
+}
+
+
+@pytest.mark.parametrize("path", SEEN.values(), ids=list(SEEN))
+def test_what_is_seen_without_the_study_s_page_is_recorded_once_a_session(
+    browse: Browse, store: Store, study: str, path: str
+) -> None:
+    told, before = Told(), store.audit.count("study_opened", study)
+    first, *_ = store.findings.get(study, 1)
+    path = path.format(
+        study=study, series=first.series_uid, image=first.sop_instance_uid, cell=first.cells[0].tracking_uid
+    )
+    ada = browse(Role.VIEWER, identifier="ada", audit=told)
+    assert [ada.get(path).status_code for _ in range(3)] == [200] * 3
+    opened = (AuditEvent.STUDY_OPENED, "ada", (study,), None)
+    assert told.messages == [opened]
+    assert store.audit.count("study_opened", study) == before + 1
+    assert store.audit.of_study(study)[-1].reason == "by ada"
+    ada.get("/test-enter")  # a session of its own
+    ada.get(path)
+    assert told.messages == [opened] * 2
+    for _ in range(2):
+        ada.see(f"/studies/{study}/revisions/1")  # each time
+    ada.get(path)
+    assert told.messages == [opened] * 4
+
+
+def test_what_is_not_there_was_not_seen(browse: Browse, store: Store, study: str) -> None:
+    told = Told()
+    viewer = browse(Role.VIEWER, audit=told)
+    base = f"/studies/{study}/revisions/1"
+    for path in (f"{base}/artefacts/sr", f"{base}/cells/1.2.jpg", f"{base}/fields/1.2/1.jpg", "/dicom-web/studies/1.2"):
+        assert viewer.get(path).status_code == 404
+    assert told.messages == []
+
+
+def test_what_cannot_be_recorded_is_not_shown(
+    browse: Browse, store: Store, study: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = Told()
+    viewer = browse(Role.VIEWER, audit=told)
+
+    def away(*_: object, **__: object) -> None:
+        raise StoreFault("index: disk I/O error")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Audit, "record", away)
+        for _ in range(2):
+            assert viewer.get(f"/dicom-web/studies/{study}").status_code == 503
+    assert told.messages == []
+    assert viewer.get(f"/dicom-web/studies/{study}").status_code == 200
+    assert len(told.messages) == 1
+
+
+def test_of_so_many_studies_the_oldest_are_forgotten() -> None:
+    opened = Opened(most=2)
+    assert [opened.add("session", study) for study in ("1", "2", "2", "3", "1")] == [True, True, False, True, True]
+    assert not opened.add("session", "3")
+    assert opened.add("another", "3")
 
 
 def test_every_answer_says_what_a_browser_may_do_with_it(browse: Browse, study: str) -> None:
