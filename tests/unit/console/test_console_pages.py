@@ -193,6 +193,21 @@ def test_who_signs_sees_whom_the_report_will_name_though_its_first_image_came_la
     assert "Late Name" in browser.see(f"/studies/{study}/revisions/2/sign-off").text
 
 
+def test_images_after_a_signature_are_said_in_a_line_of_their_own(browse: Browse, store: Store, tmp_path: Path) -> None:
+    study = reported_study(store, tmp_path / "first", at=50_000.0, seeds=[80])
+    browser = browse(Role.REVIEWER)
+    signature = {"version": "0", "name": "Specialist, Sam", "organisation": "Hospital", "responsible": "yes"}
+    assert browser.change(f"/studies/{study}/revisions/1/sign-off", **signature).status_code == 303
+    (file,) = painted_study(tmp_path / "late", [81], study_uid=study)
+    keep_file(store, file, at=50_100.0)
+    store.revisions.close_due(50_200.0)
+    report(store, study, 3)
+    said = "Images came after Specialist, Sam signed."
+    assert f'<p class="banner" role="status">{said}' in browser.see(f"/studies/{study}/revisions/3").text
+    for path in ("3/status", "2", "1"):
+        assert said not in browser.see(f"/studies/{study}/revisions/{path}").text
+
+
 def test_the_page_names_the_person_whose_decisions_it_keeps(browse: Browse, study: str) -> None:
     browser = browse(Role.REVIEWER, identifier='sam"<b>')
     assert 'data-person="sam&#34;&lt;b&gt;"' in browser.see(f"/studies/{study}/revisions/1").text
