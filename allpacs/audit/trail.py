@@ -8,8 +8,8 @@ the connection is looked at again before a file is deleted.
 from __future__ import annotations
 
 import os
-import select
 import socket
+import ssl
 import threading
 import time
 import uuid
@@ -257,7 +257,7 @@ class SyslogTrail:
                     # RFC 5425 section 4.3: each message is preceded by its length.
                     frame = _syslog(file.read_bytes(), file.stat().st_mtime)
                     connection.sendall(f"{len(frame)} ".encode() + frame)
-                    if select.select([connection], [], [], 0)[0] and not connection.recv(1):
+                    if _is_closed(connection):
                         raise ConnectionResetError
                     file.unlink()
 
@@ -267,6 +267,20 @@ class SyslogTrail:
             with suppress(OSError):
                 file.unlink()
             _log.error("audit_message_lost", reason="the spool is full, and the syslog server away")
+
+
+def _is_closed(connection: socket.socket) -> bool:
+    """Look whether the server has closed the connection, without waiting: of itself it says nothing.
+
+    What can be read need not be a message: TLS 1.3 servers send session tickets, which are read and passed over here.
+    """
+    connection.settimeout(0)
+    try:
+        return not connection.recv(1)
+    except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+        return False
+    finally:
+        connection.settimeout(_TIMEOUT_S)
 
 
 def _syslog(xml: bytes, at: float) -> bytes:

@@ -29,6 +29,7 @@ class Syslog:
 
     def __init__(self, port: int = 0, tls: Tls | None = None) -> None:
         self.frames: list[bytes] = []
+        self.versions: set[str | None] = set()
         self._tls = tls
         self._listener = socket.create_server(("127.0.0.1", port))
         self.port = self._listener.getsockname()[1]
@@ -43,6 +44,7 @@ class Syslog:
             try:
                 if self._tls is not None:
                     connection = self._tls().wrap_socket(connection, server_side=True)
+                    self.versions.add(connection.version())
                 with connection.makefile("rb") as stream:
                     while length := self._length(stream.read):
                         self.frames.append(stream.read(length))
@@ -180,6 +182,24 @@ def test_a_server_that_is_not_trusted_gets_nothing(tmp_path: Path) -> None:
     server.close()
     assert server.frames == []
     assert len(list((tmp_path / "audit").glob("*.xml"))) == 1
+
+
+def test_session_tickets_of_tls_1_3_are_no_reason_to_send_again(tmp_path: Path) -> None:
+    """They make the connection readable, though the server has said nothing: whoever waits for that waits in vain."""
+    authority, folder, port = Authority(tmp_path), tmp_path / "audit", free_port()
+    with trail(folder, port) as made:  # the server is away
+        for number in range(20):
+            made.sent("pacs", f"1.2.{number}", dicom=True)
+    tls = server_tls(authority.issue("server"))
+    assert tls().num_tickets > 0
+    server = Syslog(port, tls)
+    with trail(folder, port, client_tls(authority.issue("us"))) as made:
+        wait_until(lambda: not list(folder.glob("*.xml")), 5, "an empty spool")
+        made.started("receive")
+        wait_until(lambda: len(server.frames) >= 21, 5, "all messages")
+    server.close()
+    assert server.versions == {"TLSv1.3"}
+    assert len(server.frames) == 21
 
 
 def test_the_oldest_go_when_the_spool_is_full(tmp_path: Path) -> None:
