@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 from typing import TYPE_CHECKING
 
@@ -27,13 +28,17 @@ def make_audit(settings: Settings, process: str) -> AuditTrail:
     one = settings.audit
     if one.host is None:
         return NoTrail()
+    spools = settings.store.folder / "audit"
+    # Machines share a store, and workers of one machine have names of their own.
+    instance = f"work-{settings.work.executor_id}" if process == "work" else process
     trail = SyslogTrail(
-        settings.store.folder / "audit" / process,
+        spools / re.sub(r"[^A-Za-z0-9@._-]", "_", f"{instance}@{socket.gethostname()}"),
         one.host,
         one.port,
         ae_title=settings.receive.ae_title,
         source_id=one.source_id,
         tls=make_tls(one.tls, "audit.tls"),
+        spools=spools,
     )
     trail.started(process)
     return trail

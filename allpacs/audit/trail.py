@@ -3,10 +3,13 @@
 A message is on disk before what it tells goes on, and stays there until it has been written to the server's
 connection. Syslog has no acknowledgement: what was on its way when a connection broke may be lost or come twice, so
 the connection is looked at again before a file is deleted.
+
+A spool belongs to one process: to that which has its lock. What a process that is no more has left is sent by another.
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
 import socket
 import ssl
@@ -38,6 +41,9 @@ _MESSAGE_ID = "DICOM+RFC3881"
 
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 1.0, 60.0
 _TIMEOUT_S = 10.0
+#: How often other spools are looked at, and how long a message has waited there by then, seconds.
+_SWEEP_S = 60.0
+_LOCK = "lock"
 
 _log = structlog.get_logger("allpacs.audit")
 
@@ -96,11 +102,13 @@ class SyslogTrail:
     Parameters
     ----------
     folder:
-        The spool, made where it is missing; another one for each process.
+        The spool, made where it is missing. Where another process has it, one with a number behind its name is taken.
     ae_title, source_id:
         We, as a peer and as the audit's reader know us.
     most:
         Messages kept at most while the server is away; then the oldest go, and that is logged.
+    spools:
+        Folder of all spools of a store: what ended processes have left in theirs is sent, too.
     """
 
     def __init__(
@@ -113,10 +121,12 @@ class SyslogTrail:
         source_id: str,
         tls: Tls | None = None,
         most: int = 100_000,
+        spools: Path | None = None,
         now: Callable[[], float] = time.time,
     ) -> None:
-        self._folder = folder
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._folder, self._owned = _own(folder)
+        self._spools = spools
+        self._next_sweep = 0.0
         self._server = (host, port)
         self._we = Participant(ae_title, APPLICATION)
         self._source_id = source_id
@@ -193,6 +203,9 @@ class SyslogTrail:
         self._stop.set()
         self._wake.set()
         self._thread.join(_TIMEOUT_S)
+        owned, self._owned = self._owned, None
+        if owned is not None:
+            os.close(owned)
 
     def _tell(
         self,
@@ -217,6 +230,7 @@ class SyslogTrail:
             self._count += 1
             name = f"{time.time_ns():020d}-{self._count:06d}-{uuid.uuid4().hex[:8]}"
         try:
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             draft = self._folder / f"{name}.part"
             descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
             with os.fdopen(descriptor, "wb") as file:
@@ -247,26 +261,112 @@ class SyslogTrail:
                     break
 
     def _send_all(self) -> None:
-        files = sorted(self._folder.glob("*.xml"))
+        self._send(_messages(self._folder))
+        if self._spools is not None and time.monotonic() >= self._next_sweep:
+            self._next_sweep = time.monotonic() + _SWEEP_S
+            self._send_what_others_left(self._spools)
+
+    def _send(self, files: Sequence[Path]) -> None:
         if not files:
             return
         with socket.create_connection(self._server, timeout=_TIMEOUT_S) as plain:
             connection = plain if self._tls is None else self._tls().wrap_socket(plain, server_hostname=self._server[0])
             with connection:
                 for file in files:
+                    try:
+                        xml, written = file.read_bytes(), file.stat().st_mtime
+                    except FileNotFoundError:  # another process has sent it
+                        continue
                     # RFC 5425 section 4.3: each message is preceded by its length.
-                    frame = _syslog(file.read_bytes(), file.stat().st_mtime)
+                    frame = _syslog(xml, written)
                     connection.sendall(f"{len(frame)} ".encode() + frame)
                     if _is_closed(connection):
                         raise ConnectionResetError
-                    file.unlink()
+                    file.unlink(missing_ok=True)
+
+    def _send_what_others_left(self, spools: Path) -> None:
+        """Send what waits in spools that no living process has, and remove those that are empty by then.
+
+        A process of an earlier version may live and has no lock: what is new is left to it, and so is its folder.
+        """
+        for spool in sorted(path for path in spools.iterdir() if path.is_dir() and path != self._folder):
+            waited = [file for file in _messages(spool) if _age_s(file) > _SWEEP_S]
+            has_lock = (spool / _LOCK).exists()
+            if not waited and not has_lock:
+                continue
+            try:
+                lock = _lock(spool)
+            except OSError:  # removed by another process, or there are no locks in this file system
+                continue
+            if lock is None:
+                continue
+            try:
+                self._send(waited)
+                if has_lock and [path.name for path in spool.iterdir()] == [_LOCK]:
+                    with suppress(OSError):
+                        (spool / _LOCK).unlink()
+                        spool.rmdir()
+            finally:
+                if not has_lock:
+                    (spool / _LOCK).unlink(missing_ok=True)
+                os.close(lock)
 
     def _drop_oldest(self) -> None:
-        files = sorted(self._folder.glob("*.xml"))
+        files = _messages(self._folder)
         for file in files[: max(0, len(files) - self._most)]:
             with suppress(OSError):
                 file.unlink()
             _log.error("audit_message_lost", reason="the spool is full, and the syslog server away")
+
+
+def _messages(spool: Path) -> list[Path]:
+    return sorted(spool.glob("*.xml"))
+
+
+def _age_s(file: Path) -> float:
+    try:
+        return time.time() - file.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
+
+
+def _own(folder: Path) -> tuple[Path, int | None]:
+    """Return the folder, or the first with a number behind its name that no other process has, and its open lock."""
+    number = 0
+    while True:
+        number += 1
+        spool = folder if number == 1 else folder.with_name(f"{folder.name}.{number}")
+        spool.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            lock = _lock(spool)
+        except OSError as error:  # a file system without locks: then the name alone keeps processes apart
+            _log.warning("audit_spool_not_locked", folder=str(spool), reason=error.strerror)
+            return spool, None
+        if lock is not None:
+            return spool, lock
+
+
+def _lock(spool: Path) -> int | None:
+    """Return the open lock of a spool, which holds until it is closed; None: another process has it.
+
+    Raises
+    ------
+    OSError
+        Nothing can be locked there.
+    """
+    path = spool / _LOCK
+    lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.path.samestat(os.fstat(lock), path.stat()):
+            return lock
+    except (BlockingIOError, FileNotFoundError):  # in the latter case it was removed while it was opened
+        pass
+    except OSError:
+        os.close(lock)
+        raise
+    os.close(lock)
+    return None
 
 
 def _is_closed(connection: socket.socket) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import socket
@@ -17,8 +18,10 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
+from allpacs.app import make_audit
 from allpacs.audit.messages import SOURCE, AuditEvent, Outcome, Participant, audit_message
 from allpacs.audit.trail import SyslogTrail
+from allpacs.settings import AuditSettings, StoreSettings, WorkSettings, load_settings
 from allpacs.tls import Tls, client_tls, server_tls
 from certificates import Authority
 from hospital import free_port, wait_until
@@ -69,8 +72,8 @@ class Syslog:
 
 
 @contextmanager
-def trail(folder: Path, port: int, tls: Tls | None = None) -> Iterator[SyslogTrail]:
-    made = SyslogTrail(folder, "127.0.0.1", port, ae_title="ALLPACS", source_id="lab 1", tls=tls)
+def trail(folder: Path, port: int, tls: Tls | None = None, spools: Path | None = None) -> Iterator[SyslogTrail]:
+    made = SyslogTrail(folder, "127.0.0.1", port, ae_title="ALLPACS", source_id="lab 1", tls=tls, spools=spools)
     try:
         yield made
     finally:
@@ -145,7 +148,8 @@ def test_messages_arrive_in_order_in_syslog_form_and_leave_the_spool(tmp_path: P
         made.sent("pacs", "1.2.3", dicom=True)
         made.refused("STRANGER", "127.0.0.1", "association rejected")
         wait_until(lambda: len(server.frames) == 4, 10, "all four")
-        wait_until(lambda: not list((tmp_path / "audit").iterdir()), 10, "an empty spool")
+        wait_until(lambda: not list((tmp_path / "audit").glob("*.xml")), 10, "an empty spool")
+        assert not list((tmp_path / "audit").glob("*.part"))
     server.close()
     assert [next(one.iter("EventID")).get("csd-code") for one in server.messages] == [
         "110100", "110104", "110104", "110113",
@@ -200,6 +204,76 @@ def test_session_tickets_of_tls_1_3_are_no_reason_to_send_again(tmp_path: Path) 
     server.close()
     assert server.versions == {"TLSv1.3"}
     assert len(server.frames) == 21
+
+
+def _leave(folder: Path, study_uid: str, age_s: float = 1000.0) -> Path:
+    """Leave a message in a spool, of a process that has ended; return its file."""
+    with trail(folder, free_port()) as made:
+        made.sent("pacs", study_uid, dicom=True)
+    (file,) = folder.glob("*.xml")
+    os.utime(file, (time.time() - age_s,) * 2)
+    return file
+
+
+def test_what_another_has_sent_meanwhile_is_passed_over(tmp_path: Path) -> None:
+    folder, server = tmp_path / "audit", Syslog()
+    _leave(folder, "1.2.3")
+    (folder / "0.xml").symlink_to("gone")  # listed, and not there when it is opened
+    with trail(folder, server.port):
+        wait_until(lambda: len(list(folder.glob("*.xml"))) == 1, 5, "the message behind it is sent")
+    server.close()
+    assert len(server.frames) == 1
+
+
+def test_processes_of_one_name_on_one_store_have_a_spool_each(tmp_path: Path) -> None:
+    server = Syslog()
+
+    def audit_of(process: str, executor_id: str = "worker-1") -> None:
+        settings = load_settings(
+            store=StoreSettings(folder=tmp_path),
+            audit=AuditSettings(host="127.0.0.1", port=server.port),
+            work=WorkSettings(executor_id=executor_id),
+        )
+        made = make_audit(settings, process)
+        assert isinstance(made, SyslogTrail)
+        running.append(made)
+
+    running: list[SyslogTrail] = []
+    audit_of("receive")
+    audit_of("receive")
+    audit_of("work")
+    audit_of("work", "../other")
+    for number in range(10):
+        for one in running:
+            one.sent("pacs", f"1.2.{number}", dicom=True)
+    wait_until(lambda: len(server.frames) >= 44, 10, "all messages")
+    host = socket.gethostname()
+    assert sorted(path.name for path in (tmp_path / "audit").iterdir()) == [
+        f"receive@{host}", f"receive@{host}.2", f"work-.._other@{host}", f"work-worker-1@{host}",
+    ]  # fmt: skip
+    for one in running:
+        one.close()
+    server.close()
+    assert len(server.frames) == 44
+
+
+def test_what_ended_processes_have_left_is_sent_by_another(tmp_path: Path) -> None:
+    ended, earlier_version, living = tmp_path / "receive@gone", tmp_path / "receive", tmp_path / "work@there"
+    _leave(ended, "1.2.1")
+    _leave(earlier_version, "1.2.2")
+    (earlier_version / "lock").unlink()
+    new = _leave(tmp_path / "console@gone", "1.2.3", age_s=1.0)
+    _leave(living, "1.2.4")
+    server = Syslog()
+    with trail(living, free_port()), trail(tmp_path / "receive@here", server.port, spools=tmp_path):
+        wait_until(lambda: not ended.exists(), 10, "the spool of the ended process is removed")
+        assert list(earlier_version.iterdir()) == []
+        assert new.exists()
+        assert len(list(living.glob("*.xml"))) == 1
+    server.close()
+    studies = {next(one.iter("ParticipantObjectIdentification")).get("ParticipantObjectID") for one in server.messages}
+    assert studies == {"1.2.1", "1.2.2"}
+    assert len(server.frames) == 2
 
 
 def test_the_oldest_go_when_the_spool_is_full(tmp_path: Path) -> None:
