@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from allpacs.demo.synthetic import draw_cell
-from doc_commands import REPOSITORY, commands
-from hospital import AE_TITLE, Hospital, wait_until
+from doc_commands import DOCS, REPOSITORY, commands
+from hospital import AE_TITLE, SENDER, Hospital, wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -55,8 +55,7 @@ def test_the_three_steps_from_a_pacs(tmp_path: Path, monkeypatch: pytest.MonkeyP
         )
         sample = sample.replace('"https://fhir.hospital.example/r4"', f'"{hospital.ehr.base_url}"')
         sample = sample.replace("/var/lib/allpacs", str(tmp_path / "store"))
-        sample = sample.replace('"0.0.0.0"', '"127.0.0.1"').replace('"10.0.0.0/8"', '"127.0.0.0/8"')
-        sample = sample.replace('allowed_calling = ["PACS"]', "allowed_calling = []")
+        sample = sample.replace('"0.0.0.0"', '"127.0.0.1"').replace('= ["PACS", ', f'= ["PACS", "{SENDER}", ')
         sample = sample.replace("min_free_mb = 2048", "min_free_mb = 10").replace("quiet_s = 10", "quiet_s = 0.5")
         (tmp_path / "allpacs.toml").write_text(sample.replace(PORT, str(hospital.port)), encoding="utf-8")
 
@@ -69,6 +68,11 @@ def test_the_three_steps_from_a_pacs(tmp_path: Path, monkeypatch: pytest.MonkeyP
                         server = subprocess.Popen(arguments, stdout=log, stderr=log)
                     hospital.wait_for_echo()
                     continue
+                result = subprocess.run(arguments, capture_output=True, text=True, timeout=180)
+                assert result.returncode == 0, f"{command}\n{result.stdout}\n{result.stderr}"
+            # Who routes studies here looks in both directions, with what the sample lets in.
+            for command in commands(DOCS / "routing.md"):
+                arguments = shlex.split(command.replace(PORT, str(hospital.port)))
                 result = subprocess.run(arguments, capture_output=True, text=True, timeout=180)
                 assert result.returncode == 0, f"{command}\n{result.stdout}\n{result.stderr}"
             wait_until(lambda: hospital.reports, 120, "the report at the PACS")
