@@ -41,16 +41,18 @@ unshare --mount --net --pid --fork bash -euc '
     mount -t proc proc "$mount/proc"
     mount --bind /dev "$mount/dev"
     inside() {
-        env -i PATH=/opt/allpacs/bin:/usr/bin:/bin ALLPACS_STORE__FOLDER=/var/lib/allpacs \
-            ALLPACS_MODEL__CACHE=/var/lib/allpacs/model-cache HOME=/var/lib/allpacs \
+        env -i PATH=/opt/allpacs/bin:/usr/bin:/bin XDG_DATA_HOME=/var/lib HOME=/var/lib/allpacs \
             /usr/sbin/chroot --userspec=10001:10001 "$mount" "$@"
     }
     inside touch /tmp/written
     ! inside touch /opt/allpacs/written 2>/dev/null || { echo "the root file system can be written"; exit 1; }
     inside allpacs --version
     inside allpacs demo --out /tmp/demo
-    inside allpacs serve &
-    for _ in $(seq 60); do sleep 1; inside allpacs health receive 2>/dev/null && break; done
+    inside allpacs serve --config /etc/allpacs/allpacs.toml &
+    for _ in $(seq 60); do
+        sleep 1
+        inside allpacs health receive --config /etc/allpacs/allpacs.toml 2>/dev/null && break
+    done
     inside allpacs echo ALLPACS@127.0.0.1:11112
     kill %1
     wait

@@ -12,6 +12,7 @@ import compose_spec
 import pytest
 import yaml
 
+from allpacs.cli import SCU_AE_TITLE
 from allpacs.domain.identity import is_ae_title
 from allpacs.settings import CStoreSettings, load_settings
 
@@ -51,12 +52,27 @@ def test_images_are_named_by_version_and_nothing_is_open_to_others() -> None:
         assert all(port.startswith("127.0.0.1:") for port in service.get("ports", [])), name
 
 
+def test_allpacs_listens_on_this_machine_alone_and_keeps_all_in_the_volume(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By its file: what the environment says would have the last word."""
+    monkeypatch.delenv("ALLPACS_MODEL__CACHE", raising=False)  # the tests' own
+    service = SERVICES["allpacs"]
+    assert service["environment"].keys() == {"ALLPACS_STORE__DATABASE_URL"}
+    mounted = dict(mount.split(":")[:2] for mount in service["volumes"])
+    assert mounted["./allpacs.toml"] == service["command"][-1]
+    settings = load_settings(COMPOSE / "allpacs.toml")
+    assert {settings.receive.host, settings.console.host, settings.monitor.host} == {"127.0.0.1"}
+    assert str(settings.store.folder) == mounted["store"]
+    assert settings.model.cache.is_relative_to(mounted["store"])
+    assert settings.log.format == "json"
+
+
 def test_both_sides_name_each_other() -> None:
     settings = load_settings(COMPOSE / "allpacs.toml")
     orthanc = json.loads((COMPOSE / "orthanc.json").read_text(encoding="utf-8"))
     title, host, port = orthanc["DicomModalities"]["allpacs"]
     assert (title, host, port) == (settings.receive.ae_title, settings.receive.host, settings.receive.port)
-    assert orthanc["DicomAet"] in settings.receive.allowed_calling
+    ours = {SCU_AE_TITLE, settings.console.ae_title, settings.receive.ae_title}
+    assert {orthanc["DicomAet"], *ours} == set(settings.receive.allowed_calling)
     assert is_ae_title(orthanc["DicomAet"])
     pacs = settings.destinations["pacs"]
     assert isinstance(pacs, CStoreSettings)

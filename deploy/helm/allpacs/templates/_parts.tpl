@@ -51,6 +51,8 @@ envFrom:
 {{- define "allpacs.env" -}}
 - name: ALLPACS_STORE__FOLDER
   value: /var/lib/allpacs
+- name: ALLPACS_MODEL__CACHE
+  value: /var/lib/allpacs/model-cache
 - name: ALLPACS_STORE__DATABASE_URL
   valueFrom:
     secretKeyRef: {name: {{ .root.Values.database.secret }}, key: {{ .root.Values.database.key }}}
