@@ -14,6 +14,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from allpacs.cli import SCU_AE_TITLE
 from allpacs.settings import load_settings
 
 if importlib.util.find_spec("helm_python") is None:
@@ -27,7 +28,12 @@ ALL: dict[str, Any] = {
     "tls": {"secret": "allpacs-tls"},
     "receive": {"service": {"loadBalancerSourceRanges": ["10.1.0.0/16"]}},
     "work": {"gpu": 1, "autoscaling": {"enabled": True}},
-    "console": {"enabled": True, "host": "cells.hospital.example", "ingressClassName": "nginx"},
+    "console": {
+        "enabled": True,
+        "host": "cells.hospital.example",
+        "ingressClassName": "nginx",
+        "proxies": ["10.2.0.0/16", "10.3.0.1"],
+    },
     "metrics": {"enabled": True, "tokenSecret": "allpacs-metrics"},
     "networkPolicy": {
         "senders": ["10.1.0.0/16", "10.2.3.4/32"],
@@ -137,6 +143,16 @@ def test_a_worker_is_called_by_its_pods_name_and_gets_its_gpu() -> None:
     assert container["resources"]["limits"]["memory"] == "6Gi"
 
 
+def test_the_console_believes_its_proxies_and_may_send_uploads() -> None:
+    manifests = _manifests(ALL)
+    pod = _of(manifests, "Deployment", "site-console")["spec"]["template"]
+    named = {one["name"]: one.get("value") for one in pod["spec"]["containers"][0]["env"]}
+    assert named["FORWARDED_ALLOW_IPS"] == "10.2.0.0/16,10.3.0.1"
+    (rule,) = _of(manifests, "NetworkPolicy", "site-associations")["spec"]["ingress"]
+    (console,) = [one["podSelector"]["matchLabels"] for one in rule["from"] if "podSelector" in one]
+    assert console.items() <= pod["metadata"]["labels"].items()
+
+
 def test_policies_and_budgets_are_for_pods_that_there_are() -> None:
     manifests = _manifests(ALL)
     labels = [one["spec"]["template"]["metadata"]["labels"] for one in manifests if "template" in one.get("spec", {})]
@@ -166,6 +182,14 @@ def test_what_a_pod_is_told_is_a_configuration(process: str, tmp_path: Path, mon
     settings = load_settings(file)
     assert settings.destinations.keys() == {"pacs", "ehr"}
     assert settings.monitor.host == "0.0.0.0"  # noqa: S104
+    assert {SCU_AE_TITLE, settings.console.ae_title, settings.receive.ae_title} < set(settings.receive.allowed_calling)
+    assert settings.log.format == "json"
+    (store,) = [one["mountPath"] for one in container["volumeMounts"] if one["name"] == "store"]
+    assert str(settings.store.folder) == store
+    assert settings.model.cache.is_relative_to(store)
+    if process == "console":  # it sends uploads where the receivers' service takes them
+        service = _of(manifests, "Service", settings.receive.host)
+        assert settings.receive.port in [one["port"] for one in service["spec"]["ports"]]
     if process == "receive":
         assert settings.receive.port == container["ports"][0]["containerPort"]
     assert container["args"][0] == process
