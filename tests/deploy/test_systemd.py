@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import configparser
 import ctypes
+import ipaddress
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -15,7 +17,8 @@ from pathlib import Path
 
 import pytest
 
-from allpacs.settings import load_settings
+from allpacs.cli import SCU_AE_TITLE
+from allpacs.settings import MonitorSettings, load_settings
 from hospital import free_port, wait_until
 
 UNITS = Path(__file__).resolve().parents[2] / "deploy" / "systemd"
@@ -84,6 +87,36 @@ def test_systemd_makes_the_user(tmp_path: Path) -> None:
 def test_the_sample_configuration_fits_the_units() -> None:
     settings = load_settings(_SAMPLE)
     assert str(settings.store.folder) == "/var/lib/allpacs"  # what StateDirectory=allpacs makes
+
+
+def test_the_sample_configuration_lets_ourselves_in() -> None:
+    settings = load_settings(_SAMPLE)
+    assert {SCU_AE_TITLE, settings.console.ae_title, settings.receive.ae_title} < set(settings.receive.allowed_calling)
+    assert any(ipaddress.ip_address("127.0.0.1") in network for network in settings.receive.allowed_networks)
+
+
+@pytest.mark.parametrize("unit", SERVICES, ids=lambda path: path.name)
+def test_no_service_is_ever_given_up(unit: Path) -> None:
+    """By default systemd would, after five starts in ten seconds: a database that comes up late is away for longer."""
+    file = _Unit(unit)
+    assert (file["Service"]["Restart"], file["Unit"]["StartLimitIntervalSec"]) == ("always", "0")
+
+
+@pytest.mark.parametrize(("instance", "port"), [(1, 8141), (2, 8151), (10, 8231)])
+def test_each_worker_has_its_port_and_the_first_that_which_is_asked(instance: int, port: int) -> None:
+    service = _Unit(UNITS / "allpacs-work@.service")["Service"]
+    words = shlex.split(service["ExecStart"].replace("$$", "$").replace("%i", str(instance)))
+    words[-1] = re.sub(r"/opt/allpacs/bin/allpacs.*", "printenv ALLPACS_MONITOR__WORK_PORT", words[-1])
+    told = subprocess.run(words, capture_output=True, text=True, check=True)
+    assert int(told.stdout) == port
+    if instance == 1:
+        assert port == load_settings(_SAMPLE).monitor.work_port == MonitorSettings().work_port
+
+
+def test_the_worker_may_use_a_gpu_of_older_and_newer_drivers() -> None:
+    text = (UNITS / "allpacs-work@.service").read_text(encoding="utf-8")
+    allowed = set(re.findall(r"^DeviceAllow=char-(\S+) rw$", text, re.MULTILINE))
+    assert allowed == {"nvidia", "nvidiactl", "nvidia-frontend", "nvidia-uvm"}
 
 
 @pytest.fixture
