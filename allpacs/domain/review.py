@@ -79,13 +79,13 @@ class Reviewer:
     identifier: str = ""
 
     def __post_init__(self) -> None:
-        for field in ("name", "organisation", "identifier"):
-            text: str = getattr(self, field)
-            if not text.strip() and field != "identifier":
-                raise InputFault(f"the reviewer's {field} is missing")
+        for part in ("name", "organisation", "identifier"):
+            text: str = getattr(self, part)
+            if not text.strip() and part != "identifier":
+                raise InputFault(f"the reviewer's {part} is missing")
             if len(text) > 64 or "\\" in text or not text.isprintable():
                 raise InputFault(
-                    f"the reviewer's {field} is longer than 64 characters, or has a character that is none"
+                    f"the reviewer's {part} is longer than 64 characters, or has a character that is none"
                 )
 
 
