@@ -58,12 +58,15 @@ class Prepared:
         Of the samples: it does not depend on whether a cell was found in them.
     at:
         Place of each picture's sample in the split.
+    kinds:
+        Each picture's class, or of an outlier what its data set calls it.
     """
 
     cells: Crops
     split: Split
     classes: tuple[str, ...]
     at: NDArray[np.int64]
+    kinds: tuple[str, ...]
 
     def places(self, fold: int, part: str) -> NDArray[np.int64]:
         """Return the places of the pictures that a fold gives this part."""
@@ -88,18 +91,21 @@ def prepare(recipe: Recipe, data: Mapping[str, Path], folder: Path) -> Prepared:
     if recipe.gate is not None:
         names |= dict.fromkeys(recipe.gate.outliers, OTHER)
     contract, samples, parts = recipe.data.contract, [], []
+    kinds: list[str] = []
     for name in recipe.data.sets:
         own = [s for s in read(name, data) if s.label in names]
         for label, most in recipe.data.at_most.items():
             labelled = [s for s in own if s.label == label]
             kept = set(labelled[:: max(len(labelled) // most, 1)][:most])
             own = [s for s in own if s.label != label or s in kept]
+        kinds += [s.label if names[s.label] == OTHER else names[s.label] for s in own]
         own = [replace(s, label=names[s.label]) for s in own]
         parts.append(read_crops(own, recipe.data.view, contract, folder / "crops"))
         samples += own
     if recipe.gate is not None:
         parts.append(drawn_outliers(contract, recipe.fit.seed))
         samples += parts[-1].samples
+        kinds += [OTHER] * len(parts[-1])
     cells = joined(parts)
     if recipe.data.filter_px:
         cells = Crops(_filtered(cells.pixels, recipe.data.filter_px), cells.samples)
@@ -109,11 +115,18 @@ def prepare(recipe: Recipe, data: Mapping[str, Path], folder: Path) -> Prepared:
         raise InputFault(f"class without images: {', '.join(empty)} (in {', '.join(recipe.data.sets)})")
     split = make_split(
         samples, recipe.split.kind, folds=recipe.split.folds, seed=recipe.fit.seed,
-        test_sources=recipe.split.test_sources,
+        test_sources=recipe.split.test_sources, dealt_by=kinds,
     )  # fmt: skip
-    split.save(folder / "split.json")
+    written = folder / "split.json"
+    begun = written.is_file() and any(folder.glob("fold*/*"))
+    if begun and json.loads(written.read_text())["digest"] != split.digest:
+        raise ConfigFault(
+            f"{folder} holds folds of another split (other images, or made by an earlier version): choose another --out"
+        )
+    split.save(written)
     at = {sample: place for place, sample in enumerate(samples)}
-    return Prepared(cells, split, classes, np.array([at[s] for s in cells.samples]))
+    places = np.array([at[s] for s in cells.samples])
+    return Prepared(cells, split, classes, places, tuple(kinds[i] for i in places))
 
 
 def run(
@@ -364,9 +377,10 @@ def _write_facts(recipe: Recipe, start: str, prepared: Prepared, folder: Path) -
     }
     (folder / "run.json").write_text(json.dumps(facts, indent=1))
     rows = [
-        {"image": s.image.name, "label": s.label, "source": s.source, "unit": unit_of(s), "subject": s.subject}
-        for s in prepared.cells.samples
-    ]
+        {"image": s.image.name, "label": s.label, "kind": kind, "source": s.source, "unit": unit_of(s),
+         "subject": s.subject}
+        for s, kind in zip(prepared.cells.samples, prepared.kinds, strict=True)
+    ]  # fmt: skip
     (folder / "pictures.json").write_text(json.dumps(rows))
 
 

@@ -55,9 +55,20 @@ class Split:
 
 
 def make_split(
-    samples: Sequence[Sample], kind: Kind, *, folds: int, seed: int, test_sources: Sequence[str] = ()
+    samples: Sequence[Sample],
+    kind: Kind,
+    *,
+    folds: int,
+    seed: int,
+    test_sources: Sequence[str] = (),
+    dealt_by: Sequence[str] | None = None,
 ) -> Split:
     """Return the split of these samples.
+
+    Parameters
+    ----------
+    dealt_by:
+        What each sample is dealt to the folds by, where not by its label: see `subject_folds`.
 
     Raises
     ------
@@ -66,12 +77,20 @@ def make_split(
     """
     if not samples:
         raise InputFault("a split of no images")
+    dealt_by = [s.label for s in samples] if dealt_by is None else dealt_by
     try:
-        parts = _FUNCTIONS[kind](samples, folds, seed) if kind != "source" else _source(samples, test_sources, seed)
+        if kind == "source":
+            parts = _source(samples, dealt_by, test_sources)
+        elif kind == "subject":
+            parts = _turned(subject_folds(samples, folds, dealt_by), folds)
+        elif kind == "official":
+            parts = _official(samples, dealt_by, folds)
+        else:
+            parts = (_paper if kind == "paper" else _images)(samples, folds, seed)
     except ValueError as fault:
         raise InputFault(f"{kind} split: {fault}") from fault
     split = Split(kind, seed, tuple(_name(s) for s in samples), tuple(tuple(fold) for fold in parts))
-    if kind in {"subject", "source"}:
+    if kind in {"subject", "source", "official"}:
         for fold in split.folds:
             assert_disjoint(samples, fold)
     return split
@@ -114,39 +133,62 @@ def group_of(sample: Sample) -> str | None:
 
 
 def unit_of(sample: Sample) -> str:
-    """Return what a bootstrap draws: the joined subject, or the image where there is none."""
-    return group_of(sample) or _name(sample)
+    """Return what a bootstrap draws: the joined subject, or the image where there is none, be it of many cells."""
+    if isinstance(sample.shows, str):
+        return group_of(sample) or _name(sample)
+    return group_of(sample) or f"{sample.source}/{sample.image.name}"
 
 
-def subject_folds(samples: Sequence[Sample], folds: int) -> list[int]:
+def subject_folds(samples: Sequence[Sample], folds: int, dealt_by: Sequence[str] | None = None) -> list[int]:
     """Return each sample's fold, 0 to folds - 1; joined subjects stay whole and every fold holds every class.
 
     Subjects of a class are dealt to the folds from the largest to the smallest, to and fro, so that each fold has
-    nearly as many subjects. Samples without a subject are cut in the order of their file names into blocks: crops
-    with neighbouring numbers often come from one smear. All cells of one image stay together.
+    nearly as many subjects. A subject with cells of several classes is dealt once, before the others, and the folds
+    that have fewer cells of a class by then come first. Samples without a subject are cut in the order of their file
+    names into blocks: crops with neighbouring numbers often come from one smear. All cells of one image stay together.
+
+    Parameters
+    ----------
+    dealt_by:
+        Names to deal by instead of the labels: what goes by one label may be of several kinds, each of which is to be
+        in every fold.
 
     Raises
     ------
     ValueError
         A class of a source has fewer groups than there are folds.
     """
-    fold_of: dict[int, int] = {}
-    for source, label in sorted({(s.source, s.label) for s in samples}):
-        members = [i for i, s in enumerate(samples) if (s.source, s.label) == (source, label)]
-        groups = Counter(group for i in members if (group := group_of(samples[i])) is not None)
+    kinds = [s.label for s in samples] if dealt_by is None else dealt_by
+    subjects = [group_of(s) for s in samples]
+    classes: dict[str | None, set[str]] = {}
+    for subject, kind in zip(subjects, kinds, strict=True):
+        classes.setdefault(subject, set()).add(kind)
+    dealt: dict[str, int] = {}
+    placed: dict[str, int] = {}
+    for source, kind in sorted({(s.source, k) for s, k in zip(samples, kinds, strict=True)}):
+        members = [i for i, s in enumerate(samples) if (s.source, kinds[i]) == (source, kind)]
+        names = sorted({samples[i].image.name for i in members if subjects[i] is None})
+        block = {name: number * folds // len(names) for number, name in enumerate(names)}
+        for i in members:
+            if subjects[i] is None:
+                placed.setdefault(samples[i].image.as_posix(), block[samples[i].image.name])
+        groups = Counter(subject for i in members if (subject := subjects[i]) is not None)
         if not groups:
-            images = sorted({samples[i].image.name for i in members})
-            place = {name: number * folds // len(images) for number, name in enumerate(images)}
-            fold_of.update({i: place[samples[i].image.name] for i in members})
             continue
-        if len(groups) < folds:
-            raise ValueError(f"{source} {label}: {len(groups)} subjects cannot fill {folds} folds")
-        dealt = {}
-        for number, group in enumerate(sorted(groups, key=lambda name: (-groups[name], name))):
+        there = Counter(dict.fromkeys(range(folds), 0))
+        for group in groups.keys() & dealt.keys():
+            there[dealt[group]] += groups[group]
+        order = sorted(range(folds), key=lambda fold: there[fold])
+        left = sorted(groups.keys() - dealt.keys(), key=lambda name: (-len(classes[name]), -groups[name], name))
+        for number, group in enumerate(left):
             lap, step = divmod(number, folds)
-            dealt[group] = step if lap % 2 == 0 else folds - 1 - step
-        fold_of.update({i: dealt[str(group_of(samples[i]))] for i in members})
-    return [fold_of[i] for i in range(len(samples))]
+            dealt[group] = order[step if lap % 2 == 0 else folds - 1 - step]
+        if len({dealt[group] for group in groups}) < folds:
+            raise ValueError(f"{source} {kind}: {len(groups)} subjects cannot fill {folds} folds")
+    return [
+        placed[s.image.as_posix()] if subject is None else dealt[subject]
+        for s, subject in zip(samples, subjects, strict=True)
+    ]
 
 
 def assert_disjoint(samples: Sequence[Sample], parts: Sequence[str]) -> None:
@@ -184,34 +226,32 @@ def _images(samples: Sequence[Sample], folds: int, seed: int) -> list[list[str]]
     return _turned([int(n) for n in number], folds)
 
 
-def _subject(samples: Sequence[Sample], folds: int, seed: int) -> list[list[str]]:
-    del seed
-    return _turned(subject_folds(samples, folds), folds)
-
-
-def _official(samples: Sequence[Sample], folds: int, seed: int) -> list[list[str]]:
-    del seed
+def _official(samples: Sequence[Sample], dealt_by: Sequence[str], folds: int) -> list[list[str]]:
     if not any(s.part == TEST for s in samples):
         raise ValueError("the data set names no test images, or they are not there")
     trained = [i for i, s in enumerate(samples) if s.part != TEST]
-    parts = [TEST] * len(samples)
-    for place, fold in zip(trained, subject_folds([samples[i] for i in trained], folds), strict=True):
-        parts[place] = VALID if fold == 0 else TRAIN
-    return [parts]
+    return [_first_fold_validates(samples, dealt_by, trained, folds)]
 
 
-def _source(samples: Sequence[Sample], test_sources: Sequence[str], seed: int) -> list[list[str]]:
-    del seed
+def _source(samples: Sequence[Sample], dealt_by: Sequence[str], test_sources: Sequence[str]) -> list[list[str]]:
     folded = []
     for source in test_sources or sorted({s.source for s in samples}):
         trained = [i for i, s in enumerate(samples) if s.source != source]
         if len(trained) in {0, len(samples)}:
             raise ValueError(f"{source!r} must be one of several sources that are there")
-        parts = [TEST] * len(samples)
-        for place, fold in zip(trained, subject_folds([samples[i] for i in trained], 5), strict=True):
-            parts[place] = VALID if fold == 0 else TRAIN
-        folded.append(parts)
+        folded.append(_first_fold_validates(samples, dealt_by, trained, 5))
     return folded
+
+
+def _first_fold_validates(
+    samples: Sequence[Sample], dealt_by: Sequence[str], trained: Sequence[int], folds: int
+) -> list[str]:
+    """Return the parts where a fifth, say, of these samples is for validation, and all others are for the test."""
+    parts = [TEST] * len(samples)
+    numbers = subject_folds([samples[i] for i in trained], folds, [dealt_by[i] for i in trained])
+    for place, fold in zip(trained, numbers, strict=True):
+        parts[place] = VALID if fold == 0 else TRAIN
+    return parts
 
 
 def _turned(number: Sequence[int], folds: int) -> list[list[str]]:
@@ -226,6 +266,3 @@ def _turned(number: Sequence[int], folds: int) -> list[list[str]]:
 def _name(sample: Sample) -> str:
     at = "" if isinstance(sample.shows, str) else f"@{','.join(f'{v:g}' for v in sample.shows)}"
     return f"{sample.source}/{sample.label}/{sample.image.name}{at}"
-
-
-_FUNCTIONS = {"paper": _paper, "images": _images, "subject": _subject, "official": _official}

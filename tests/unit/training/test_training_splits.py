@@ -25,6 +25,7 @@ from training.splits import (
     make_split,
     paper_parts,
     subject_folds,
+    unit_of,
 )
 
 
@@ -55,6 +56,55 @@ def test_folds_keep_linked_subjects_together_and_hold_both_classes() -> None:
 def test_samples_without_subject_are_cut_into_blocks_of_neighbours() -> None:
     samples = [sample(None, "ALL", f"Im{i:03}_1.png") for i in range(40)]
     assert subject_folds(list(reversed(samples)), 4) == [3 - i // 10 for i in range(40)]
+
+
+def test_a_person_with_cells_of_both_labels_stands_on_one_side(tmp_path: Path) -> None:
+    samples = people("ALL", {"a": 9, "b": 8, "c": 7, "d": 6, "e": 5, "f": 4})
+    samples += people("HEM", {"f": 9, "a": 3, "g": 2})  # without the other labels in view, a and f go to one fold
+    samples += people("HEM", {f"h{n}": 1 for n in range(4)})
+    for kind in ("subject", "official"):
+        given = [replace(s, part="train") for s in samples]
+        tested = replace(sample("z"), part="test")
+        split = make_split([*given, tested] if kind == "official" else samples, kind, folds=3, seed=0)
+        for number in range(len(split.folds)):
+            for person in "af":
+                places = [i for i, s in enumerate(samples) if s.subject == person]
+                assert len({split.folds[number][i] for i in places}) == 1
+    folds = subject_folds(samples, 3)
+    for fold in range(3):
+        assert {s.label for s, f in zip(samples, folds, strict=True) if f == fold} == {"ALL", "HEM"}
+    fields = [replace(sample(None, label, f"{n}.jpg"), shows="cells") for label in ("ALL", "HEM") for n in range(9)]
+    fields[9] = replace(fields[9], image=fields[8].image)  # one field, cells of both
+    assert subject_folds(fields, 3)[9] == subject_folds(fields, 3)[8]
+
+
+def test_some_samples_of_a_class_may_have_no_subject() -> None:
+    samples = people("ALL", {"a": 2, "b": 2, "c": 2}) + [sample(None, "ALL", f"{n}.bmp") for n in range(6)]
+    folds = subject_folds(samples, 3)
+    assert folds[6:] == [0, 0, 1, 1, 2, 2]
+
+
+def test_the_official_test_shares_nobody_with_the_training() -> None:
+    samples = [replace(s, part="train") for s in people("ALL", {str(n): 2 for n in range(6)})]
+    tested = replace(sample("3", name="other.bmp"), part="test")
+    with pytest.raises(InputFault, match=r"C-NMC 2019:3 stands in"):
+        make_split([*samples, tested], "official", folds=5, seed=0)
+
+
+def test_every_kind_of_what_goes_by_one_label_is_in_every_fold() -> None:
+    kinds = [kind for kind in ("BA", "EO", "PLATELET") for _ in range(10)]
+    samples = [sample(None, "OTHER", f"{kind}_{i:03}.jpg") for i, kind in enumerate(kinds)]
+    by_label, by_kind = subject_folds(samples, 5), subject_folds(samples, 5, kinds)
+    assert {kind for kind, fold in zip(kinds, by_label, strict=True) if fold == 0} == {"BA"}
+    assert Counter(zip(kinds, by_kind, strict=True)) == {(kind, fold): 2 for kind in set(kinds) for fold in range(5)}
+    split = make_split(samples, "subject", folds=5, seed=0, dealt_by=kinds)
+    assert {kinds[i] for i in split.places(3, TRAIN)} == set(kinds)
+
+
+def test_a_bootstrap_draws_fields_not_their_cells() -> None:
+    one = Sample(Path("Im001_1.jpg"), "ALL", None, "ALL-IDB1", "free", shows=(3.0, 4.0))
+    assert unit_of(one) == unit_of(replace(one, shows=(9.0, 9.0)))
+    assert unit_of(one) != unit_of(replace(one, image=Path("Im002_1.jpg")))
 
 
 def test_too_few_subjects_is_an_error() -> None:
@@ -135,6 +185,8 @@ def test_a_laboratory_is_left_out_whole() -> None:
 def test_real_data_split(data_dir: Path) -> None:
     samples = [*read("cnmc", {"": data_dir}), *read("allidb2", {"": data_dir})]
     assert len(samples) == 581
+    alone = make_split(samples[:381], "subject", folds=5, seed=20)
+    assert alone.digest == "sha256:75346537acc6bcf84707fb60cb7269aefb134a125d95179b74c1cc5f134cb3f6"  # RESULTS.md
     split = make_split(samples, "subject", folds=5, seed=20)
     for fold in range(5):
         sides = [{group_of(samples[i]) for i in split.places(fold, part)} - {None} for part in (TRAIN, VALID, TEST)]
