@@ -18,6 +18,7 @@ from PIL import Image, UnidentifiedImageError
 from allpacs.cells.choose import central_cell, finder_for
 from allpacs.cells.whole_frame import WholeFrame
 from allpacs.classify.preprocess import Preprocessing, prepare
+from allpacs.classify.quality import Quality, judge
 from allpacs.domain.errors import InputFault
 from allpacs.domain.geometry import BoxPx
 from allpacs.domain.image import Cell, Frame
@@ -30,10 +31,19 @@ Pixels = NDArray[np.uint8]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Crops:
-    """Pictures as a network sees them: ``uint8`` (n, input_px, input_px, 3), and the sample each comes from."""
+    """Pictures as a network sees them, and the sample each comes from.
+
+    Attributes
+    ----------
+    pixels:
+        ``uint8`` of shape (n, input_px, input_px, 3).
+    fit:
+        Which of them pass serving's quality check; None where it was not asked.
+    """
 
     pixels: Pixels
     samples: tuple[Sample, ...]
+    fit: NDArray[np.bool_] | None = None
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -48,8 +58,12 @@ def joined(parts: Sequence[Crops]) -> Crops:
     return Crops(np.concatenate([p.pixels for p in parts]), tuple(s for p in parts for s in p.samples))
 
 
-def read_crops(samples: Sequence[Sample], view: View, contract: Preprocessing, cache: Path) -> Crops:
+def read_crops(
+    samples: Sequence[Sample], view: View, contract: Preprocessing, cache: Path, quality: Quality | None = None
+) -> Crops:
     """Return the pictures of all samples in which one was found, from the cache where it holds them.
+
+    With `quality`, what serving's check says of each cell comes with them; of whole pictures it says nothing.
 
     The cache is named after the samples and the preprocessing. It belongs to a run folder, which so sees the same
     pictures after it was resumed; a new run reads the images anew, for the way of finding cells may have changed.
@@ -62,19 +76,21 @@ def read_crops(samples: Sequence[Sample], view: View, contract: Preprocessing, c
     if not samples:
         raise InputFault("no images to train on or to test: look at --data and at the recipe's classes")
     facts = repr([(s.image.as_posix(), s.shows) for s in samples]) + view + repr(contract.to_dict())
+    facts += repr(quality) if quality else ""
     title = "".join(c for c in samples[0].source if c.isalnum())
     path = cache / f"{title}-{view}-{hashlib.sha256(facts.encode()).hexdigest()[:16]}.npz"
     if not path.is_file():
         cache.mkdir(parents=True, exist_ok=True)
-        found = list(_prepared(samples, view, contract))
+        found = list(_prepared(samples, view, contract, quality))
         if not found:
             raise InputFault(f"{samples[0].source}: no cell was found in any of {len(samples)} images")
         scratch = path.with_name(f".{os.getpid()}-{path.name}")
-        np.savez(scratch, pixels=np.stack([p for _, p in found]), index=np.array([i for i, _ in found]))
+        index, pixels, fit = (list(column) for column in zip(*found, strict=True))
+        np.savez(scratch, pixels=np.stack(pixels), index=np.array(index), fit=np.array(fit, bool))
         scratch.replace(path)
     with np.load(path) as stored:
-        pixels, index = stored["pixels"], stored["index"]
-    return Crops(pixels, tuple(samples[i] for i in index))
+        passed = stored["fit"] if quality else None
+        return Crops(stored["pixels"], tuple(samples[i] for i in stored["index"]), passed)
 
 
 def read_rgb(path: Path) -> Pixels:
@@ -92,27 +108,29 @@ def read_rgb(path: Path) -> Pixels:
         raise InputFault(f"image cannot be read: {path}: {fault}") from fault
 
 
-def _prepared(samples: Sequence[Sample], view: View, contract: Preprocessing) -> Iterator[tuple[int, Pixels]]:
-    """Yield each sample's place and its pictures; say how far it is."""
+def _prepared(
+    samples: Sequence[Sample], view: View, contract: Preprocessing, quality: Quality | None
+) -> Iterator[tuple[int, Pixels, bool]]:
+    """Yield each sample's place, its pictures, and whether they pass the check; say how far it is."""
     empty = 0
     for index, sample in enumerate(samples):
         if index and index % 1000 == 0:
             print(f"{sample.source}: {index} of {len(samples)} read, no cell in {empty}", file=sys.stderr, flush=True)
-        pictures = _field(sample, contract) if view == "field" else _cells(sample, contract)
+        pictures = _field(sample, contract) if view == "field" else _cells(sample, contract, quality)
         empty += not pictures
-        for picture in pictures:
-            yield index, picture
+        for picture, fit in pictures:
+            yield index, picture, fit
     print(f"{samples[0].source}: {len(samples)} read, no cell in {empty}", file=sys.stderr, flush=True)
 
 
-def _field(sample: Sample, contract: Preprocessing) -> list[Pixels]:
+def _field(sample: Sample, contract: Preprocessing) -> list[tuple[Pixels, bool]]:
     """Return the whole picture, scaled."""
     size = (contract.input_px, contract.input_px)
-    return [np.asarray(Image.fromarray(read_rgb(sample.image)).resize(size, Image.Resampling.BILINEAR))]
+    return [(np.asarray(Image.fromarray(read_rgb(sample.image)).resize(size, Image.Resampling.BILINEAR)), True)]
 
 
-def _cells(sample: Sample, contract: Preprocessing) -> list[Pixels]:
-    """Return the sample's cells, each cut out on black."""
+def _cells(sample: Sample, contract: Preprocessing, quality: Quality | None) -> list[tuple[Pixels, bool]]:
+    """Return the sample's cells, each cut out on black, and whether each passes the check."""
     rgb, cells = _found(sample.image, isinstance(sample.shows, str) and sample.shows == "cell")
     if sample.shows == "cells":
         chosen = [cell for cell in cells if not cell.touches_border]
@@ -122,7 +140,7 @@ def _cells(sample: Sample, contract: Preprocessing) -> list[Pixels]:
         chosen = [cell for cell in cells if _holds(cell, *sample.shows)]
     else:
         chosen = _ellipse(rgb, sample.shows)
-    return [prepare(rgb, cell, contract) for cell in chosen]
+    return [(prepare(rgb, cell, contract), quality is None or judge(rgb, cell, quality) is None) for cell in chosen]
 
 
 @lru_cache(maxsize=1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,11 +27,16 @@ from training.metrics import (
     temperature_of,
     weighted_f1,
 )  # fmt: skip
-from training.splits import TEST, VALID
+from training.splits import TEST, TRAIN, VALID
 
 Floats = NDArray[np.float64]
+Pictures = list[dict[str, Any]]
 #: Share of the validation cells that the band between the thresholds leaves without an answer.
 ABSTAINED = 0.15
+#: Fewer pictures than this are said to be too few.
+FEW = 20
+#: Data sets whose pictures are cut from another one's: who has learned from the one has seen the other.
+CUT_FROM = {"ALL-IDB2": "ALL-IDB1"}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -41,6 +47,8 @@ class Judged:
     ----------
     raw, probability:
         Probability of ALL before and after temperature scaling.
+    passed:
+        Which of them the gate lets pass, and the quality check where it was asked: the others get no answer.
     """
 
     source: NDArray[np.str_]
@@ -51,6 +59,7 @@ class Judged:
     all_at_least: Floats
     hem_at_most: Floats
     by_subject: NDArray[np.bool_]
+    passed: NDArray[np.bool_]
 
     def where(self, mask: NDArray[np.bool_]) -> Judged:
         """Return these pictures alone."""
@@ -96,15 +105,77 @@ def line_of(row: Mapping[str, Any]) -> str:
     return f"{row['on']} | {row['figure']} | {'–' if value is None else f'{value:.3f}'} | {span}"
 
 
-def evaluate_run(folder: Path, folds: Sequence[int] | None = None) -> Figures:
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What a run's start was trained on.
+
+    Attributes
+    ----------
+    images, labels:
+        Source and file name of each image that it was trained on, and of each that its run knew, to its label there.
+    digest:
+        Of the split that says so; empty for a start that has seen none of our data sets.
+    """
+
+    images: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    labels: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    digest: str = ""
+
+    def mask(self, pictures: Pictures) -> NDArray[np.bool_]:
+        """Return which pictures are of images that it has seen."""
+        return np.array([(p["source"], p["image"]) in self.images for p in pictures], bool)
+
+
+def seen_by(start: str) -> Seen | None:
+    """Return what a start was trained on, by the split of the run that made it; None where no record lies beside it.
+
+    Parameters
+    ----------
+    start:
+        As ``run.json`` has it: ``none``, ``imagenet``, ``lite2``, ``pbc``, or the file of a run's fold.
+    """
+    from training.weights import weights_file
+
+    if start in {"none", "imagenet", "lite2"}:
+        return Seen()
+    fold = weights_file(start).parent
+    try:
+        split = json.loads((fold.parent / "split.json").read_text())
+        before = json.loads((fold.parent / "run.json").read_text())["start"]
+        number = int(fold.name.removeprefix("fold"))
+    except (OSError, ValueError):
+        return None
+    earlier = seen_by(before)
+    if earlier is None:
+        return None
+    images, labels = dict(earlier.images), dict(earlier.labels)
+    for name, parts in split["parts"].items():
+        source, label, image = name.split("@")[0].split("/", 2)
+        labels[source, image] = label
+        if parts[number] == TRAIN:
+            images[source, image] = label
+    return Seen(images, labels, split["digest"])
+
+
+def evaluate_run(
+    folder: Path, folds: Sequence[int] | None = None, *, start_run: Path | None = None, keep_seen: bool = False
+) -> Figures:
     """Return the figures of a run's test pictures, every fold's (or these folds') by its own model.
 
-    Temperature and thresholds of a fold come from its validation pictures.
+    Temperature and thresholds of a fold come from its validation pictures. Test pictures of images that the start was
+    trained on are left out: to hold them out from the rest makes them no test.
+
+    Parameters
+    ----------
+    start_run:
+        The first fold of this run is taken for the start: for comparing, of the same cells, a run with another start.
+    keep_seen:
+        Judge what the start has seen, too; the rows say so.
 
     Raises
     ------
     InputFault
-        The folder holds no finished fold.
+        The folder holds no finished fold, or the start has seen every test picture.
     """
     try:
         facts = json.loads((folder / "run.json").read_text())
@@ -120,23 +191,85 @@ def evaluate_run(folder: Path, folds: Sequence[int] | None = None) -> Figures:
     classes = list(recipe["data"]["classes"])
     answers = {part: [_answers(fold / f"{part}.npz") for fold in done] for part in (VALID, TEST)}
     spent = [json.loads((fold / "done.json").read_text()) for fold in done]
+    seen = seen_by(facts["start"] if start_run is None else str(start_run / "fold0" / "weights.safetensors"))
+    if seen is None and start_run is not None:
+        raise InputFault(f"{start_run} holds no run: --start-run names the folder of the run that the start is of")
+    mask = np.zeros(len(pictures), bool) if seen is None else seen.mask(pictures)
+    tested = np.concatenate([places for places, _ in answers[TEST]])
+    if not keep_seen:
+        answers[TEST] = [(places[~mask[places]], logits[~mask[places]]) for places, logits in answers[TEST]]
+        if len(tested) and mask[tested].all():
+            raise InputFault("the start was trained on every test picture: --keep-seen judges them all the same")
     figures = Figures(recipe["name"], classes, run=folder)
     figures.facts = {
         "split_digest": facts["split_digest"], "data_digest": facts["data_digest"], "seed": recipe["fit"]["seed"],
         "start": facts["start"], "folds": len(done), "seconds": [s["seconds"] for s in spent],
         "epochs": [s["epochs"] for s in spent], "reference": recipe["reference"], "command": facts["command"],
+        "start_split": "not known: no run lies beside the start's weights" if seen is None else seen.digest,
+        "seen_by_start": _seen_said(pictures, tested, mask, keep_seen),
     }  # fmt: skip
     if tuple(classes) == LABELS:
-        _two_classes(figures, pictures, answers, (recipe["gate"] or {}).get("acceptance", 1.0))
+        _two_classes(figures, pictures, answers, (recipe["gate"] or {}).get("acceptance", 1.0), _Told(
+            _per(pictures, tested), _per(pictures, tested[mask[tested]]), keep_seen,
+            kinds_of(pictures, {} if seen is None else seen.labels),
+        ))  # fmt: skip
     else:
         _many_classes(figures, pictures, answers[TEST])
     return figures
 
 
-def evaluate_bundle(folder: Path, data: Mapping[str, Path]) -> Figures:
-    """Return the figures of a bundle on data sets, read and judged as serving does.
+@dataclass(frozen=True, slots=True)
+class _Told:
+    """What rows say of the start.
 
-    Cells of other labels than ALL, HEM and lymphocyte (taken for HEM) are outliers: the share that the gate lets pass.
+    Attributes
+    ----------
+    tested, seen:
+        Number of test pictures of a source and label, and of those that the start has seen.
+    kept:
+        Whether these are judged all the same.
+    kinds:
+        What each picture shows.
+    """
+
+    tested: Mapping[tuple[str, str], int]
+    seen: Mapping[tuple[str, str], int]
+    kept: bool
+    kinds: Sequence[str]
+
+    def of(self, source: str, labels: Sequence[str]) -> str:
+        """Return what is added to a row of this source and these labels; nothing where the start has seen none."""
+        tested = sum(self.tested.get((source, label), 0) for label in labels)
+        seen = sum(self.seen.get((source, label), 0) for label in labels)
+        if not seen:
+            return ""
+        if self.kept:
+            return f", {seen} of them seen by the pre-training"
+        few = ", too few to judge by" if tested - seen < FEW else ""
+        return f", not seen by the pre-training ({seen} more were){few}"
+
+
+def _per(pictures: Pictures, places: NDArray[np.int64]) -> Counter[tuple[str, str]]:
+    return Counter((pictures[i]["source"], pictures[i]["label"]) for i in places)
+
+
+def kinds_of(pictures: Pictures, labels: Mapping[tuple[str, str], str]) -> list[str]:
+    """Return what each picture shows: as the run recorded it, or as the start's run calls the same image."""
+    return [p.get("kind") or labels.get((p["source"], p["image"]), p["label"]) for p in pictures]
+
+
+def _seen_said(pictures: Pictures, tested: NDArray[np.int64], mask: NDArray[np.bool_], kept: bool) -> str:
+    per, seen = _per(pictures, tested), _per(pictures, tested[mask[tested]])
+    said = ", ".join(f"{number} of {per[key]} test pictures {' '.join(key)}" for key, number in sorted(seen.items()))
+    return f"{said}; {'judged all the same' if kept else 'left out'}" if said else ""
+
+
+def evaluate_bundle(folder: Path, data: Mapping[str, Path]) -> Figures:
+    """Return the figures of a bundle on data sets, each cell read and judged as serving does.
+
+    A cell that does not pass the quality check or the gate gets no answer. *accepted* and *false accept* are of the
+    gate alone. Cells of other labels than ALL, HEM and lymphocyte (taken for HEM) are outliers: the share that the gate
+    lets pass. Rows of a data set that the bundle was trained on say that they are not a result.
 
     Raises
     ------
@@ -156,34 +289,46 @@ def evaluate_bundle(folder: Path, data: Mapping[str, Path]) -> Figures:
     bundle = load_bundle(folder)
     engine = TensorFlowEngine(bundle)
     figures = Figures(f"{bundle.contract.name} {bundle.contract.version}", list(LABELS))
-    figures.facts = {"bundle": bundle.digest}
-    parts, outliers = [], {}
+    learned = {one.name for one in bundle.contract.training_data}
+    learned |= {CUT_FROM[name] for name in learned & CUT_FROM.keys()}
+    said: dict[str, str] = {}
+    parts, outliers, refused = [], {}, []
     for name in data:
         with tempfile.TemporaryDirectory() as cache:
-            cells = read_crops(read(name, data), "cell", bundle.preprocessing, Path(cache))
+            cells = read_crops(read(name, data), "cell", bundle.preprocessing, Path(cache), bundle.quality)
         logits = np.concatenate([engine.logits(cells.pixels[i : i + 64]) for i in range(0, len(cells), 64)])
         label = np.array([{"lymphocyte": "HEM"}.get(s.label, s.label) for s in cells.samples])
         other = np.array([probability_other(row) for row in logits])
+        fit = np.ones(len(cells), bool) if cells.fit is None else cells.fit
+        source = cells.samples[0].source
+        refused.append(f"{source}: {int((~fit).sum())} of {len(cells)}")
+        said |= {source: ", seen in training: not a result"} if source in learned else {}
         for kind in sorted(set(label) - set(LABELS)):
-            outliers[f"{cells.samples[0].source} {kind}"] = other[label == kind]
+            outliers[source, kind] = other[label == kind]
         own = np.isin(label, LABELS)
         if own.any():
             margin = (logits[:, 0] - logits[:, 1]).astype(np.float64)[own]
             samples = [s for s, kept in zip(cells.samples, own, strict=True) if kept]
             passed = other[own] <= bundle.other_at_most
-            figures.add(name, "accepted", float(passed.mean()))
+            figures.add(f"{name}{said.get(source, '')}", "accepted", float(passed.mean()))
             thresholds = bundle.thresholds
             parts.append((
                 np.array([s.source for s in samples]), np.array([unit_of(s) for s in samples]),
                 label[own] == LABELS[0], sigmoid(margin), sigmoid(margin / bundle.temperature),
                 np.full(len(samples), thresholds.all_at_least), np.full(len(samples), thresholds.hem_at_most),
-                np.array([s.subject is not None for s in samples]),
+                np.array([s.subject is not None for s in samples]), passed & fit[own],
             ))  # fmt: skip
+    figures.facts = {
+        "bundle": bundle.digest, "seen_in_training": ", ".join(sorted(said)),
+        "refused_by_the_quality_check": ", ".join(refused),
+    }  # fmt: skip
     if parts:
         judged = Judged(*(np.concatenate(column) for column in zip(*parts, strict=True)))
-        _rows_of(figures, judged)
-    for kind, (share, number) in false_accepts(outliers, bundle.other_at_most).items():
-        figures.add(f"{kind} ({number})", "false accept", share)
+        _rows_of(figures, judged, said)
+    for (source, kind), values in outliers.items():
+        on = f"{source} {kind}"
+        for share, number in false_accepts({on: values}, bundle.other_at_most).values():
+            figures.add(f"{on} ({number}){said.get(source, '')}", "false accept", share)
     return figures
 
 
@@ -210,12 +355,13 @@ def _answers(path: Path) -> tuple[NDArray[np.int64], Floats]:
 
 
 def _two_classes(
-    figures: Figures, pictures: list[dict[str, Any]], answers: dict[str, list[Any]], acceptance: float
+    figures: Figures, pictures: Pictures, answers: dict[str, list[Any]], acceptance: float, told: _Told
 ) -> None:
     """Add the figures of ALL against HEM, and those of the gate where the network has one."""
     label = np.array([p["label"] for p in pictures])
     parts, temperatures, thresholds = [], [], []
-    other: dict[str, list[bool]] = {}
+    accepted: dict[tuple[str, str], list[bool]] = {}
+    of_kind: dict[tuple[str, str, str], list[bool]] = {}
     for (valid, valid_logits), (test, test_logits) in zip(answers[VALID], answers[TEST], strict=True):
         known = np.isin(label[valid], LABELS)
         truth = label[valid][known] == LABELS[0]
@@ -223,6 +369,16 @@ def _two_classes(
         temperature = round(temperature_of(truth, margin), 6) if known.any() else 1.0
         all_at_least, hem_at_most = abstain_band(sigmoid(margin / temperature), ABSTAINED)
         temperatures.append(temperature)
+        passed = np.ones(len(test), bool)
+        if test_logits.shape[1] > len(LABELS):
+            threshold = round(accepted_at(_other(valid_logits)[known], acceptance), 6)
+            thresholds.append(threshold)
+            passed = _other(test_logits) <= threshold
+            for place, good in zip(test, passed, strict=True):
+                key = (pictures[place]["source"], str(label[place]))
+                accepted.setdefault(key, []).append(bool(good))
+                if told.kinds[place] != label[place] and label[place] not in LABELS:
+                    of_kind.setdefault((*key, told.kinds[place]), []).append(bool(good))
         own = np.isin(label[test], LABELS)
         places = test[own]
         margin = (test_logits[:, 0] - test_logits[:, 1])[own]
@@ -230,21 +386,17 @@ def _two_classes(
             np.array([pictures[i]["source"] for i in places]), np.array([pictures[i]["unit"] for i in places]),
             label[places] == LABELS[0], sigmoid(margin), sigmoid(margin / temperature),
             np.full(len(places), all_at_least), np.full(len(places), hem_at_most),
-            np.array([pictures[i]["subject"] is not None for i in places], bool),
+            np.array([pictures[i]["subject"] is not None for i in places], bool), passed[own],
         ))  # fmt: skip
-        if test_logits.shape[1] > len(LABELS):
-            threshold = accepted_at(_other(valid_logits)[known], acceptance)
-            thresholds.append(threshold)
-            passed = _other(test_logits) <= threshold
-            for place, good in zip(test, passed, strict=True):
-                kind = f"{pictures[place]['source']} {label[place]}"
-                other.setdefault(kind, []).append(bool(good))
     figures.facts |= {"temperature": temperatures}
     judged = Judged(*(np.concatenate(column) for column in zip(*parts, strict=True)))
-    _rows_of(figures, judged)
-    for kind, passes in sorted(other.items()):
-        name = "false accept" if kind.split()[-1] not in LABELS else "accepted"
-        figures.add(f"{kind} ({len(passes)})", name, float(np.mean(passes)))
+    _rows_of(figures, judged, {source: told.of(source, LABELS) for source in set(judged.source)})
+    for (source, name), passes in sorted(accepted.items()):
+        figure = "false accept" if name not in LABELS else "accepted"
+        figures.add(f"{source} {name} ({len(passes)}){told.of(source, [name])}", figure, float(np.mean(passes)))
+        for (*key, kind), own_passes in sorted(of_kind.items()):
+            if key == [source, name] and len(own_passes) >= FEW:
+                figures.add(f"{source} {name}, {kind} ({len(own_passes)})", figure, float(np.mean(own_passes)))
     if thresholds:
         figures.facts |= {"other_at_most": thresholds}
 
@@ -253,17 +405,17 @@ def _other(logits: Floats) -> Floats:
     return np.array([probability_other(row) for row in logits])
 
 
-def _rows_of(figures: Figures, judged: Judged) -> None:
-    """Add a table of figures for each source."""
+def _rows_of(figures: Figures, judged: Judged, said: Mapping[str, str]) -> None:
+    """Add a table of figures for each source; `said`: what its rows say beside."""
     from sklearn.metrics import classification_report, confusion_matrix
 
     figures.judged = judged
     for source in sorted(set(judged.source)):
         own = judged.where(judged.source == source)
         by = f"{len(set(own.unit))} subjects" if own.by_subject.all() else "by image, subjects not given"
-        on = f"{source}: {int(own.truth.sum())} ALL, {int((~own.truth).sum())} HEM, {by}"
+        on = f"{source}: {int(own.truth.sum())} ALL, {int((~own.truth).sum())} HEM, {by}{said.get(source, '')}"
         units, band = list(own.unit), {"all_at_least": own.all_at_least, "hem_at_most": own.hem_at_most}
-        for row in report(own.truth, own.probability, units, **band):
+        for row in report(own.truth, own.probability, units, judgeable=own.passed, **band):
             if np.isfinite(row["value"]):
                 figures.add(on, row["figure"], row["value"], row["low"], row["high"])
         for name, figure in (("weighted F1", weighted_f1), ("accuracy", accuracy)):
@@ -290,11 +442,11 @@ def _by_subject(own: Judged) -> tuple[float, float, float]:
     """Return the AUROC of subjects, by the mean probability of their cells, with its interval."""
     names = np.unique(own.unit)
     mean = np.array([own.probability[own.unit == name].mean() for name in names])
-    ill = np.array([bool(own.truth[own.unit == name][0]) for name in names])
+    ill = np.array([bool(own.truth[own.unit == name].any()) for name in names])
     return auroc(ill, mean), *interval(lambda i: auroc(ill[i], mean[i]), list(names))
 
 
-def _many_classes(figures: Figures, pictures: list[dict[str, Any]], answers: list[Any]) -> None:
+def _many_classes(figures: Figures, pictures: Pictures, answers: list[Any]) -> None:
     """Add the figures of a study with other classes."""
     from sklearn.metrics import classification_report, confusion_matrix, f1_score
 

@@ -50,6 +50,7 @@ def report(
     *,
     all_at_least: Floats | float,
     hem_at_most: Floats | float,
+    judgeable: Truth | None = None,
 ) -> list[dict[str, Any]]:
     """Return AUROC, sensitivity and specificity for ALL among cells with an answer, and the share with an answer.
 
@@ -63,8 +64,13 @@ def report(
         Whose cell each is, for the intervals.
     all_at_least, hem_at_most:
         Thresholds: one for all cells, or one a cell.
+    judgeable:
+        False where the gate or the quality check lets a cell not pass: it has no answer, whatever its probability. None
+        where there is neither. AUROC is of all cells.
     """
     called_all, called_hem = probability >= all_at_least, probability <= hem_at_most
+    if judgeable is not None:
+        called_all, called_hem = called_all & judgeable, called_hem & judgeable
     answered = called_all | called_hem
     figures: dict[str, Callable[[NDArray[np.int64]], float]] = {
         "auroc": lambda i: auroc(truth[i], probability[i]),

@@ -37,6 +37,18 @@ def test_report_counts_only_answered_cells() -> None:
     assert values["answered"] == pytest.approx(0.6)
 
 
+def test_a_cell_that_the_gate_refuses_has_no_answer() -> None:
+    truth = np.array([True, True, False, False])
+    probability = np.array([0.9, 0.1, 0.2, 0.9])
+    band = {"all_at_least": 0.6, "hem_at_most": 0.4}
+    passed = np.array([True, False, True, False])
+    before = {row["figure"]: row["value"] for row in report(truth, probability, list("abcd"), **band)}
+    after = {row["figure"]: row["value"] for row in report(truth, probability, list("abcd"), judgeable=passed, **band)}
+    assert (before["answered"], before["sensitivity"], before["specificity"]) == (1.0, 0.5, 0.5)
+    assert (after["answered"], after["sensitivity"], after["specificity"]) == (0.5, 1.0, 1.0)
+    assert after["auroc"] == before["auroc"]
+
+
 def test_temperature_undoes_overconfidence() -> None:
     random = np.random.default_rng(2)
     logit = random.normal(scale=2.0, size=4000)
