@@ -57,13 +57,20 @@ def _parser() -> argparse.ArgumentParser:
         "--data", action="append", default=[], metavar="NAME:DIR", help="data set to judge; may be repeated"
     )
     evaluate.add_argument("--out", type=Path, help="folder for plots and report")
+    evaluate.add_argument(
+        "--start-run", type=Path, metavar="RUN", help="of --run: leave out what this run trained on, not its own start"
+    )
+    evaluate.add_argument("--keep-seen", action="store_true", help="of --run: judge what the start has seen, too")
     evaluate.add_argument("--json", action="store_true", help="print the figures as JSON")
     export = commands.add_parser("export", help="write the bundle of a run")
     export.add_argument("--run", type=Path, required=True, help="a finished run of a recipe with classes ALL and HEM")
     export.add_argument("--out", type=Path, required=True, help="folder the bundle is written to")
-    export.add_argument("--name", required=True, help="name of the bundle")
+    export.add_argument("--name", help="name of the bundle; not with --restate")
     export.add_argument("--version", required=True, help="version of the bundle")
     export.add_argument("--fold", type=int, default=0, help="the fold whose weights ship (default 0)")
+    export.add_argument(
+        "--restate", metavar="NOTE", help="of a bundle that lies in --out: figures and card alone, the same weights"
+    )
     return parser
 
 
@@ -140,14 +147,19 @@ def _evaluate(options: argparse.Namespace) -> None:
     if (options.run is None) == (options.bundle is None):
         raise ConfigFault("evaluate either --run FOLDER or --bundle FOLDER --data NAME:DIR")
     if options.run is not None:
-        figures, out = evaluate_run(options.run), options.out or options.run
+        figures = evaluate_run(options.run, start_run=options.start_run, keep_seen=options.keep_seen)
+        out = options.out or options.run
     else:
         if not options.data:
             raise ConfigFault("--bundle needs --data NAME:DIR")
         out = options.out
         figures = evaluate_bundle(options.bundle, _folders(options.data))
+    notes = []
+    if learned := figures.facts.get("seen_in_training"):
+        notes.append(f"Not results: the bundle was trained on {learned}, so it is asked for cells that it knows.")
+        print(f"training: {notes[0]}", file=sys.stderr)
     if out is not None:
-        said = write_report(figures, out, [])
+        said = write_report(figures, out, notes)
     if options.json:
         print(json.dumps(figures.to_dict()))
     else:
@@ -155,8 +167,13 @@ def _evaluate(options: argparse.Namespace) -> None:
 
 
 def _export(options: argparse.Namespace) -> None:
-    from training.export import export
+    from training.export import export, restate
 
+    if (options.restate is None) == (options.name is None):
+        raise ConfigFault("export a bundle with --name NAME, or with --restate NOTE one that has its name")
+    if options.restate is not None:
+        restate(options.run, options.out, version=options.version, fold=options.fold, note=options.restate)
+        return
     export(options.run, options.out, name=options.name, version=options.version, fold=options.fold)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,19 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
 from pydantic import ValidationError
+from safetensors.numpy import load_file
 
 from allpacs.cells.whole_frame import WholeFrame
 from allpacs.classify.aggregate import LABELS, OTHER, Thresholds, probability_other
-from allpacs.classify.bundle import CONTRACT_FILE, GOLDEN_TOLERANCE, WEIGHTS_FILE, Bundle, save_golden, write_bundle
+from allpacs.classify.bundle import (
+    CONTRACT_FILE,
+    GOLDEN_TOLERANCE,
+    WEIGHTS_FILE,
+    Bundle,
+    load_bundle,
+    save_golden,
+    write_bundle,
+)
 from allpacs.classify.engines.network import FAMILY, load_weights, save_weights, set_state
 from allpacs.classify.preprocess import Preprocessing, prepare
 from allpacs.classify.quality import Quality
@@ -24,7 +33,7 @@ from allpacs.domain.image import Frame
 from allpacs.settings import SHIPPED_BUNDLE
 from training.card import CARD, INTENDED_USE, LICENCE, model_card
 from training.datasets import DATA_SETS
-from training.evaluate import ABSTAINED, evaluate_run
+from training.evaluate import ABSTAINED, Seen, evaluate_run, kinds_of, seen_by
 from training.fit import logits_of
 from training.gate import accepted_at
 from training.metrics import abstain_band, sigmoid, temperature_of
@@ -69,29 +78,110 @@ def export(run: Path, out: Path, *, name: str, version: str, fold: int) -> Bundl
         raise InputFault("every golden cell lies at a threshold: the model says the same of all cells; train it longer")
     save_golden(out, drawn[fit_for_it], probabilities[fit_for_it])
 
-    figures = evaluate_run(run)
-    own = evaluate_run(run, folds=[fold])
-    rows = [{**row, "on": f"shipped weights, held out: {row['on']}"} for row in own.rows]
-    rows += [{**row, "on": f"same recipe, {figures.facts['folds']} folds: {row['on']}"} for row in figures.rows]
-    split = json.loads((run / "split.json").read_text())
-    trained = [name for name, parts in split["parts"].items() if parts[fold] == TRAIN]
-    written: dict[str, Any] = {
+    written = {
         "name": name,
         "version": version,
         "network": {"name": FAMILY, "dense_units": recipe.network.dense_units, "dropout": recipe.network.dropout},
         "preprocessing": contract,
         **calibrated,
         "quality": Quality(),
+    }
+    return _with_figures(run, out, recipe, written, pictures, fold, note="")
+
+
+def restate(run: Path, out: Path, *, version: str, fold: int, note: str) -> Bundle:
+    """Write figures and card of a bundle anew from its run, and leave its weights, golden cells and limits as they are.
+
+    Parameters
+    ----------
+    note:
+        What the card says of the version.
+
+    Raises
+    ------
+    InputFault
+        The bundle is not of this run's fold.
+    ModelFault
+        It is not what it says it is.
+    """
+    recipe, _ = _recipe_of(run)
+    bundle = load_bundle(out)
+    pictures = json.loads((run / "pictures.json").read_text())
+    folder = run / f"fold{fold}"
+    try:
+        trained = {name: value.astype(np.float16) for name, value in load_file(folder / WEIGHTS).items()}
+        calibrated = _calibrated(pictures, folder, recipe)
+    except OSError as fault:
+        raise InputFault(f"{folder} is not finished") from fault
+    shipped = load_file(out / WEIGHTS_FILE)
+    same = trained.keys() == shipped.keys() and all(np.array_equal(trained[name], shipped[name]) for name in shipped)
+    before = bundle.contract
+    gate = None if before.gate is None else before.gate.model_dump()
+    kept: dict[str, Any] = {"calibration": before.calibration.model_dump(), "thresholds": before.thresholds}
+    limits = [
+        (
+            one["thresholds"].all_at_least,
+            one["calibration"]["temperature"],
+            (one["gate"] or {}).get("other_at_most", 1.0),
+        )
+        for one in ({"gate": None, **calibrated}, kept | {"gate": gate})
+    ]
+    if not same or not np.allclose(*limits, rtol=0, atol=1e-5):
+        raise InputFault(f"{out} does not hold the weights and limits of {folder}: export it whole")
+    written = {
+        "name": before.name,
+        "version": version,
+        "network": before.network.model_dump(),
+        "preprocessing": before.preprocessing,
+        **kept,
+        **({} if gate is None else {"gate": gate}),
+        "quality": before.quality,
+    }
+    return _with_figures(run, out, recipe, written, pictures, fold, note=note)
+
+
+def _with_figures(
+    run: Path, out: Path, recipe: Recipe, written: dict[str, Any], pictures: list[dict[str, Any]], fold: int, note: str
+) -> Bundle:
+    """Write card and contract of a bundle whose other files are there."""
+    figures = evaluate_run(run)
+    own = evaluate_run(run, folds=[fold])
+    rows = [{**row, "on": f"shipped weights, held out: {row['on']}"} for row in own.rows]
+    rows += [{**row, "on": f"same recipe, {figures.facts['folds']} folds: {row['on']}"} for row in figures.rows]
+    split = json.loads((run / "split.json").read_text())
+    trained = [name for name, parts in split["parts"].items() if parts[fold] == TRAIN]
+    seen = seen_by(figures.facts["start"]) or Seen()
+    whole: dict[str, Any] = {
+        **written,
         "metrics": [_metric(row) for row in rows if np.isfinite(row["value"])],
-        "training_data": _training_data(trained, pictures) + _start_data(figures.facts["start"]),
+        "training_data": _training_data(trained, pictures, seen.labels) + _start_data(figures.facts["start"]),
         "licence": LICENCE,
         "model_card": CARD,
         "intended_use": INTENDED_USE,
     }
-    (out / CARD).write_text(model_card(written, recipe, figures.facts, fold), encoding="utf-8")
-    bundle = write_bundle(out, written)
+    facts = figures.facts | _of_fold(pictures, run / f"fold{fold}", trained, seen)
+    (out / CARD).write_text(model_card(whole, recipe, facts, fold, note), encoding="utf-8")
+    bundle = write_bundle(out, whole)
     print(f"bundle {bundle.digest} in {out}\n{own.table()}", flush=True)
     return bundle
+
+
+def _of_fold(pictures: list[dict[str, Any]], folder: Path, trained: Sequence[str], seen: Seen) -> dict[str, Any]:
+    """Return what the card says of a fold: its validation cells, and the kinds of outliers that it was shown."""
+    with np.load(folder / f"{VALID}.npz") as stored:
+        validated = [pictures[i] for i in stored["places"] if pictures[i]["label"] in LABELS]
+    names = {name.split("@")[0] for name in trained}
+    whole: Counter[str] = Counter()
+    shown: Counter[str] = Counter()
+    for picture, kind in zip(pictures, kinds_of(pictures, seen.labels), strict=True):
+        if picture["label"] == OTHER != kind:
+            whole[kind] += 1
+            shown[kind] += f"{picture['source']}/{OTHER}/{picture['image']}" in names
+    return {
+        "validated": len(validated),
+        "validated_seen": int(seen.mask(validated).sum()),
+        "shown": {kind: (shown[kind], number) for kind, number in whole.items()},
+    }
 
 
 def drawn_cells(contract: Preprocessing) -> NDArray[np.uint8]:
@@ -116,7 +206,10 @@ def drawn_cells(contract: Preprocessing) -> NDArray[np.uint8]:
 
 def _recipe_of(run: Path) -> tuple[Recipe, tuple[str, ...]]:
     try:
-        recipe = Recipe.model_validate(json.loads((run / "run.json").read_text())["recipe"])
+        written = json.loads((run / "run.json").read_text())["recipe"]
+        if (written["gate"] or {}).get("normal") == 0.0:
+            del written["gate"]["normal"]  # recipes had this key for a time; at 0 it changed nothing
+        recipe = Recipe.model_validate(written)
     except OSError as fault:
         raise InputFault(f"{run} holds no run: train one first (python -m training fit ...)") from fault
     except ValidationError as fault:
@@ -157,15 +250,24 @@ def _metric(row: dict[str, Any]) -> dict[str, Any]:
             "low": number(row["low"]), "high": number(row["high"])}  # fmt: skip
 
 
-def _training_data(trained: Sequence[str], pictures: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the rows of the contract on what the weights were trained on."""
-    names = set(trained)
-    own = [p for p in pictures if f"{p['source']}/{p['label']}/{p['image']}" in names]
+def _training_data(
+    trained: Sequence[str], pictures: list[dict[str, Any]], labels: Mapping[tuple[str, str], str]
+) -> list[dict[str, Any]]:
+    """Return the rows of the contract on what the weights were trained on; of outliers also the kinds."""
+    names = {name.split("@")[0] for name in trained}
+    known_kinds = kinds_of(pictures, labels)
+    own = [
+        {**p, "kind": kind}
+        for p, kind in zip(pictures, known_kinds, strict=True)
+        if f"{p['source']}/{p['label']}/{p['image']}" in names
+    ]
     titles = {one.title: one for one in DATA_SETS.values()}
     rows = []
     for source in sorted({p["source"] for p in own}):
         mine = [p for p in own if p["source"] == source]
-        labels = Counter(p["label"] for p in mine)
+        counted = Counter(p["label"] for p in mine)
+        kinds = Counter(p["kind"] for p in mine if p["label"] == OTHER != p["kind"])
+        told = ", ".join(f"{n} {kind}" for kind, n in sorted(kinds.items()))
         known = titles.get(source)
         rows.append({
             "name": source,
@@ -173,7 +275,7 @@ def _training_data(trained: Sequence[str], pictures: list[dict[str, Any]]) -> li
             "licence": known.licence if known else "none needed",
             "images": len(mine),
             "subjects": len({p["unit"] for p in mine if p["subject"] is not None}) or None,
-            "note": ", ".join(f"{n} {label}" for label, n in sorted(labels.items())),
+            "note": ", ".join(f"{n} {label}" for label, n in sorted(counted.items())) + (f" ({told})" if told else ""),
         })  # fmt: skip
     return rows
 
