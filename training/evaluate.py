@@ -394,8 +394,8 @@ def _two_classes(
     for (source, name), passes in sorted(accepted.items()):
         figure = "false accept" if name not in LABELS else "accepted"
         figures.add(f"{source} {name} ({len(passes)}){told.of(source, [name])}", figure, float(np.mean(passes)))
-        for (*key, kind), own_passes in sorted(of_kind.items()):
-            if key == [source, name] and len(own_passes) >= FEW:
+        for (of_source, of_name, kind), own_passes in sorted(of_kind.items()):
+            if (of_source, of_name) == (source, name) and len(own_passes) >= FEW:
                 figures.add(f"{source} {name}, {kind} ({len(own_passes)})", figure, float(np.mean(own_passes)))
     if thresholds:
         figures.facts |= {"other_at_most": thresholds}

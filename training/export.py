@@ -126,7 +126,7 @@ def restate(run: Path, out: Path, *, version: str, fold: int, note: str) -> Bund
         )
         for one in ({"gate": None, **calibrated}, kept | {"gate": gate})
     ]
-    if not same or not np.allclose(*limits, rtol=0, atol=1e-5):
+    if not same or not np.allclose(limits[0], limits[1], rtol=0, atol=1e-5):
         raise InputFault(f"{out} does not hold the weights and limits of {folder}: export it whole")
     written = {
         "name": before.name,
