@@ -84,9 +84,7 @@ class Reviewer:
             if not text.strip() and part != "identifier":
                 raise InputFault(f"the reviewer's {part} is missing")
             if len(text) > 64 or "\\" in text or not text.isprintable():
-                raise InputFault(
-                    f"the reviewer's {part} is longer than 64 characters, or has a character that is none"
-                )
+                raise InputFault(f"the reviewer's {part} is longer than 64 characters, or has a character that is none")
 
 
 @dataclass(frozen=True, slots=True)
