@@ -11,7 +11,7 @@ from pynetdicom import AE, build_role, evt
 from pynetdicom.sop_class import Comprehensive3DSRStorage, StorageCommitmentPushModel, Verification
 
 from allpacs.commitment import Answer, event_information, read_action
-from allpacs.deliver.association import Checkpoint
+from allpacs.deliver.association import hold_at_checkpoint
 
 _INSTANCE = "1.2.840.10008.1.20.1.1"
 
@@ -96,7 +96,7 @@ class CommittingPacs:
         if not association.is_established:
             self.reported.append(-1)
             return
-        association._reactor_checkpoint = Checkpoint(association)  # pynetdicom waits for its own without end
+        hold_at_checkpoint(association)  # pynetdicom waits for its own without end
         status, _ = association.send_n_event_report(
             event_information(answer), answer.event_type, StorageCommitmentPushModel, _INSTANCE
         )

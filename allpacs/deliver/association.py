@@ -253,7 +253,7 @@ def associated(
         # Since TLS 1.3 a client learns that its certificate was refused only after its own part of the handshake.
         perhaps = "" if handshake is None else "; it may not trust our certificate"
         raise DeliveryUnavailable(f"{peer.name}: no answer to the association request: time-out or abort{perhaps}")
-    association._reactor_checkpoint = Checkpoint(association)
+    hold_at_checkpoint(association)
     try:
         yield association
     except BaseException:
@@ -261,6 +261,28 @@ def associated(
         raise
     else:
         association.release()
+
+
+def hold_at_checkpoint(association: Any) -> None:
+    """Have an association's own thread held by a `Checkpoint` from now on."""
+    association.__class__ = _Held
+    association._reactor_checkpoint = Checkpoint(association)
+
+
+class _Held(Association):  # type: ignore[misc]
+    """An association of which its checkpoint alone says that its thread is held.
+
+    pynetdicom serves an N-EVENT-REPORT request in one more thread, which says that the association's is not held when
+    it has done so, whether it is or not: whoever was about to release the association waited for ever.
+    """
+
+    @property
+    def _is_paused(self) -> bool:
+        return True
+
+    @_is_paused.setter
+    def _is_paused(self, _: bool) -> None:
+        """Take it for said."""
 
 
 class Checkpoint(threading.Event):

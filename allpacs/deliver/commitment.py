@@ -27,6 +27,8 @@ from allpacs.deliver.association import NoContextAccepted, Peer, associated
 from allpacs.domain.artefacts import Asked, Commitment
 from allpacs.domain.errors import DeliveryUnavailable, InputFault
 
+#: A moment for an answer of a few bytes.
+_TELLING_S = 5.0
 _CONTEXTS = [(SOP_CLASS_UID, syntax) for syntax in (ExplicitVRLittleEndian, ImplicitVRLittleEndian)]
 
 
@@ -43,7 +45,7 @@ def request_commitment(
         No association with it, for good.
     """
     answers: list[Answer] = []
-    answered = threading.Event()
+    answered, told = threading.Event(), threading.Event()
 
     def on_event_report(event: evt.Event) -> tuple[int, None]:
         try:
@@ -55,8 +57,13 @@ def request_commitment(
             answered.set()
         return 0x0000, None
 
+    def on_sent(_event: evt.Event) -> None:
+        if answered.is_set():  # then this is what we have answered to it
+            told.set()
+
+    handlers = [(evt.EVT_N_EVENT_REPORT, on_event_report), (evt.EVT_PDU_SENT, on_sent)]
     try:
-        with associated(peer, _CONTEXTS, [(evt.EVT_N_EVENT_REPORT, on_event_report)]) as association:
+        with associated(peer, _CONTEXTS, handlers) as association:
             status, _ = association.send_n_action(
                 action_information(transaction_uid, references), REQUEST, SOP_CLASS_UID, SOP_INSTANCE_UID
             )
@@ -64,7 +71,10 @@ def request_commitment(
                 raise DeliveryUnavailable(f"{peer.name}: no answer to the storage commitment request")
             if status.Status != 0x0000:
                 return Commitment(Asked.NOT_OFFERED, f"storage commitment refused (0x{status.Status:04X})")
-            answered.wait(wait_s)
+            if answered.wait(wait_s):
+                # Released before, the association would have no place for our answer: the library's thread ends over
+                # it, and the release waits for its time-out.
+                told.wait(_TELLING_S)
     except NoContextAccepted:
         return Commitment(Asked.NOT_OFFERED, "storage commitment not offered")
     except RuntimeError:  # aborted since we looked

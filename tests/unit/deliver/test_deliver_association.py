@@ -6,7 +6,10 @@ import sys
 import threading
 import time
 
-from allpacs.deliver.association import Checkpoint
+from pynetdicom import AE
+from pynetdicom.sop_class import Verification
+
+from allpacs.deliver.association import Checkpoint, hold_at_checkpoint
 
 
 class _Reactor(threading.Thread):
@@ -58,3 +61,23 @@ def test_a_thread_that_has_ended_is_not_waited_for() -> None:
     began = time.monotonic()
     reactor.checkpoint.clear()
     assert time.monotonic() - began < 5
+
+
+def test_a_release_does_not_ask_the_library_whether_the_thread_is_held() -> None:
+    scp = AE("SCP")
+    scp.add_supported_context(Verification)
+    server = scp.start_server(("127.0.0.1", 0), block=False)
+    try:
+        scu = AE("SCU")
+        scu.add_requested_context(Verification)
+        association = scu.associate("127.0.0.1", server.server_address[1])
+        assert association.is_established
+        hold_at_checkpoint(association)
+        association._reactor_checkpoint.clear()
+        association._is_paused = False  # as the thread does that has served a request of the peer
+        release = threading.Thread(target=association.release, daemon=True)
+        release.start()
+        release.join(20)
+        assert association.is_released
+    finally:
+        server.shutdown()

@@ -14,7 +14,7 @@ from pynetdicom import AE
 from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.dsutils import encode
 
-from allpacs.deliver.association import Checkpoint
+from allpacs.deliver.association import hold_at_checkpoint
 from allpacs.receive.admit import ACCEPTED_SOP_CLASSES
 
 MICROSCOPIC = "1.2.840.10008.5.1.4.1.1.77.1.2"
@@ -47,7 +47,7 @@ class Peer:
             for transfer_syntax in TRANSFER_SYNTAXES:
                 self._ae.add_requested_context(sop_class, transfer_syntax)
         self.association = self._ae.associate("127.0.0.1", port, ae_title=called, evt_handlers=list(handlers))
-        self.association._reactor_checkpoint = Checkpoint(self.association)
+        hold_at_checkpoint(self.association)
 
     @property
     def established(self) -> bool:

@@ -18,8 +18,8 @@ from pynetdicom.dimse_primitives import N_ACTION
 from pynetdicom.sop_class import StorageCommitmentPushModel
 
 from allpacs.commitment import Answer, Reference, action_information, event_information
-from allpacs.deliver.association import Checkpoint
 from allpacs.deliver.association import Peer as Address
+from allpacs.deliver.association import hold_at_checkpoint
 from allpacs.deliver.commitment import report_commitment
 from allpacs.domain.errors import DeliveryUnavailable
 from allpacs.receive.commitment import CommitmentService
@@ -41,13 +41,16 @@ class Asking:
         self.answers: list[tuple[int, Dataset]] = []
         self.heard = threading.Event()
         self.status = 0x0000
-        self.handlers = [(evt.EVT_N_EVENT_REPORT, self._hear)]
+        self.handlers = [(evt.EVT_N_EVENT_REPORT, self._hear), (evt.EVT_PDU_SENT, self._sent)]
 
     def _hear(self, event: evt.Event) -> tuple[int, None]:
         self.answers.append((event.event_type, event.event_information))
-        if self.status == 0x0000:
-            self.heard.set()
         return self.status, None
+
+    def _sent(self, _event: evt.Event) -> None:
+        """Take it for heard once our own answer is on its way: released before, there would be no place for it."""
+        if self.answers and self.status == 0x0000:
+            self.heard.set()
 
     def ask(self, port: int, *references: Reference, wait_s: float = 0.0, **how: Any) -> int:
         ae = AE("PACS")
@@ -55,7 +58,7 @@ class Asking:
         ae.add_requested_context(StorageCommitmentPushModel)
         association = ae.associate("127.0.0.1", port, ae_title="ALLPACS", evt_handlers=self.handlers)
         assert association.is_established
-        association._reactor_checkpoint = Checkpoint(association)  # pynetdicom waits for its own without end
+        hold_at_checkpoint(association)  # pynetdicom waits for its own without end
         data_set = how.get("data_set", action_information("1.2.9", references))
         status, _ = association.send_n_action(
             data_set, how.get("action", 1), StorageCommitmentPushModel, how.get("instance", INSTANCE)
