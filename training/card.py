@@ -54,8 +54,9 @@ def model_card(written: dict[str, Any], recipe: Recipe, facts: dict[str, Any], f
         if "gate" in written
         else "Every cell gets a probability, also what is no lymphoid cell; only size, contrast and focus are checked."
     )
+    noted = f"\n{note}\n" if note else ""
     return f"""# {written["name"]} {written["version"]}
-{f"{chr(10)}{note}{chr(10)}" if note else ""}
+{noted}
 **{written["intended_use"]}**
 
 EfficientNetB3 → BatchNormalization → Dense {network["dense_units"]} ReLU → Dropout {network["dropout"]} → Dense,

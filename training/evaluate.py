@@ -27,7 +27,7 @@ from training.metrics import (
     temperature_of,
     weighted_f1,
 )  # fmt: skip
-from training.splits import TEST, TRAIN, VALID
+from training.splits import TEST, TRAIN, VALID, image_of
 
 Floats = NDArray[np.float64]
 Pictures = list[dict[str, Any]]
@@ -150,7 +150,7 @@ def seen_by(start: str) -> Seen | None:
         return None
     images, labels = dict(earlier.images), dict(earlier.labels)
     for name, parts in split["parts"].items():
-        source, label, image = name.split("@")[0].split("/", 2)
+        source, label, image = image_of(name)
         labels[source, image] = label
         if parts[number] == TRAIN:
             images[source, image] = label

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Set
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +39,11 @@ from training.gate import accepted_at
 from training.metrics import abstain_band, sigmoid, temperature_of
 from training.recipe import Recipe
 from training.run import WEIGHTS, build, stored_weights
-from training.splits import TRAIN, VALID
+from training.splits import TRAIN, VALID, image_of
 from training.weights import weights_file
+
+#: Source, label and file name, as `image_of` has it.
+_Image = tuple[str, str, str]
 
 
 def export(run: Path, out: Path, *, name: str, version: str, fold: int) -> Bundle:
@@ -149,12 +152,13 @@ def _with_figures(
     rows = [{**row, "on": f"shipped weights, held out: {row['on']}"} for row in own.rows]
     rows += [{**row, "on": f"same recipe, {figures.facts['folds']} folds: {row['on']}"} for row in figures.rows]
     split = json.loads((run / "split.json").read_text())
-    trained = [name for name, parts in split["parts"].items() if parts[fold] == TRAIN]
+    trained = {image_of(name) for name, parts in split["parts"].items() if parts[fold] == TRAIN}
     seen = seen_by(figures.facts["start"]) or Seen()
+    pictures = [{**p, "kind": kind} for p, kind in zip(pictures, kinds_of(pictures, seen.labels), strict=True)]
     whole: dict[str, Any] = {
         **written,
         "metrics": [_metric(row) for row in rows if np.isfinite(row["value"])],
-        "training_data": _training_data(trained, pictures, seen.labels) + _start_data(figures.facts["start"]),
+        "training_data": _training_data(trained, pictures) + _start_data(figures.facts["start"]),
         "licence": LICENCE,
         "model_card": CARD,
         "intended_use": INTENDED_USE,
@@ -166,17 +170,16 @@ def _with_figures(
     return bundle
 
 
-def _of_fold(pictures: list[dict[str, Any]], folder: Path, trained: Sequence[str], seen: Seen) -> dict[str, Any]:
+def _of_fold(pictures: list[dict[str, Any]], folder: Path, trained: Set[_Image], seen: Seen) -> dict[str, Any]:
     """Return what the card says of a fold: its validation cells, and the kinds of outliers that it was shown."""
     with np.load(folder / f"{VALID}.npz") as stored:
         validated = [pictures[i] for i in stored["places"] if pictures[i]["label"] in LABELS]
-    names = {name.split("@")[0] for name in trained}
     whole: Counter[str] = Counter()
     shown: Counter[str] = Counter()
-    for picture, kind in zip(pictures, kinds_of(pictures, seen.labels), strict=True):
-        if picture["label"] == OTHER != kind:
-            whole[kind] += 1
-            shown[kind] += f"{picture['source']}/{OTHER}/{picture['image']}" in names
+    for picture in pictures:
+        if picture["label"] == OTHER != picture["kind"]:
+            whole[picture["kind"]] += 1
+            shown[picture["kind"]] += _image(picture) in trained
     return {
         "validated": len(validated),
         "validated_seen": int(seen.mask(validated).sum()),
@@ -250,17 +253,13 @@ def _metric(row: dict[str, Any]) -> dict[str, Any]:
             "low": number(row["low"]), "high": number(row["high"])}  # fmt: skip
 
 
-def _training_data(
-    trained: Sequence[str], pictures: list[dict[str, Any]], labels: Mapping[tuple[str, str], str]
-) -> list[dict[str, Any]]:
+def _image(picture: dict[str, Any]) -> _Image:
+    return picture["source"], picture["label"], picture["image"]
+
+
+def _training_data(trained: Set[_Image], pictures: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return the rows of the contract on what the weights were trained on; of outliers also the kinds."""
-    names = {name.split("@")[0] for name in trained}
-    known_kinds = kinds_of(pictures, labels)
-    own = [
-        {**p, "kind": kind}
-        for p, kind in zip(pictures, known_kinds, strict=True)
-        if f"{p['source']}/{p['label']}/{p['image']}" in names
-    ]
+    own = [p for p in pictures if _image(p) in trained]
     titles = {one.title: one for one in DATA_SETS.values()}
     rows = []
     for source in sorted({p["source"] for p in own}):

@@ -263,6 +263,12 @@ def _turned(number: Sequence[int], folds: int) -> list[list[str]]:
     ]
 
 
+def image_of(name: str) -> tuple[str, str, str]:
+    """Return source, label and file name of the image that a sample of `Split.names` is of, or is a cell of."""
+    source, label, image = name.split("@")[0].split("/", 2)
+    return source, label, image
+
+
 def _name(sample: Sample) -> str:
     at = "" if isinstance(sample.shows, str) else f"@{','.join(f'{v:g}' for v in sample.shows)}"
     return f"{sample.source}/{sample.label}/{sample.image.name}{at}"

@@ -76,7 +76,8 @@ class Commitments:
             if asked is None:
                 return False
             # Of a report that went as Comprehensive SR the destination knows that one's UID only.
-            left_out = [uid for uid in asked.split() if not {uid, comprehensive_uid(uid)} & set(committed)]
+            named = set(committed)
+            left_out = [uid for uid in asked.split() if named.isdisjoint((uid, comprehensive_uid(uid)))]
             if failure is None and left_out:
                 failure = f"storage commitment says nothing of {len(left_out)} objects"
             connection.execute(

@@ -40,6 +40,7 @@ class _Kept(NamedTuple):
     sha256: str
     path: str
     size_bytes: int
+    deleted_at: float | None
 
     def holds(self, transfer_syntax_uid: str, sha256: str) -> bool:
         """Whether they are these."""
@@ -104,11 +105,11 @@ class Receiving:
         size = len(file_meta) + data_set_bytes
         with self._database.reading() as connection:
             kept = self._kept(connection, identity.sop_instance_uid)
-            same = kept if kept is not None and kept.holds(identity.transfer_syntax_uid, sha256) else None
-            deleted = same is not None and _deleted(connection, identity.sop_instance_uid)
+        same = kept if kept is not None and kept.holds(identity.transfer_syntax_uid, sha256) else None
         # What the disk has lost or altered is put back as what was deleted is: 0x0000 is said of bytes that are there.
         gone = same is not None and (
-            deleted or not self._spool.holds(Path(same.path), same.size_bytes, data_set_bytes, sha256)
+            same.deleted_at is not None
+            or not self._spool.holds(Path(same.path), same.size_bytes, data_set_bytes, sha256)
         )
         if kept is None or gone:
             path = self._spool.instance_path(identity.study_uid, identity.sop_instance_uid)
@@ -303,7 +304,7 @@ class _Statements:
         )
         self.kept = _Statement(
             database,
-            sa.select(instance.c.transfer_syntax_uid, instance.c.sha256, instance.c.path, instance.c.size_bytes).where(
+            sa.select(*(instance.c[column] for column in _Kept._fields)).where(
                 instance.c.sop_instance_uid == sa.bindparam("uid")
             ),
             ("uid",),
@@ -317,10 +318,3 @@ def _measured(data_set: Content) -> tuple[int, str]:
     size = data_set.seek(0, os.SEEK_END)
     data_set.seek(0)
     return size, hashlib.file_digest(data_set, "sha256").hexdigest()  # type: ignore[arg-type]  # BinaryIO has readinto
-
-
-def _deleted(connection: sa.Connection, sop_instance_uid: str) -> bool:
-    """Whether the bytes kept under a UID were deleted after retention."""
-    table = schema.instances.c
-    deleted_at = connection.scalar(sa.select(table.deleted_at).where(table.sop_instance_uid == sop_instance_uid))
-    return deleted_at is not None

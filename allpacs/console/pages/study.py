@@ -34,8 +34,6 @@ class Subject:
     ----------
     signed_from:
         The review that the revision was made of, or None.
-    signed_before:
-        The last signed review of an earlier revision, or None.
     """
 
     study: StudyRow
@@ -43,7 +41,6 @@ class Subject:
     outcome: Outcome | None
     review: ReviewRow
     signed_from: ReviewRow | None
-    signed_before: ReviewRow | None
 
     @property
     def is_latest(self) -> bool:
@@ -81,7 +78,6 @@ def subject(visit: Visit) -> Subject:
         outcome=visit.store.outcomes.get(study_uid, number),
         review=visit.store.reviews.get(study_uid, number),
         signed_from=visit.store.reviews.made(study_uid, number),
-        signed_before=visit.store.reviews.signed_before(study_uid, number),
     )
 
 
@@ -189,6 +185,7 @@ def _status(visit: Visit, about: Subject) -> dict[str, Any]:
             (image, one) for image, one in enumerate(everything.instances, start=1) if one.fault is not None
         ],
         "images": len(everything.instances),
+        "signed_before": visit.store.reviews.signed_before(uid, number),
         "deliveries": visit.store.deliveries.of_revision(uid, number),
         "artefacts": list(visit.store.artefacts.paths(uid, number)),
         "history": visit.store.audit.of_study(uid),
