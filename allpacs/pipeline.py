@@ -15,9 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from allpacs.cells.choose import finder_for
+from allpacs.cells.scale import choose_scale
+from allpacs.cells.whole_frame import WholeFrame
 from allpacs.classify import aggregate
 from allpacs.classify.bundle import Bundle
-from allpacs.classify.preprocess import prepare
+from allpacs.classify.preprocess import COARSEST_UM, FINEST_UM, LYMPHOBLAST_UM, prepare
 from allpacs.classify.quality import judge
 from allpacs.decode.anything import read_frames_of
 from allpacs.decode.artificial import file_made_by_artificial_intelligence
@@ -103,6 +105,7 @@ class Pipeline:
         unreadable: list[UnreadableFrame] = []
         measured_um: list[float] = []
         scale: Scale | None = None
+        remarks: dict[Remark, None] = {}  # in order, each once
         last = 0
         try:
             for frame in frames:
@@ -110,10 +113,17 @@ class Pipeline:
                 if isinstance(frame, UnreadableFrame):
                     unreadable.append(frame)
                     continue
-                found, measured = finder_for(frame, image.cells_by).find_and_measure(frame)
-                if frame.scale is None and measured is not None:
-                    measured_um.append(measured.spacing_um)
-                scale = frame.scale or _configured(image)
+                finder = finder_for(frame, image.cells_by)
+                found, measured = finder.find_and_measure(frame)
+                own, conflict = choose_scale(
+                    frame.scale, measured, _configured(image), segmented=finder.name == WholeFrame.name
+                )
+                if conflict is not None:
+                    remarks[conflict] = None
+                if own is not None and own.origin is ScaleOrigin.RED_CELLS:
+                    measured_um.append(own.spacing_um)
+                else:
+                    scale = own
                 for number, cell in enumerate(found, start=1):
                     finding = CellFinding(
                         sop_instance_uid=image.sop_instance_uid,
@@ -121,15 +131,16 @@ class Pipeline:
                         cell_number=number,
                         box=cell.box,
                         outline=cell.outline,
-                        reason=self.judged_unfit(frame.rgb, cell),
+                        reason=self.judged_unfit(frame.rgb, cell, own),
                     )
                     cells.append(finding)
-                    crops.append(self.prepared(frame.rgb, cell))
+                    crops.append(self.prepared(frame.rgb, cell, own))
         except UndecodablePixels as undecodable:
             return self._findings(image, last, (), str(undecodable)), self.stack([])
         findings = replace(
             self._findings(image, last, tuple(cells), None),
             scale=scale,
+            remarks=tuple(remarks),
             unreadable=tuple(unreadable),
             measured_um=tuple(measured_um),
         )
@@ -150,7 +161,9 @@ class Pipeline:
         labelled = []
         for instance, mask in zip(findings, asked, strict=True):
             cells = tuple(
-                aggregate.judged(cell, next(logits), bundle.temperature, bundle.thresholds, bundle.other_at_most)
+                aggregate.judged(
+                    cell, next(logits), bundle.temperature, bundle.thresholds, bundle.other_at_most, bundle.outputs
+                )
                 if is_asked
                 else cell
                 for cell, is_asked in zip(instance.cells, mask, strict=True)
@@ -158,13 +171,24 @@ class Pipeline:
             labelled.append(replace(instance, cells=cells))
         return labelled
 
-    def judged_unfit(self, rgb: NDArray[np.uint8], cell: Cell) -> NotAssessable | None:
+    def judged_unfit(self, rgb: NDArray[np.uint8], cell: Cell, scale: Scale | None) -> NotAssessable | None:
         """Return why a cell of a frame must not be judged, or None."""
-        return judge(rgb, cell, self.bundle.quality)
+        reason = judge(rgb, cell, self.bundle.quality)
+        if reason is None and self.bundle.preprocessing.needs_scale and not _usable(scale):
+            return NotAssessable.SCALE_UNKNOWN
+        return reason
 
-    def prepared(self, rgb: NDArray[np.uint8], cell: Cell) -> Crops:
-        """Return the network's input of a cell of a frame, shape (input_px, input_px, 3)."""
-        return prepare(rgb, cell, self.bundle.preprocessing)
+    def prepared(self, rgb: NDArray[np.uint8], cell: Cell, scale: Scale | None) -> Crops:
+        """Return the network's input of a cell of a frame, shape (input_px, input_px, 3).
+
+        A cell without a usable scale is not judged; its crop shows it at the size of a lymphoblast.
+        """
+        if scale is not None and _usable(scale):
+            spacing_um = scale.spacing_um
+        else:
+            shown_um = LYMPHOBLAST_UM / max(cell.box.width, cell.box.height)
+            spacing_um = min(max(shown_um, FINEST_UM), COARSEST_UM)
+        return prepare(rgb, cell, self.bundle.preprocessing, spacing_um)
 
     def stack(self, crops: list[Crops]) -> Crops:
         """Return the inputs as one array, also where there are none."""
@@ -181,6 +205,11 @@ class Pipeline:
             cells=cells,
             fault=fault,
         )
+
+
+def _usable(scale: Scale | None) -> bool:
+    """Whether cells can be judged at this pixel size."""
+    return scale is not None and FINEST_UM <= scale.spacing_um <= COARSEST_UM
 
 
 def _configured(image: ImageFile) -> Scale | None:

@@ -40,6 +40,38 @@ def turn(crop: NDArray[np.uint8], random: np.random.Generator) -> NDArray[np.uin
     return np.asarray(image.transform((side, side), Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR))
 
 
+def pose(crop: NDArray[np.uint8], random: np.random.Generator) -> NDArray[np.uint8]:
+    """Return the crop mirrored and turned by any angle, scaled by at most 5 % and shifted by at most 8 %.
+
+    The scale is nearly kept, for the size of a cell tells a lymphoblast from a hematogone. What comes in is black.
+    """
+    side = crop.shape[0]
+    angle, scale = random.uniform(0, 2 * math.pi), random.uniform(0.95, 1.05)
+    mirror = 1 if random.random() < 0.5 else -1
+    cos, sin, middle = math.cos(angle) / scale, math.sin(angle) / scale, side / 2
+    shift_x, shift_y = random.uniform(-0.08, 0.08, 2) * side + middle
+    matrix = (mirror * cos, sin, middle - mirror * cos * shift_x - sin * shift_y,
+              -mirror * sin, cos, middle + mirror * sin * shift_x - cos * shift_y)  # fmt: skip
+    image = Image.fromarray(np.ascontiguousarray(crop))
+    return np.asarray(image.transform((side, side), Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR))
+
+
+def light(crop: NDArray[np.uint8], random: np.random.Generator) -> NDArray[np.uint8]:
+    """Return the crop up to 10 % lighter or darker, and each channel up to 5 %; black stays black."""
+    gains = random.uniform(0.9, 1.1) * random.uniform(0.95, 1.05, 3)
+    return np.clip(crop * gains.astype(np.float32), 0, 255).astype(np.uint8)
+
+
+def coarse(crop: NDArray[np.uint8], random: np.random.Generator) -> NDArray[np.uint8]:
+    """Return one crop of three as a camera with pixels up to four times as large would show it."""
+    if random.random() >= 0.33:
+        return crop
+    side = crop.shape[0]
+    fewer = max(16, round(side / random.uniform(1.2, 4.0)))
+    small = Image.fromarray(np.ascontiguousarray(crop)).resize((fewer, fewer), Image.Resampling.BILINEAR)
+    return np.asarray(small.resize((side, side), Image.Resampling.BILINEAR))
+
+
 def blur(crop: NDArray[np.uint8], random: np.random.Generator) -> NDArray[np.uint8]:
     """Return two pictures of five a little out of focus."""
     if random.random() >= 0.4:
@@ -71,6 +103,9 @@ def restain(crop: NDArray[np.uint8], random: np.random.Generator) -> NDArray[np.
 AUGMENTATIONS: dict[str, Callable[[NDArray[np.uint8], np.random.Generator], NDArray[np.uint8]]] = {
     "flip": flip,
     "turn": turn,
+    "pose": pose,
+    "light": light,
+    "coarse": coarse,
     "blur": blur,
     "restain": restain,
 }

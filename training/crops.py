@@ -16,12 +16,13 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from allpacs.cells.choose import central_cell, finder_for
+from allpacs.cells.scale import CONFLICT, choose_scale
 from allpacs.cells.whole_frame import WholeFrame
 from allpacs.classify.preprocess import Preprocessing, prepare
 from allpacs.classify.quality import Quality, judge
 from allpacs.domain.errors import InputFault
 from allpacs.domain.geometry import BoxPx
-from allpacs.domain.image import Cell, Frame
+from allpacs.domain.image import Cell, Frame, Scale, ScaleOrigin
 from training.datasets import Sample
 
 #: ``cell``: each cell cut out on black, as in serving; ``field``: the whole picture, scaled.
@@ -75,7 +76,7 @@ def read_crops(
     """
     if not samples:
         raise InputFault("no images to train on or to test: look at --data and at the recipe's classes")
-    facts = repr([(s.image.as_posix(), s.shows) for s in samples]) + view + repr(contract.to_dict())
+    facts = repr([(s.image.as_posix(), s.shows, s.spacing_um) for s in samples]) + view + repr(contract.to_dict())
     facts += repr(quality) if quality else ""
     title = "".join(c for c in samples[0].source if c.isalnum())
     path = cache / f"{title}-{view}-{hashlib.sha256(facts.encode()).hexdigest()[:16]}.npz"
@@ -131,29 +132,43 @@ def _field(sample: Sample, contract: Preprocessing) -> list[tuple[Pixels, bool]]
 
 def _cells(sample: Sample, contract: Preprocessing, quality: Quality | None) -> list[tuple[Pixels, bool]]:
     """Return the sample's cells, each cut out on black, and whether each passes the check."""
-    rgb, cells = _found(sample.image, isinstance(sample.shows, str) and sample.shows == "cell")
+    rgb, cells, scale = _found(sample.image, sample.spacing_um)
     if sample.shows == "cells":
         chosen = [cell for cell in cells if not cell.touches_border]
     elif isinstance(sample.shows, str):
-        chosen = list(cells[:1])
+        middle = central_cell(Frame(1, rgb), cells)
+        chosen = [] if middle is None else [middle]
     elif len(sample.shows) == 2:
         chosen = [cell for cell in cells if _holds(cell, *sample.shows)]
     else:
         chosen = _ellipse(rgb, sample.shows)
-    return [(prepare(rgb, cell, contract), quality is None or judge(rgb, cell, quality) is None) for cell in chosen]
+    if contract.needs_scale and scale is None:
+        return []
+    spacing_um = None if scale is None else scale.spacing_um
+    return [
+        (prepare(rgb, cell, contract, spacing_um), quality is None or judge(rgb, cell, quality) is None)
+        for cell in chosen
+    ]
 
 
 @lru_cache(maxsize=1)
-def _found(path: Path, single: bool) -> tuple[Pixels, tuple[Cell, ...]]:
-    """Return an image and its cells; of a picture of a single cell, that one. Several samples may share a field."""
+def _found(path: Path, spacing_um: float | None) -> tuple[Pixels, tuple[Cell, ...], Scale | None]:
+    """Return an image, its cells and its scale. Several samples may share a field.
+
+    Parameters
+    ----------
+    spacing_um:
+        Pixel size of the data set's images: red cells that give another one by a factor of `CONFLICT` are not believed.
+    """
     rgb = read_rgb(path)
     frame = Frame(1, rgb)
-    if not single:
-        return rgb, tuple(finder_for(frame).find(frame))
-    if finder_for(frame).name == WholeFrame.name:
-        return rgb, WholeFrame().find(frame)
-    cell = central_cell(frame)
-    return rgb, () if cell is None else (cell,)
+    finder = finder_for(frame)
+    cells, measured = finder.find_and_measure(frame)
+    known = None if spacing_um is None else Scale(spacing_um, ScaleOrigin.CONFIGURED)
+    if known and measured and not 1 / CONFLICT <= measured.spacing_um / known.spacing_um <= CONFLICT:
+        measured = None
+    scale, _ = choose_scale(None, measured, known, segmented=finder.name == WholeFrame.name)
+    return rgb, tuple(cells), scale
 
 
 def _holds(cell: Cell, x: float, y: float) -> bool:

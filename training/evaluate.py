@@ -12,8 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from allpacs.classify.aggregate import LABELS, probability_other
+from allpacs.classify.aggregate import LABELS, OTHER, OTHER_OUTPUTS, Thresholds, probability_other
+from allpacs.classify.aggregate import label as decide
 from allpacs.domain.errors import InputFault
+from training.datasets import NORMAL
 from training.gate import accepted_at, false_accepts
 from training.metrics import (
     abstain_band,
@@ -79,6 +81,7 @@ class Figures:
     judged: Judged | None = None
     multi: tuple[NDArray[np.int64], NDArray[np.int64]] | None = None
     run: Path | None = None
+    types: Counter[tuple[str, str]] = field(default_factory=Counter)
 
     def add(self, on: str, figure: str, value: float, low: float | None = None, high: float | None = None) -> None:
         """Add one figure."""
@@ -90,6 +93,7 @@ class Figures:
         return {
             "what": self.what, "classes": self.classes, "figures": rows, "confusion": self.confusion,
             "classification_report": self.classification_report, "facts": self.facts,
+            "types": [{"kind": kind, "called": name, "cells": n} for (kind, name), n in sorted(self.types.items())],
         }  # fmt: skip
 
     def table(self) -> str:
@@ -207,6 +211,7 @@ def evaluate_run(
         "epochs": [s["epochs"] for s in spent], "reference": recipe["reference"], "command": facts["command"],
         "start_split": "not known: no run lies beside the start's weights" if seen is None else seen.digest,
         "seen_by_start": _seen_said(pictures, tested, mask, keep_seen),
+        "outputs": outputs_of(recipe),
     }  # fmt: skip
     if tuple(classes) == LABELS:
         _two_classes(figures, pictures, answers, (recipe["gate"] or {}).get("acceptance", 1.0), _Told(
@@ -262,6 +267,15 @@ def _seen_said(pictures: Pictures, tested: NDArray[np.int64], mask: NDArray[np.b
     per, seen = _per(pictures, tested), _per(pictures, tested[mask[tested]])
     said = ", ".join(f"{number} of {per[key]} test pictures {' '.join(key)}" for key, number in sorted(seen.items()))
     return f"{said}; {'judged all the same' if kept else 'left out'}" if said else ""
+
+
+def outputs_of(recipe: Mapping[str, Any]) -> list[str]:
+    """Return the outputs that a run's network has beside the two classes, as ``run.json`` states its recipe."""
+    gate = recipe.get("gate")
+    if gate is None:
+        return []
+    named = set((gate.get("named") or {}).values())
+    return [name for name in OTHER_OUTPUTS if name in named or (name == OTHER and not named)]
 
 
 def evaluate_bundle(folder: Path, data: Mapping[str, Path]) -> Figures:
@@ -362,36 +376,43 @@ def _two_classes(
     parts, temperatures, thresholds = [], [], []
     accepted: dict[tuple[str, str], list[bool]] = {}
     of_kind: dict[tuple[str, str, str], list[bool]] = {}
-    for (valid, valid_logits), (test, test_logits) in zip(answers[VALID], answers[TEST], strict=True):
-        known = np.isin(label[valid], LABELS)
-        truth = label[valid][known] == LABELS[0]
-        margin = (valid_logits[:, 0] - valid_logits[:, 1])[known]
-        temperature = round(temperature_of(truth, margin), 6) if known.any() else 1.0
-        all_at_least, hem_at_most = abstain_band(sigmoid(margin / temperature), ABSTAINED)
-        temperatures.append(temperature)
-        passed = np.ones(len(test), bool)
-        if test_logits.shape[1] > len(LABELS):
-            threshold = round(accepted_at(_other(valid_logits)[known], acceptance), 6)
-            thresholds.append(threshold)
-            passed = _other(test_logits) <= threshold
-            for place, good in zip(test, passed, strict=True):
+    called: Counter[tuple[str, str]] = Counter()
+    for fold, (test, test_logits) in enumerate(answers[TEST]):
+        if not len(test):
+            continue  # the fold that trains on everybody
+        limits = limits_of(label, *_calibrated_on(answers, fold), acceptance)
+        temperatures.append(limits.temperature)
+        other = _other(test_logits)
+        passed = other <= limits.other_at_most
+        margin = test_logits[:, 0] - test_logits[:, 1]
+        outputs = [*LABELS, *figures.facts["outputs"]]
+        if len(outputs) > len(LABELS):
+            thresholds.append(limits.other_at_most)
+            for place, good, row in zip(test, passed, test_logits, strict=True):
                 key = (pictures[place]["source"], str(label[place]))
                 accepted.setdefault(key, []).append(bool(good))
                 if told.kinds[place] != label[place] and label[place] not in LABELS:
                     of_kind.setdefault((*key, told.kinds[place]), []).append(bool(good))
-        own = np.isin(label[test], LABELS)
+                called[told.kinds[place], _called(row, bool(good), limits, outputs)] += 1
+        own = np.isin(label[test], [*LABELS, NORMAL])
         places = test[own]
-        margin = (test_logits[:, 0] - test_logits[:, 1])[own]
+        # A cell of a healthy person may be of any type: what speaks for a lymphoblast is the whole network.
+        whole = np.isin(
+            [pictures[i]["source"] for i in places], sorted({p["source"] for p in pictures if p["label"] == NORMAL})
+        )
+        share = np.where(whole, 1.0 - other[own], 1.0)
         parts.append((
             np.array([pictures[i]["source"] for i in places]), np.array([pictures[i]["unit"] for i in places]),
-            label[places] == LABELS[0], sigmoid(margin), sigmoid(margin / temperature),
-            np.full(len(places), all_at_least), np.full(len(places), hem_at_most),
+            label[places] == LABELS[0], sigmoid(margin[own]) * share, sigmoid(margin[own] / limits.temperature) * share,
+            np.full(len(places), limits.thresholds.all_at_least), np.full(len(places), limits.thresholds.hem_at_most),
             np.array([pictures[i]["subject"] is not None for i in places], bool), passed[own],
         ))  # fmt: skip
     figures.facts |= {"temperature": temperatures}
     judged = Judged(*(np.concatenate(column) for column in zip(*parts, strict=True)))
     _rows_of(figures, judged, {source: told.of(source, LABELS) for source in set(judged.source)})
     for (source, name), passes in sorted(accepted.items()):
+        if name == NORMAL:
+            continue  # of any type: right both where it is accepted and where it is not
         figure = "false accept" if name not in LABELS else "accepted"
         figures.add(f"{source} {name} ({len(passes)}){told.of(source, [name])}", figure, float(np.mean(passes)))
         for (of_source, of_name, kind), own_passes in sorted(of_kind.items()):
@@ -399,6 +420,59 @@ def _two_classes(
                 figures.add(f"{source} {name}, {kind} ({len(own_passes)})", figure, float(np.mean(own_passes)))
     if thresholds:
         figures.facts |= {"other_at_most": thresholds}
+        figures.types = called
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What turns logits into answers: set on cells that the model has not seen."""
+
+    temperature: float
+    thresholds: Thresholds
+    other_at_most: float
+
+
+def limits_of(label: NDArray[np.str_], places: NDArray[np.int64], logits: Floats, acceptance: float) -> Limits:
+    """Return temperature, thresholds and the gate's limit, set on these cells of both classes.
+
+    Parameters
+    ----------
+    label:
+        Of every picture of the run.
+    places, logits:
+        Which of them are judged, and the answers, shape (n, outputs).
+    """
+    known = np.isin(label[places], LABELS)
+    truth = label[places][known] == LABELS[0]
+    margin = (logits[:, 0] - logits[:, 1])[known]
+    temperature = round(temperature_of(truth, margin), 6) if known.any() else 1.0
+    all_at_least, hem_at_most = abstain_band(sigmoid(margin / temperature), ABSTAINED)
+    other = 1.0
+    if logits.shape[1] > len(LABELS):
+        other = round(accepted_at(_other(logits)[known], acceptance), 6)
+    return Limits(temperature, Thresholds(all_at_least, hem_at_most), other)
+
+
+def _calibrated_on(answers: dict[str, list[Any]], fold: int) -> tuple[NDArray[np.int64], Floats]:
+    """Return a fold's validation pictures; where it has none, the test pictures of the other folds (cross-fitting)."""
+    if len(answers[VALID][fold][0]):
+        places, logits = answers[VALID][fold]
+        return places, logits
+    return pooled([answer for number, answer in enumerate(answers[TEST]) if number != fold] or answers[TEST])
+
+
+def pooled(answers: Sequence[Any]) -> tuple[NDArray[np.int64], Floats]:
+    """Return the answers of several folds as one."""
+    some = [answer for answer in answers if len(answer[0])]
+    return np.concatenate([places for places, _ in some]), np.concatenate([logits for _, logits in some])
+
+
+def _called(row: Floats, passed: bool, limits: Limits, outputs: Sequence[str]) -> str:
+    """Return what serving would call a cell: a class, ``indeterminate``, or another type."""
+    if not passed:
+        return str(outputs[len(LABELS) + int(row[len(LABELS) :].argmax())])
+    found, reason = decide(float(sigmoid((row[0] - row[1]) / limits.temperature)), limits.thresholds)
+    return str(found or reason)
 
 
 def _other(logits: Floats) -> Floats:

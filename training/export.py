@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from safetensors.numpy import load_file
 
 from allpacs.cells.whole_frame import WholeFrame
-from allpacs.classify.aggregate import LABELS, OTHER, Thresholds, probability_other
+from allpacs.classify.aggregate import LABELS, OTHER, Thresholds
 from allpacs.classify.bundle import (
     CONTRACT_FILE,
     GOLDEN_TOLERANCE,
@@ -32,15 +32,17 @@ from allpacs.domain.errors import InputFault
 from allpacs.domain.image import Frame
 from allpacs.settings import SHIPPED_BUNDLE
 from training.card import CARD, INTENDED_USE, LICENCE, model_card
-from training.datasets import DATA_SETS
-from training.evaluate import ABSTAINED, Seen, evaluate_run, kinds_of, seen_by
+from training.datasets import DATA_SETS, NORMAL
+from training.evaluate import Seen, evaluate_run, kinds_of, limits_of, pooled, seen_by
 from training.fit import logits_of
-from training.gate import accepted_at
-from training.metrics import abstain_band, sigmoid, temperature_of
+from training.metrics import sigmoid
 from training.recipe import Recipe
 from training.run import WEIGHTS, build, stored_weights
-from training.splits import TRAIN, VALID, image_of
+from training.splits import TEST, TRAIN, VALID, image_of
 from training.weights import weights_file
+
+#: Pixel size of drawn cells, which are some 110 pixels across, µm.
+_DRAWN_UM = 0.1
 
 #: Source, label and file name, as `image_of` has it.
 _Image = tuple[str, str, str]
@@ -84,7 +86,12 @@ def export(run: Path, out: Path, *, name: str, version: str, fold: int) -> Bundl
     written = {
         "name": name,
         "version": version,
-        "network": {"name": FAMILY, "dense_units": recipe.network.dense_units, "dropout": recipe.network.dropout},
+        "network": {
+            "name": FAMILY,
+            "dense_units": recipe.network.dense_units,
+            "dropout": recipe.network.dropout,
+            **({"activation": recipe.network.activation} if recipe.network.activation != "silu" else {}),
+        },
         "preprocessing": contract,
         **calibrated,
         "quality": Quality(),
@@ -148,8 +155,10 @@ def _with_figures(
 ) -> Bundle:
     """Write card and contract of a bundle whose other files are there."""
     figures = evaluate_run(run)
-    own = evaluate_run(run, folds=[fold])
-    rows = [{**row, "on": f"shipped weights, held out: {row['on']}"} for row in own.rows]
+    own = evaluate_run(run, folds=[fold]) if len(_tested(run / f"fold{fold}")) else figures
+    rows = []
+    if own is not figures:
+        rows = [{**row, "on": f"shipped weights, held out: {row['on']}"} for row in own.rows]
     rows += [{**row, "on": f"same recipe, {figures.facts['folds']} folds: {row['on']}"} for row in figures.rows]
     split = json.loads((run / "split.json").read_text())
     trained = {image_of(name) for name, parts in split["parts"].items() if parts[fold] == TRAIN}
@@ -172,12 +181,12 @@ def _with_figures(
 
 def _of_fold(pictures: list[dict[str, Any]], folder: Path, trained: Set[_Image], seen: Seen) -> dict[str, Any]:
     """Return what the card says of a fold: its validation cells, and the kinds of outliers that it was shown."""
-    with np.load(folder / f"{VALID}.npz") as stored:
-        validated = [pictures[i] for i in stored["places"] if pictures[i]["label"] in LABELS]
+    places, _ = _judged(folder)
+    validated = [pictures[i] for i in places if pictures[i]["label"] in LABELS]
     whole: Counter[str] = Counter()
     shown: Counter[str] = Counter()
     for picture in pictures:
-        if picture["label"] == OTHER != picture["kind"]:
+        if picture["label"] not in LABELS and picture["label"] != NORMAL and picture["source"] != "drawn":
             whole[picture["kind"]] += 1
             shown[picture["kind"]] += _image(picture) in trained
     return {
@@ -185,6 +194,13 @@ def _of_fold(pictures: list[dict[str, Any]], folder: Path, trained: Set[_Image],
         "validated_seen": int(seen.mask(validated).sum()),
         "shown": {kind: (shown[kind], number) for kind, number in whole.items()},
     }
+
+
+def _tested(folder: Path) -> NDArray[np.int64]:
+    """Return the places of a fold's test pictures; none of the fold that trains on everybody."""
+    with np.load(folder / f"{TEST}.npz") as stored:
+        places: NDArray[np.int64] = stored["places"]
+        return places
 
 
 def drawn_cells(contract: Preprocessing) -> NDArray[np.uint8]:
@@ -203,7 +219,7 @@ def drawn_cells(contract: Preprocessing) -> NDArray[np.uint8]:
             speck = tuple(int(v) for v in np.clip(colour + random.integers(-25, 25, 3), 13, 255))
             draw.ellipse((int(x - r), int(y - r), int(x + r), int(y + r)), fill=speck)
         rgb = np.asarray(image.filter(ImageFilter.GaussianBlur(0.5 + 0.3 * (number % 3))))
-        pictures.append(prepare(rgb, WholeFrame().find(Frame(1, rgb))[0], contract))
+        pictures.append(prepare(rgb, WholeFrame().find(Frame(1, rgb))[0], contract, _DRAWN_UM))
     return np.stack(pictures)
 
 
@@ -221,26 +237,42 @@ def _recipe_of(run: Path) -> tuple[Recipe, tuple[str, ...]]:
         raise InputFault(
             f"a model of {recipe.name} cannot serve: it takes EfficientNetB3, the classes ALL and HEM, and cells"
         )
-    return recipe, LABELS if recipe.gate is None else (*LABELS, OTHER)
+    return recipe, LABELS if recipe.gate is None else (*LABELS, *recipe.gate.outputs)
 
 
 def _calibrated(pictures: list[dict[str, Any]], folder: Path, recipe: Recipe) -> dict[str, Any]:
-    """Return temperature, thresholds and the gate's limit, set on the fold's validation cells."""
-    with np.load(folder / f"{VALID}.npz") as stored:
-        places, logits = stored["places"], stored["logits"].astype(np.float64)
-    label = np.array([pictures[i]["label"] for i in places])
-    own = np.isin(label, LABELS)
-    margin = (logits[:, 0] - logits[:, 1])[own]
-    temperature = round(temperature_of(label[own] == LABELS[0], margin), 6)
-    all_at_least, hem_at_most = abstain_band(sigmoid(margin / temperature), ABSTAINED)
+    """Return temperature, thresholds and the gate's limit.
+
+    They are set on the fold's validation cells; a fold that trains on everybody has none, and takes the cells of all
+    other folds, each judged by the network that has not seen its person.
+    """
+    label = np.array([p["label"] for p in pictures])
+    places, logits = _judged(folder)
+    limits = limits_of(label, places, logits, 1.0 if recipe.gate is None else recipe.gate.acceptance)
     written: dict[str, Any] = {
-        "calibration": {"temperature": temperature},
-        "thresholds": Thresholds(all_at_least=all_at_least, hem_at_most=hem_at_most),
+        "calibration": {"temperature": limits.temperature},
+        "thresholds": limits.thresholds,
     }
     if recipe.gate is not None:
-        other = np.array([probability_other(row) for row in logits[own]])
-        written["gate"] = {"other_at_most": round(accepted_at(other, recipe.gate.acceptance), 6)}
+        written["gate"] = {"other_at_most": limits.other_at_most}
+        if recipe.gate.outputs != (OTHER,):
+            written["gate"]["outputs"] = recipe.gate.outputs
     return written
+
+
+def _judged(folder: Path) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Return the cells that a fold's limits are set on, and what the networks say that have not seen them."""
+    with np.load(folder / f"{VALID}.npz") as stored:
+        if len(stored["places"]):
+            return stored["places"], stored["logits"].astype(np.float64)
+    others = sorted(path.parent for path in folder.parent.glob("fold*/done.json") if path.parent != folder)
+    answers = []
+    for other in others:
+        with np.load(other / f"{TEST}.npz") as stored:
+            answers.append((stored["places"], stored["logits"].astype(np.float64)))
+    if not any(len(places) for places, _ in answers):
+        raise InputFault(f"{folder.name} has no validation cells and no other fold is finished: train them first")
+    return pooled(answers)
 
 
 def _metric(row: dict[str, Any]) -> dict[str, Any]:

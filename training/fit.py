@@ -44,7 +44,7 @@ class Examples:
         ``uint8`` pictures (n, side, side, 3), which are augmented, or ``float32`` features (n, features), which are
         not.
     targets:
-        One-hot classes, ``float32`` (n, classes).
+        Classes, ``float32`` (n, classes): 1 for each class that the picture may be of, mostly one.
     shares:
         How often each is drawn; sums to 1. None: each once an epoch.
     """
@@ -96,11 +96,12 @@ def fit(
     import keras
 
     folder.mkdir(parents=True, exist_ok=True)
-    loss = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=options.label_smoothing)
     # On CPUs, XLA compiles for a minute and then trains at half the speed (measured, two cores, TensorFlow).
     compiled: Any = "auto" if _accelerated() else False
-    optimiser = keras.optimizers.Adam(options.learning_rate)
-    model.compile(optimizer=optimiser, loss=loss, metrics=["accuracy"], jit_compile=compiled)
+    model.compile(
+        optimizer=_optimiser(options), loss=cross_entropy(options.label_smoothing), metrics=[accuracy],
+        jit_compile=compiled,
+    )  # fmt: skip
     model.optimizer.build(model.trainable_variables)
     some = slice(devices.count(model))
     devices.get_ready(model, training.pixels[some].astype(np.float32), training.targets[some])
@@ -136,6 +137,42 @@ def fit(
     if options.patience and (folder / "best.npz").is_file():
         set_state(model, stored_state(folder / "best.npz"))
     return at
+
+
+def cross_entropy(label_smoothing: float) -> Any:
+    """Return the loss: minus the logarithm of the probability that a picture is of one of the classes it may be of.
+
+    For one class that is the categorical cross-entropy, with label smoothing as Keras has it. For several it asks
+    nothing of how the probability is shared among them (partial labels: Jin and Ghahramani 2002).
+    """
+    import keras
+
+    def loss(targets: Any, logits: Any) -> Any:
+        log = keras.ops.log_softmax(logits, axis=-1)
+        allowed = keras.ops.logsumexp(keras.ops.where(targets > 0, log, -1e9), axis=-1)
+        spread = keras.ops.mean(log, axis=-1)
+        return -(1 - label_smoothing) * allowed - label_smoothing * spread
+
+    return loss
+
+
+def accuracy(targets: Any, logits: Any) -> Any:
+    """Return for each picture whether the class with the highest score is one that it may be of."""
+    import keras
+
+    called = keras.ops.one_hot(keras.ops.argmax(logits, axis=-1), logits.shape[-1])
+    return keras.ops.cast(keras.ops.sum(called * targets, axis=-1) > 0, "float32")
+
+
+def _optimiser(options: Fit) -> Any:
+    """Return Adam, or AdamW with clipped gradients."""
+    import keras
+
+    if not options.weight_decay and not options.clip_norm:
+        return keras.optimizers.Adam(options.learning_rate)
+    return keras.optimizers.AdamW(
+        options.learning_rate, weight_decay=options.weight_decay, global_clipnorm=options.clip_norm or None
+    )
 
 
 def pace(step: int, steps: int) -> float:
@@ -186,6 +223,36 @@ def reestimate_batch_norm(model: Any, pixels: Pixels, batch: int = 32) -> None:
         layer.momentum = momentum
 
 
+def set_head_norm(model: Any, pixels: Pixels, seed: int, pictures: int = 1024) -> None:
+    """Set the head's batch normalisation to the mean and variance of the features of some unlabelled cells."""
+    import keras
+
+    some = np.random.default_rng(seed).permutation(len(pixels))[:pictures]
+    features = logits_of(keras.Model(model.input, model.get_layer("avg_pool").output), pixels[some])
+    norm = model.get_layer("head_bn")
+    norm.moving_mean.assign(features.mean(axis=0))
+    norm.moving_variance.assign(features.var(axis=0))
+
+
+def zero_last_layer(model: Any) -> None:
+    """Let the last layer start at zero, so that the loss starts at that of guessing and not far above it."""
+    import keras
+
+    last = model.get_layer("head_logits")
+    last.kernel.assign(keras.ops.zeros_like(last.kernel))
+
+
+def freeze(model: Any, beginnings: tuple[str, ...], *, norms: bool) -> None:
+    """Freeze the layers whose names begin so and, with `norms`, all batch normalisation."""
+    import keras
+
+    for layer in model.layers:
+        if (beginnings and layer.name.startswith(beginnings)) or (
+            norms and isinstance(layer, keras.layers.BatchNormalization)
+        ):
+            layer.trainable = False
+
+
 def logits_of(model: Any, pixels: Pixels | Floats, batch: int = 64) -> Floats:
     """Return the model's answers, shape (n, outputs)."""
     if not _accelerated():
@@ -226,10 +293,11 @@ def judged(logits: Floats, targets: Floats) -> tuple[float, float]:
     """Return the cross-entropy, every class weighing the same, and the share right."""
     shifted = logits - logits.max(axis=1, keepdims=True)
     log = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-    each = -(log * targets).sum(axis=1)
-    present = targets.sum(axis=0) > 0
-    by_class = (each[:, np.newaxis] * targets).sum(axis=0)[present] / targets.sum(axis=0)[present]
-    return float(by_class.mean()), float((logits.argmax(axis=1) == targets.argmax(axis=1)).mean())
+    each = -np.log(np.maximum((np.exp(log) * targets).sum(axis=1), 1e-12))
+    shares = targets / targets.sum(axis=1, keepdims=True)
+    present = shares.sum(axis=0) > 0
+    by_class = (each[:, np.newaxis] * shares).sum(axis=0)[present] / shares.sum(axis=0)[present]
+    return float(by_class.mean()), float(targets[np.arange(len(targets)), logits.argmax(axis=1)].mean())
 
 
 def _drawn(training: Examples, steps: int, options: Fit, epoch: int) -> NDArray[np.int64]:

@@ -22,11 +22,11 @@ _DRAWN = 120
 _DISC_SHARE = 0.25
 
 
-def drawn_outliers(contract: Preprocessing, seed: int) -> Crops:
+def drawn_outliers(contract: Preprocessing, seed: int, label: str = OTHER) -> Crops:
     """Return drawn pictures that hold no cell: black, noise, flat discs, stripes, smears; no real image among them."""
     random = np.random.default_rng([seed, 7])
     pixels = np.stack([_drawn(contract, index, random) for index in range(_DRAWN)])
-    samples = tuple(Sample(Path(f"drawn{i:03}.png"), OTHER, None, "drawn", "none") for i in range(_DRAWN))
+    samples = tuple(Sample(Path(f"drawn{i:03}.png"), label, None, "drawn", "none") for i in range(_DRAWN))
     return Crops(pixels, samples)
 
 

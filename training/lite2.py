@@ -32,6 +32,8 @@ _STORAGE = {"FloatStorage": np.dtype("<f4"), "LongStorage": np.dtype("<i8")}
 _LITE2_REPEATS = (1, 3, 3, 4, 4, 5, 1)
 #: Pixels 0 to 255 become what Lite was trained on: (pixel - 127) / 128.
 _PIXEL_MEAN, _PIXEL_SCALE = 127.0, 128.0
+#: Gamma of the last batch normalisation of a block that Lite2 has not.
+_NEW_BLOCK = 0.06
 
 
 def lite2_path() -> Path:
@@ -109,7 +111,7 @@ def _tensor(flat: Array, offset: int, shape: tuple[int, ...], stride: tuple[int,
 
 
 def start_from_lite2(b3: State, lite2: dict[str, Array]) -> State:
-    """Return B3 weights that compute nearly what Lite2 does.
+    """Return B3 weights that compute what Lite2 does, if the network's activation is ReLU6, and nearly so with SiLU.
 
     Parameters
     ----------
@@ -122,8 +124,9 @@ def start_from_lite2(b3: State, lite2: dict[str, Array]) -> State:
     -----
     A filter enters the leading channels; weights from new input channels to old outputs become zero; what leads to
     new outputs stays random. Batch-norm parameters are copied for the old channels. Squeeze-excitation starts open
-    (expansion kernel zero, bias 4: a gate of 0.98). A block that Lite2 has not starts as identity (last batch-norm's
-    gamma zero). The running statistics must be re-estimated on real cells afterwards, for SiLU is not ReLU6.
+    (expansion kernel zero, bias 4: a gate of 0.98). A block that Lite2 has not starts near identity (last batch-norm's
+    gamma `_NEW_BLOCK`). The running statistics of new channels must be re-estimated on real cells afterwards; doing
+    this again then keeps them, and puts Lite2's own back into the old channels.
     """
     state = {name: value.copy() for name, value in b3.items()}
     state["normalization/mean"][:] = _PIXEL_MEAN / 255.0
@@ -137,7 +140,7 @@ def start_from_lite2(b3: State, lite2: dict[str, Array]) -> State:
             state[f"{block}_se_expand/kernel"][:] = 0.0
             state[f"{block}_se_expand/bias"][:] = 4.0
             if position >= lite2_repeats:
-                state[f"{block}_project_bn/gamma"][:] = 0.0
+                state[f"{block}_project_bn/gamma"][:] = _NEW_BLOCK
                 continue
             _copy_block(state, block, lite2, f"_blocks.{source}")
             source += 1

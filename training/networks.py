@@ -8,9 +8,20 @@ from typing import Any
 from allpacs.classify.engines.network import build_network, set_state, state_of
 from allpacs.domain.errors import ConfigFault
 
+#: What `keras.applications` builds EfficientNet with.
+_KERAS_SKIP_RATE = 0.2
+
 
 def build(
-    name: str, classes: int, input_px: int, *, dense_units: int, dropout: float, imagenet: bool = False, seed: int = 0
+    name: str,
+    classes: int,
+    input_px: int,
+    *,
+    dense_units: int,
+    dropout: float,
+    imagenet: bool = False,
+    seed: int = 0,
+    activation: str = "silu",
 ) -> Any:
     """Return a network.
 
@@ -31,6 +42,11 @@ def build(
         raise ConfigFault(f"no network is named {name!r}: write one of {', '.join(_NETWORKS)}")
     if imagenet and name not in _KERAS:
         raise ConfigFault(f"{name} has no ImageNet weights in Keras: set network.weights to none or to a file")
+    if activation != "silu":
+        if name != "efficientnetb3" or imagenet:
+            raise ConfigFault(f"network.activation {activation} is for efficientnetb3 without weights of Keras's own")
+        labels = [str(number) for number in range(classes)]
+        return build_network(labels, input_px=input_px, dense_units=dense_units, dropout=dropout, activation=activation)
     try:
         return _NETWORKS[name](classes, input_px, dense_units, dropout, "imagenet" if imagenet else None)
     except (OSError, ValueError) as fault:
@@ -40,6 +56,15 @@ def build(
             f"the ImageNet weights of {name} cannot be had ({fault}): download them where there is a network and "
             "give their file (--weights FILE), or start from lite2 or pbc (EfficientNetB3 only) or none"
         ) from fault
+
+
+def set_skip_rate(model: Any, rate: float) -> None:
+    """Set the chance that EfficientNet's last block is skipped in training; other networks skip none."""
+    import keras
+
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.Dropout) and layer.name.startswith("block"):
+            layer.rate *= rate / _KERAS_SKIP_RATE
 
 
 def _efficientnetb3(classes: int, input_px: int, dense_units: int, dropout: float, weights: str | None) -> Any:

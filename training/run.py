@@ -22,9 +22,10 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -38,7 +39,7 @@ from training import devices, networks
 from training.augment import augment
 from training.crops import Crops, joined, read_crops
 from training.datasets import read
-from training.fit import CHECKPOINT, Examples, Progress, fit, logits_of
+from training.fit import CHECKPOINT, Examples, Progress, fit, freeze, logits_of, set_head_norm, zero_last_layer
 from training.gate import drawn_outliers
 from training.recipe import Recipe
 from training.splits import TEST, TRAIN, VALID, Split, balanced, group_of, make_split, unit_of
@@ -60,6 +61,8 @@ class Prepared:
         Place of each picture's sample in the split.
     kinds:
         Each picture's class, or of an outlier what its data set calls it.
+    any_of:
+        As `training.recipe.Data` has it.
     """
 
     cells: Crops
@@ -67,6 +70,7 @@ class Prepared:
     classes: tuple[str, ...]
     at: NDArray[np.int64]
     kinds: tuple[str, ...]
+    any_of: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def places(self, fold: int, part: str) -> NDArray[np.int64]:
         """Return the places of the pictures that a fold gives this part."""
@@ -74,9 +78,10 @@ class Prepared:
 
     @property
     def targets(self) -> NDArray[np.float32]:
-        """One-hot classes."""
-        places = [self.classes.index(s.label) for s in self.cells.samples]
-        return np.eye(len(self.classes), dtype=np.float32)[places]
+        """Classes that each picture may be of, 1 for each: one, or several where its data set does not say which."""
+        of = {name: (name,) for name in self.classes} | dict(self.any_of)
+        rows = {label: np.isin(self.classes, names).astype(np.float32) for label, names in of.items()}
+        return np.stack([rows[s.label] for s in self.cells.samples])
 
 
 def prepare(recipe: Recipe, data: Mapping[str, Path], folder: Path) -> Prepared:
@@ -89,7 +94,9 @@ def prepare(recipe: Recipe, data: Mapping[str, Path], folder: Path) -> Prepared:
     """
     names = {name: name for name in recipe.data.classes} | recipe.data.names
     if recipe.gate is not None:
-        names |= dict.fromkeys(recipe.gate.outliers, OTHER)
+        names |= dict.fromkeys(recipe.gate.outliers, OTHER) | recipe.gate.named
+    names |= {label: label for label in recipe.data.any_of}
+    others = () if recipe.gate is None else recipe.gate.outputs
     contract, samples, parts = recipe.data.contract, [], []
     kinds: list[str] = []
     for name in recipe.data.sets:
@@ -98,18 +105,18 @@ def prepare(recipe: Recipe, data: Mapping[str, Path], folder: Path) -> Prepared:
             labelled = [s for s in own if s.label == label]
             kept = set(labelled[:: max(len(labelled) // most, 1)][:most])
             own = [s for s in own if s.label != label or s in kept]
-        kinds += [s.label if names[s.label] == OTHER else names[s.label] for s in own]
+        kinds += [s.label if names[s.label] in others else names[s.label] for s in own]
         own = [replace(s, label=names[s.label]) for s in own]
         parts.append(read_crops(own, recipe.data.view, contract, folder / "crops"))
         samples += own
     if recipe.gate is not None:
-        parts.append(drawn_outliers(contract, recipe.fit.seed))
+        parts.append(drawn_outliers(contract, recipe.fit.seed, recipe.gate.drawn))
         samples += parts[-1].samples
-        kinds += [OTHER] * len(parts[-1])
+        kinds += [recipe.gate.drawn] * len(parts[-1])
     cells = joined(parts)
     if recipe.data.filter_px:
         cells = Crops(_filtered(cells.pixels, recipe.data.filter_px), cells.samples)
-    classes = recipe.data.classes + ((OTHER,) if recipe.gate is not None else ())
+    classes = recipe.data.classes + others
     counted = Counter(s.label for s in cells.samples)
     if empty := [name for name in classes if not counted[name]]:
         raise InputFault(f"class without images: {', '.join(empty)} (in {', '.join(recipe.data.sets)})")
@@ -126,7 +133,7 @@ def prepare(recipe: Recipe, data: Mapping[str, Path], folder: Path) -> Prepared:
     split.save(written)
     at = {sample: place for place, sample in enumerate(samples)}
     places = np.array([at[s] for s in cells.samples])
-    return Prepared(cells, split, classes, places, tuple(kinds[i] for i in places))
+    return Prepared(cells, split, classes, places, tuple(kinds[i] for i in places), recipe.data.any_of)
 
 
 def run(
@@ -170,17 +177,26 @@ def run(
 def build(recipe: Recipe, classes: int, start: str = "none") -> Any:
     """Return the recipe's network."""
     own = recipe.network
-    return networks.build(
+    model = networks.build(
         own.name, classes, recipe.data.input_px, dense_units=own.dense_units, dropout=own.dropout,
-        imagenet=start == "imagenet", seed=recipe.fit.seed,
+        imagenet=start == "imagenet", seed=recipe.fit.seed, activation=own.activation,
     )  # fmt: skip
+    networks.set_skip_rate(model, own.skip_rate)
+    return model
 
 
-def shares_of(cells: Crops, draw: str) -> NDArray[np.float64] | None:
+def shares_of(
+    cells: Crops, draw: str, weights: Mapping[str, float] = MappingProxyType({})
+) -> NDArray[np.float64] | None:
     """Return how often each picture is drawn; see `training.recipe.Fit`.
 
     With every cell alike, a few subjects would dominate; with every subject alike, single cells would be drawn over
-    and over. The square root lies between.
+    and over. The square root lies between. The sources of a class are drawn by the root of their numbers, too.
+
+    Parameters
+    ----------
+    weights:
+        How often a class is drawn in relation to the others; 1 where it is not named.
     """
     if draw == "even":
         return None
@@ -191,11 +207,14 @@ def shares_of(cells: Crops, draw: str) -> NDArray[np.float64] | None:
     labels = np.array([s.label for s in cells.samples])
     sources = np.array([s.source for s in cells.samples])
     for label in set(labels):
-        own = sorted(set(sources[labels == label])) if draw == "subject" else [None]
-        for source in own:
-            members = (labels == label) & ((sources == source) if source is not None else True)
-            shares[members] /= shares[members].sum() * len(own) * len(set(labels))
-    return shares
+        mine = labels == label
+        if draw == "subject":
+            for source in set(sources[mine]):
+                members = mine & (sources == source)
+                shares[members] *= np.sqrt(members.sum()) / shares[members].sum()
+        shares[mine] *= weights.get(str(label), 1.0) / shares[mine].sum()
+    drawn: NDArray[np.float64] = shares / shares.sum()
+    return drawn
 
 
 def _train(recipe: Recipe, start: str, prepared: Prepared, features: _Features | None, fold: int, folder: Path) -> None:
@@ -263,10 +282,13 @@ def _learn_all(
         begun = "resumed"
         if not (folder / CHECKPOINT).is_file():
             begun = begin(model, recipe, start, cells.pixels[trained])
-        for layer in model.layers:
-            if recipe.network.frozen and layer.name.startswith(recipe.network.frozen):
-                layer.trainable = False
-        training = Examples(cells.pixels[trained], targets[trained], shares_of(cells.pick(trained), recipe.fit.draw))
+        if recipe.network.frozen_norms and not (folder / CHECKPOINT).is_file():
+            set_head_norm(model, cells.pixels[trained], recipe.fit.seed)
+            zero_last_layer(model)
+        freeze(model, recipe.network.frozen, norms=recipe.network.frozen_norms)
+        training = Examples(
+            cells.pixels[trained], targets[trained], shares_of(cells.pick(trained), recipe.fit.draw, recipe.fit.weights)
+        )
         at = fit(model, training, Examples(cells.pixels[validated], targets[validated]), recipe.fit, folder)
     return _Learned(state_of(model), lambda places: logits_of(model, cells.pixels[places]), at, begun)
 
@@ -284,7 +306,7 @@ def _learn_head(
         [str(c) for c in range(len(prepared.classes))], width,
         dense_units=recipe.network.dense_units, dropout=recipe.network.dropout,
     )  # fmt: skip
-    targets, shares = prepared.targets, shares_of(prepared.cells.pick(trained), recipe.fit.draw)
+    targets, shares = prepared.targets, shares_of(prepared.cells.pick(trained), recipe.fit.draw, recipe.fit.weights)
     training = Examples(
         features.of_views[:, trained].reshape(-1, width),
         np.tile(targets[trained], (views, 1)),

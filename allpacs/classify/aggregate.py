@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
 
 from allpacs.domain.findings import (
+    OTHER_TYPES,
     CellFinding,
     CellLabel,
     Counts,
@@ -23,8 +25,13 @@ from allpacs.domain.findings import (
 #: Order of the network's outputs; a bundle that says otherwise is refused.
 LABELS = (CellLabel.ALL.value, CellLabel.HEM.value)
 
-#: The third output of a bundle with a gate: what is no lymphoid cell.
+#: An output for what is neither class and has no name.
 OTHER = "OTHER"
+
+#: The outputs that a bundle may have beside `LABELS`: what a cell is called that the model takes for one of them.
+OTHER_OUTPUTS: Mapping[str, NotAssessable] = MappingProxyType(
+    {OTHER: NotAssessable.OUT_OF_DISTRIBUTION} | {reason.value: reason for reason in OTHER_TYPES}
+)
 
 _CONFIDENCE = 0.95
 
@@ -91,17 +98,28 @@ def label(probability: float, thresholds: Thresholds) -> tuple[CellLabel | None,
 
 
 def probability_other(logits: NDArray[np.float32]) -> float:
-    """Return the probability, 0 to 1, that one cell is neither class; 0 for a network without a third output.
+    """Return the probability, 0 to 1, that one cell is neither class; 0 for a network with two outputs.
 
     Parameters
     ----------
     logits:
-        Shape (2,) or (3,): one row of the engine's answer, in the order of `LABELS` and `OTHER`.
+        Shape (n,), n at least 2: one row of the engine's answer. `LABELS` come first, then `OTHER_OUTPUTS`.
     """
     if len(logits) <= len(LABELS):
         return 0.0
     shifted = np.exp(logits.astype(np.float64) - float(logits.max()))
-    return float(shifted[len(LABELS)] / shifted.sum())
+    return float(shifted[len(LABELS) :].sum() / shifted.sum())
+
+
+def other_kind(logits: NDArray[np.float32], outputs: Sequence[str]) -> NotAssessable:
+    """Return which of a bundle's other outputs has the highest score.
+
+    Parameters
+    ----------
+    logits:
+        Shape (n,), n at least 3, in the order of `outputs`.
+    """
+    return OTHER_OUTPUTS[outputs[len(LABELS) + int(np.argmax(logits[len(LABELS) :]))]]
 
 
 def judged(
@@ -110,15 +128,16 @@ def judged(
     temperature: float,
     thresholds: Thresholds,
     other_at_most: float = 1.0,
+    outputs: Sequence[str] = (*LABELS, OTHER),
 ) -> CellFinding:
     """Return the cell with what the model says of it.
 
-    A cell that is neither class (its `probability_other` above `other_at_most`) is out of distribution and carries no
-    probability, nor does one whose probability is not finite.
+    A cell that is neither class (its `probability_other` above `other_at_most`) is not assessable: its reason names
+    the type that the model takes it for. It carries no probability, nor does a cell whose probability is not finite.
     """
     probability = probability_all(logits, temperature) if np.isfinite(logits).all() else math.nan
     if math.isfinite(probability) and probability_other(logits) > other_at_most:
-        return replace(cell, label=None, reason=NotAssessable.OUT_OF_DISTRIBUTION, probability_all=None)
+        return replace(cell, label=None, reason=other_kind(logits, outputs), probability_all=None)
     found, reason = label(probability, thresholds)
     return replace(
         cell, label=found, reason=reason, probability_all=probability if math.isfinite(probability) else None

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError, field_validator, model_validator
 
-from allpacs.classify.aggregate import LABELS, OTHER, Thresholds, label, probability_all
+from allpacs.classify.aggregate import LABELS, OTHER, OTHER_OUTPUTS, Thresholds, label, probability_all
 from allpacs.classify.engines.port import Engine
 from allpacs.classify.preprocess import Preprocessing
 from allpacs.classify.quality import Quality
@@ -56,11 +56,14 @@ class Network(_Section):
         Units of the hidden dense layer.
     dropout:
         Rate, 0 to 1; only training uses it.
+    activation:
+        Of the backbone: ``silu``, EfficientNet's own, or ``relu6``.
     """
 
     name: _Text
     dense_units: Annotated[int, Field(ge=1)]
     dropout: Annotated[float, Field(ge=0, lt=1)]
+    activation: Literal["silu", "relu6"] = "silu"
 
 
 class Calibration(_Section):
@@ -70,15 +73,26 @@ class Calibration(_Section):
 
 
 class Gate(_Section):
-    """What is neither class: the network has a third output for it.
+    """What is neither class: the network has further outputs for it.
 
     Attributes
     ----------
     other_at_most:
-        Highest probability of that output, 0 to 1, at which a cell is still judged.
+        Highest probability of these outputs together, 0 to 1, at which a cell is still judged.
+    outputs:
+        What they are for, in order: names of `allpacs.classify.aggregate.OTHER_OUTPUTS`.
     """
 
     other_at_most: Annotated[float, Field(ge=0, le=1)]
+    outputs: Annotated[tuple[str, ...], Field(min_length=1)] = (OTHER,)
+
+    @field_validator("outputs")
+    @classmethod
+    def _known(cls, outputs: tuple[str, ...]) -> tuple[str, ...]:
+        unknown = [name for name in outputs if name not in OTHER_OUTPUTS]
+        if unknown or len(set(outputs)) < len(outputs):
+            raise ValueError(f"must be different names out of {', '.join(OTHER_OUTPUTS)}, not {list(outputs)}")
+        return outputs
 
 
 class Metric(_Section):
@@ -215,7 +229,8 @@ class Bundle:
     @property
     def outputs(self) -> tuple[str, ...]:
         """What the network's outputs are for, in order."""
-        return self.contract.labels if self.contract.gate is None else (*self.contract.labels, OTHER)
+        gate = self.contract.gate
+        return self.contract.labels if gate is None else (*self.contract.labels, *gate.outputs)
 
     @property
     def other_at_most(self) -> float:

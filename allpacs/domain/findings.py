@@ -29,8 +29,31 @@ class NotAssessable(StrEnum):
     CUT_OFF = "cut-off"  # cut by the edge of the frame
     INDETERMINATE = "indeterminate"  # between the two thresholds of the bundle
     OUT_OF_DISTRIBUTION = "out-of-distribution"  # unlike anything the model was trained on
+    SCALE_UNKNOWN = "scale-unknown"  # nothing tells the pixel size, and the model needs it
+    # The model recognises the cell as a type that is neither lymphoblast nor hematogone.
+    NEUTROPHIL = "neutrophil"
+    EOSINOPHIL = "eosinophil"
+    BASOPHIL = "basophil"
+    MONOCYTE = "monocyte"
+    IMMATURE_GRANULOCYTE = "immature-granulocyte"
+    ERYTHROBLAST = "erythroblast"
+    PLATELET = "platelet"
+    ARTEFACT = "artefact"  # smudge or torn cell, debris, stain
     MODEL_FAILED = "model-failed"  # the model gave no finite answer for it
     EXCLUDED = "excluded"  # a reviewer took it out (see `allpacs.domain.review`); never the model's answer
+
+
+#: What a cell can be that is neither lymphoblast nor hematogone.
+OTHER_TYPES = (
+    NotAssessable.NEUTROPHIL,
+    NotAssessable.EOSINOPHIL,
+    NotAssessable.BASOPHIL,
+    NotAssessable.MONOCYTE,
+    NotAssessable.IMMATURE_GRANULOCYTE,
+    NotAssessable.ERYTHROBLAST,
+    NotAssessable.PLATELET,
+    NotAssessable.ARTEFACT,
+)
 
 
 class RemarkKind(StrEnum):
@@ -42,6 +65,7 @@ class RemarkKind(StrEnum):
     SELECTED = "selected"  # of several levels, focal planes or optical paths one was judged
     NO_CELLS = "no-cells"  # everything was looked at, and no white cell is there
     SAMPLED = "sampled"  # more cells than are judged: a random sample was
+    SCALE_CONFLICT = "scale-conflict"  # the stated pixel size and the red cells contradict each other
 
 
 @dataclass(frozen=True, slots=True)

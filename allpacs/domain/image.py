@@ -19,6 +19,7 @@ class ScaleOrigin(StrEnum):
     OBJECTIVE = "imager-pixel-spacing-and-objective"  # pitch of the camera over the power of the objective
     RED_CELLS = "red-cells"  # measured: a red cell is 7.2 µm across
     CONFIGURED = "configured"  # by the operator, for this sender
+    ASSUMED = "assumed"  # one segmented cell on black, taken to be at the scale of C-NMC
 
 
 @dataclass(frozen=True, slots=True)

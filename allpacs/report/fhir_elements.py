@@ -12,7 +12,7 @@ from typing import Any
 
 from pydicom.sr.coding import Code
 
-from allpacs.domain.findings import CellLabel, NotAssessable
+from allpacs.domain.findings import OTHER_TYPES, CellLabel, NotAssessable
 from allpacs.domain.identity import derive_uid, is_uid
 from allpacs.report import codes, wording
 from allpacs.report.source import Source, Specimen
@@ -47,7 +47,7 @@ AI_ASSERTED: Resource = {
 #: Data absent reasons of HL7 by our own reasons: the quality gate never asked, the model could not tell, it failed.
 _ABSENT = {
     NotAssessable.INDETERMINATE: ("unknown", "Unknown"),
-    NotAssessable.OUT_OF_DISTRIBUTION: ("unknown", "Unknown"),
+    **dict.fromkeys((NotAssessable.OUT_OF_DISTRIBUTION, *OTHER_TYPES), ("unknown", "Unknown")),
     NotAssessable.MODEL_FAILED: ("error", "Error"),
 }
 _NOT_PERFORMED = ("not-performed", "Not Performed")

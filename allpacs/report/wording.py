@@ -27,6 +27,7 @@ _SCALE_ORIGINS = {
     ScaleOrigin.OBJECTIVE: "from the camera's pitch and the objective's power",
     ScaleOrigin.RED_CELLS: "estimated from red cells, taken as 7.2 micrometres across",
     ScaleOrigin.CONFIGURED: "as configured for the sender",
+    ScaleOrigin.ASSUMED: "assumed to be that of C-NMC images, which show one segmented cell on black",
 }
 
 

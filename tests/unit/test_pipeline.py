@@ -13,6 +13,7 @@ from PIL import Image, ImageFilter
 from pydicom import Dataset
 from pydicom.uid import ExplicitVRLittleEndian, JPEGBaseline8Bit
 
+from allpacs.cells.scale import CNMC_UM
 from allpacs.classify.bundle import load_bundle
 from allpacs.demo.synthetic import RED_CELL_SHARE, draw_cell, draw_field
 from allpacs.domain.findings import CellLabel, NotAssessable, RemarkKind
@@ -171,11 +172,21 @@ def test_the_scale_is_stated_or_seen_or_configured(pipeline: Pipeline, tmp_path:
     assert seen.spacing_um == pytest.approx(7.2 / red_cell_px, rel=0.1)
 
     ds = samples.header(*field.shape[:2])
-    ds.PixelSpacing = ["0.00025", "0.00025"]
+    ds.PixelSpacing = ["0.00014", "0.00014"]
     (tmp_path / "a.dcm").write_bytes(samples.native(ds, ExplicitVRLittleEndian, field))
     stated = ImageFile(tmp_path / "a.dcm", "1.2.3", "", "", spacing_um=0.4)
-    assert pipeline.find(stated)[0].scale == Scale(0.25, ScaleOrigin.PIXEL_SPACING)
+    found = pipeline.find(stated)[0]
+    assert found.scale is not None
+    assert found.scale.origin is ScaleOrigin.PIXEL_SPACING
+    assert found.scale.spacing_um == pytest.approx(0.14)
+    assert found.remarks == ()
+
+    ds.PixelSpacing = ["0.00025", "0.00025"]  # twice what the red cells say
+    (tmp_path / "a.dcm").write_bytes(samples.native(ds, ExplicitVRLittleEndian, field))
+    contradicted = pipeline.find(stated)[0]
+    assert contradicted.scale == seen
+    assert [remark.kind for remark in contradicted.remarks] == [RemarkKind.SCALE_CONFLICT]
 
     cell = _file(tmp_path, draw_cell(seed=1, blast=True), "cell.png")
-    assert pipeline.find(cell)[0].scale is None
+    assert pipeline.find(cell)[0].scale == Scale(CNMC_UM, ScaleOrigin.ASSUMED)
     assert pipeline.find(replace(cell, spacing_um=0.06))[0].scale == Scale(0.06, ScaleOrigin.CONFIGURED)

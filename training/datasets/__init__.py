@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from allpacs.domain.errors import ConfigFault
-from training.datasets.port import DataSet, Sample
+from training.datasets.port import NORMAL, DataSet, Sample
 
-__all__ = ["DATA_SETS", "DataSet", "Sample", "folder_of", "read"]
+__all__ = ["DATA_SETS", "NORMAL", "DataSet", "Sample", "folder_of", "read"]
 
 
 def _found() -> dict[str, DataSet]:

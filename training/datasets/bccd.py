@@ -8,6 +8,9 @@ from xml.etree import ElementTree as ET
 from allpacs.domain.errors import InputFault
 from training.datasets.port import DataSet, Sample, images_in
 
+#: µm per pixel: median of 30 fields, measured on their red cells.
+SPACING_UM = 0.080
+
 
 def _read(folder: Path) -> list[Sample]:
     samples = []
@@ -18,7 +21,8 @@ def _read(folder: Path) -> list[Sample]:
         for found in ET.parse(table).iter("object"):  # noqa: S314  (a data set of one's own choice)
             edges = [float(found.findtext(f"bndbox/{edge}", "0")) for edge in ("xmin", "ymin", "xmax", "ymax")]
             box = (edges[0], edges[1], edges[2] - edges[0], edges[3] - edges[1])
-            samples.append(Sample(image, found.findtext("name", ""), None, SET.title, SET.licence, shows=box))
+            name = found.findtext("name", "")
+            samples.append(Sample(image, name, None, SET.title, SET.licence, shows=box, spacing_um=SPACING_UM))
     return samples
 
 

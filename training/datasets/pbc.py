@@ -9,9 +9,15 @@ from training.datasets.port import DataSet, Sample, images_in
 TYPES = ("basophil", "eosinophil", "erythroblast", "ig", "lymphocyte", "monocyte", "neutrophil", "platelet")
 
 
+#: µm per pixel: median of 240 images of all types, measured on their red cells.
+SPACING_UM = 0.183
+
+
 def _read(folder: Path) -> list[Sample]:
     return [
-        Sample(path, kind, None, SET.title, SET.licence) for kind in TYPES for path in images_in(folder / kind, "*.jpg")
+        Sample(path, kind, None, SET.title, SET.licence, spacing_um=SPACING_UM)
+        for kind in TYPES
+        for path in images_in(folder / kind, "*.jpg")
     ]
 
 

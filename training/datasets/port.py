@@ -8,6 +8,9 @@ from pathlib import Path
 
 from allpacs.domain.errors import InputFault
 
+#: A white cell of a healthy person whose type is not stated: any type but a lymphoblast.
+NORMAL = "normal"
+
 
 @dataclass(frozen=True, slots=True)
 class Sample:
@@ -16,7 +19,7 @@ class Sample:
     Attributes
     ----------
     label:
-        ``ALL``, ``HEM``, or a class of the data set's own.
+        ``ALL``, ``HEM``, `NORMAL`, or a class of the data set's own.
     subject:
         Whose cells they are, or None where the data set does not say.
     shows:
@@ -24,6 +27,9 @@ class Sample:
         (column, row): the cell there; a box (column, row, width, height): whatever the ellipse in it holds.
     part:
         The official part it belongs to (``train``, ``test``), or None where there is none.
+    spacing_um:
+        Pixel size of the data set's images, µm, as estimated; used for an image whose red cells give none, or one
+        that differs from it too much. None: not known.
     """
 
     image: Path
@@ -33,6 +39,7 @@ class Sample:
     licence: str
     shows: str | tuple[float, ...] = "cell"
     part: str | None = None
+    spacing_um: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from allpacs.cells.outline import cell_of
-from allpacs.classify.preprocess import METHOD, Preprocessing, prepare
+from allpacs.classify.preprocess import FILLED, FIXED_SCALE, Preprocessing, prepare
 from allpacs.domain.errors import ModelFault
 from allpacs.domain.image import Cell
 
@@ -88,14 +88,69 @@ def test_contract_round_trips() -> None:
     [
         {},
         {"method": "other", "input_px": 128, "margin": 0.1},
-        {"method": METHOD, "input_px": 128},
-        {"method": METHOD, "input_px": 128, "margin": 0.1, "more": 1},
-        {"method": METHOD, "input_px": "wide", "margin": 0.1},
-        {"method": METHOD, "input_px": 0, "margin": 0.1},
-        {"method": METHOD, "input_px": 128, "margin": -1.0},
-        {"method": METHOD, "input_px": None, "margin": 0.1},
+        {"method": FILLED, "input_px": 128},
+        {"method": FILLED, "input_px": 128, "margin": 0.1, "more": 1},
+        {"method": FILLED, "input_px": "wide", "margin": 0.1},
+        {"method": FILLED, "input_px": 0, "margin": 0.1},
+        {"method": FILLED, "input_px": 128, "margin": -1.0},
+        {"method": FILLED, "input_px": None, "margin": 0.1},
+        {"method": FILLED, "input_px": 128, "field_um": 18.0},
+        {"method": FIXED_SCALE, "input_px": 144},
+        {"method": FIXED_SCALE, "input_px": 144, "margin": 0.1},
+        {"method": FIXED_SCALE, "input_px": 144, "field_um": "wide"},
+        {"method": FIXED_SCALE, "input_px": 144, "field_um": 7.9},
+        {"method": FIXED_SCALE, "input_px": 144, "field_um": 61.0},
     ],
 )
 def test_other_contracts_are_refused(written: dict[str, object]) -> None:
     with pytest.raises(ModelFault, match="preprocessing"):
         Preprocessing.from_dict(written)
+
+
+FIELD = Preprocessing(input_px=144, field_um=18.0)
+
+
+def lit_width(crop: np.ndarray) -> int:
+    return int((crop.max(axis=2) > 10).any(axis=0).sum())
+
+
+@pytest.mark.parametrize(("radius", "spacing_um"), [(100, 0.05), (50, 0.1), (25, 0.2), (10, 0.5)])
+def test_a_fixed_field_shows_the_same_cell_alike_at_every_pixel_size(radius: int, spacing_um: float) -> None:
+    rgb, cell = drawn_field(side=4 * radius, radius=radius, centre=(2 * radius, 2 * radius))
+    crop = prepare(rgb, cell, FIELD, spacing_um)
+    assert crop.shape == (144, 144, 3)
+    expected = (2 * radius + 1) * spacing_um / 18 * 144
+    assert lit_width(crop) == pytest.approx(expected, abs=1.5 + 8 * spacing_um)  # bilinear edges: a source pixel wide
+
+
+def test_a_fixed_field_shows_how_large_a_cell_is() -> None:
+    widths = []
+    for radius in (40, 60):
+        rgb, cell = drawn_field(side=240, radius=radius, centre=(120, 120))
+        widths.append(lit_width(prepare(rgb, cell, FIELD, 0.1)))
+    assert widths == [pytest.approx(65, abs=2), pytest.approx(97, abs=2)]
+
+
+def test_a_cell_larger_than_the_field_is_cut_at_the_crops_edge() -> None:
+    rgb, cell = drawn_field(side=300, radius=120, centre=(150, 150))
+    crop = prepare(rgb, cell, FIELD, 0.1)  # 24 µm
+    assert lit_width(crop) == 144
+    assert crop[72, 72].max() > 0
+
+
+@pytest.mark.parametrize("spacing_um", [None, 0.019, 1.01, float("nan"), -0.1])
+def test_a_fixed_field_needs_a_pixel_size_that_can_be(spacing_um: float | None) -> None:
+    rgb, cell = drawn_field()
+    with pytest.raises(ValueError, match="pixel size"):
+        prepare(rgb, cell, FIELD, spacing_um)
+
+
+def test_the_contract_of_a_fixed_field_round_trips() -> None:
+    assert Preprocessing.from_dict(FIELD.to_dict()) == FIELD
+    assert FIELD.needs_scale
+    assert FIELD.spacing_um == 0.125
+
+
+def test_an_unknown_method_is_named_with_those_that_are_known() -> None:
+    with pytest.raises(ModelFault, match=r"'newer' is unknown to this version .*fixed-scale"):
+        Preprocessing.from_dict({"method": "newer", "input_px": 144})

@@ -22,7 +22,16 @@ from allpacs.domain.geometry import BoxPx
 from allpacs.report.context import PriorReport, ReportContext
 
 #: Why a cell has no class before anybody reviewed it.
-MODEL_REASONS = [reason for reason in NotAssessable if reason is not NotAssessable.EXCLUDED]
+#: Reasons of every kind: the image, the thresholds, the model. Named types of cells have tests of their own.
+MODEL_REASONS = [
+    NotAssessable.EMPTY,
+    NotAssessable.BLURRED,
+    NotAssessable.TOO_SMALL,
+    NotAssessable.CUT_OFF,
+    NotAssessable.INDETERMINATE,
+    NotAssessable.OUT_OF_DISTRIBUTION,
+    NotAssessable.MODEL_FAILED,
+]
 
 MICROSCOPIC = "1.2.840.10008.5.1.4.1.1.77.1.2"
 WHOLE_SLIDE = "1.2.840.10008.5.1.4.1.1.77.1.6"

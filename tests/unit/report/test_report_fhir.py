@@ -294,6 +294,23 @@ def test_cell_has_a_class_or_a_reason(bundle: Resource) -> None:
     assert cells[9]["component"][1]["valueString"] == f"urn:oid:{SERIES}.3#frame=2&xywh=140,50,80,80"
 
 
+@pytest.mark.parametrize(
+    ("reason", "absent", "text"),
+    [
+        (NotAssessable.NEUTROPHIL, "unknown", "Neutrophil"),
+        (NotAssessable.IMMATURE_GRANULOCYTE, "unknown", "Immature granulocyte"),
+        (NotAssessable.ARTEFACT, "unknown", "Artefact, smudge cell or debris"),
+        (NotAssessable.SCALE_UNKNOWN, "not-performed", "Pixel size unknown"),
+    ],
+)
+def test_a_cell_of_another_type_is_named(reason: NotAssessable, absent: str, text: str) -> None:
+    findings = study([instance(1, [cell(f"{SERIES}.1", 1, reason=reason)])])
+    found = cells_of(made(findings, {}))[0]
+    assert "valueCodeableConcept" not in found
+    assert codes_of(found["dataAbsentReason"])[0][1] == absent
+    assert found["dataAbsentReason"]["text"] == text
+
+
 def test_cell_without_a_reason_is_unknown() -> None:
     findings = study([instance(1, [cell(f"{SERIES}.1", 1)])])
     assert codes_of(cells_of(made(findings, {}))[0]["dataAbsentReason"]) == [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import json
 import shutil
@@ -19,9 +20,10 @@ from allpacs.pipeline import ImageFile, Pipeline
 from allpacs.settings import SHIPPED_BUNDLE
 from training.__main__ import main
 from training.crops import read_crops, read_rgb
-from training.datasets import DATA_SETS, Sample, read
+from training.datasets import DATA_SETS, NORMAL, Sample, read
 from training.datasets.cnmc import facts, verify
 from training.export import drawn_cells
+from training.splits import group_of
 
 CONTRACT = Preprocessing(input_px=32)
 BMP = "training_data/fold_0/all/UID_11_10_1_all.bmp"
@@ -30,17 +32,18 @@ BMP = "training_data/fold_0/all/UID_11_10_1_all.bmp"
 @pytest.mark.parametrize(
     ("name", "images", "labels"),
     [
-        ("cnmc", 381, {"ALL", "HEM"}),
-        ("allidb2", 200, {"ALL", "HEM"}),
-        ("allidb1", 417, {"ALL", "HEM"}),
+        ("cnmc", None, {"ALL", "HEM"}),
+        ("allidb2", 200, {"ALL", NORMAL}),
+        ("allidb1", 417, {"ALL", NORMAL}),
         ("pbc", 11352, 8),
         ("bccd", 3961, {"WBC", "RBC", "Platelets"}),
     ],
 )
 def test_real_data_sets_are_read(
-    data_dir: Path, tmp_path: Path, name: str, images: int, labels: set[str] | int
+    data_dir: Path, tmp_path: Path, name: str, images: int | None, labels: set[str] | int
 ) -> None:
     samples = read(name, {"": data_dir})
+    images = images or len(stated(data_dir))
     assert len(samples) == images
     found = {s.label for s in samples}
     assert labels in (found, len(found))
@@ -51,6 +54,26 @@ def test_real_data_sets_are_read(
     assert (again.pixels == crops.pixels).all()
     assert again.samples == crops.samples
     assert read("cnmc" if name == "cnmc" else name, {name: data_dir / name}) == samples
+
+
+def stated(data_dir: Path) -> dict[str, dict[str, str]]:
+    """What ``images.csv`` says of each image, by its path."""
+    with (data_dir / "cnmc" / "images.csv").open(newline="") as table:
+        return {row["path"]: row for row in csv.DictReader(table)}
+
+
+def test_persons_and_labels_of_cnmc_are_those_that_its_table_states(data_dir: Path) -> None:
+    rows = stated(data_dir)
+    samples = read("cnmc", {"": data_dir})
+    assert {s.image.relative_to(data_dir / "cnmc").as_posix() for s in samples} == rows.keys()
+    persons: dict[str, set[str | None]] = {}
+    for sample in samples:
+        row = rows[sample.image.relative_to(data_dir / "cnmc").as_posix()]
+        assert (sample.label, sample.subject) == (row["label"].upper(), row["subject"].upper())
+        persons.setdefault(row["person"], set()).add(group_of(sample))
+    groups = [group for found in persons.values() for group in found]
+    assert all(len(found) == 1 for found in persons.values()), "a person's cells are in several groups"
+    assert len(groups) == len(set(groups)), "a group has cells of several persons"
 
 
 def test_subjects_of_cnmc(data_dir: Path) -> None:
