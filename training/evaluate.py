@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from allpacs.classify.aggregate import LABELS, OTHER, OTHER_OUTPUTS, Thresholds, probability_other
 from allpacs.classify.aggregate import label as decide
 from allpacs.domain.errors import InputFault
+from training.controls import at_matched_size, by_unit, regression
 from training.datasets import NORMAL
 from training.gate import accepted_at, false_accepts
 from training.metrics import (
@@ -82,6 +83,7 @@ class Figures:
     multi: tuple[NDArray[np.int64], NDArray[np.int64]] | None = None
     run: Path | None = None
     types: Counter[tuple[str, str]] = field(default_factory=Counter)
+    persons: list[dict[str, Any]] = field(default_factory=list)
 
     def add(self, on: str, figure: str, value: float, low: float | None = None, high: float | None = None) -> None:
         """Add one figure."""
@@ -94,6 +96,7 @@ class Figures:
             "what": self.what, "classes": self.classes, "figures": rows, "confusion": self.confusion,
             "classification_report": self.classification_report, "facts": self.facts,
             "types": [{"kind": kind, "called": name, "cells": n} for (kind, name), n in sorted(self.types.items())],
+            "persons": self.persons,
         }  # fmt: skip
 
     def table(self) -> str:
@@ -410,6 +413,9 @@ def _two_classes(
     figures.facts |= {"temperature": temperatures}
     judged = Judged(*(np.concatenate(column) for column in zip(*parts, strict=True)))
     _rows_of(figures, judged, {source: told.of(source, LABELS) for source in set(judged.source)})
+    _persons(figures, judged)
+    if all("simple" in p for p in pictures):
+        _controls(figures, pictures, answers[TEST], judged)
     for (source, name), passes in sorted(accepted.items()):
         if name == NORMAL:
             continue  # of any type: right both where it is accepted and where it is not
@@ -505,6 +511,38 @@ def _rows_of(figures: Figures, judged: Judged, said: Mapping[str, str]) -> None:
     truth, told = np.where(judged.truth, *names), np.where(called, *names)
     figures.confusion = confusion_matrix(truth, told, labels=names).tolist()
     figures.classification_report = classification_report(truth, told, labels=names, digits=4, zero_division=0)
+
+
+def _persons(figures: Figures, judged: Judged) -> None:
+    """Note for each person how many cells got an answer, and how many of those are right."""
+    own = judged.where(judged.by_subject)
+    called_all, called_hem = own.probability >= own.all_at_least, own.probability <= own.hem_at_most
+    figures.persons = by_unit(list(own.unit), own.truth, called_all, (called_all | called_hem) & own.passed)
+
+
+def _controls(figures: Figures, pictures: Pictures, answers: list[Any], judged: Judged) -> None:
+    """Add what the size and the colour of a cell tell by themselves, and the network among cells of one size."""
+    label, simple = np.array([p["label"] for p in pictures]), np.array([p["simple"] for p in pictures])
+    truth, source = label == LABELS[0], np.array([p["source"] for p in pictures])
+    for name in sorted(set(judged.source[judged.by_subject])):
+        mine = (source == name) & np.isin(label, LABELS)
+        tested = [places[mine[places]] for places, _ in answers if len(places)]
+        everywhere = np.concatenate(tested)
+        if not truth[everywhere].any() or truth[everywhere].all():
+            continue
+        regressed = np.concatenate([
+            regression(simple, truth, np.setdiff1d(np.flatnonzero(mine), places), places) for places in tested
+        ])  # fmt: skip
+        size, units = simple[everywhere, 0], [pictures[i]["unit"] for i in everywhere]
+        own = judged.where(judged.source == name)
+        on, facts = f"{name}: {len(everywhere)} cells, control", truth[everywhere]
+        for figure, score in (("auroc of the cell's area", size), ("auroc of area and mean colour", regressed)):
+            figures.add(on, figure, auroc(facts, score), *_auroc_interval(facts, score, units))
+        figures.add(on, "auroc of the network at matched area", at_matched_size(own.truth, own.probability, size))
+
+
+def _auroc_interval(truth: NDArray[np.bool_], score: Floats, units: list[str]) -> tuple[float, float]:
+    return interval(lambda i: auroc(truth[i], score[i]), units, draws=500)
 
 
 def _interval(figure: Callable[..., float], own: Judged, units: list[str]) -> tuple[float, float]:

@@ -81,7 +81,7 @@ def export(run: Path, out: Path, *, name: str, version: str, fold: int) -> Bundl
     fit_for_it = gap > 2 * GOLDEN_TOLERANCE
     if not fit_for_it.any():
         raise InputFault("every golden cell lies at a threshold: the model says the same of all cells; train it longer")
-    save_golden(out, drawn[fit_for_it], probabilities[fit_for_it])
+    save_golden(out, drawn[fit_for_it], probabilities[fit_for_it], logits[fit_for_it])
 
     written = {
         "name": name,

@@ -37,6 +37,7 @@ from allpacs.classify.engines.network import build_head, state_of
 from allpacs.domain.errors import ConfigFault, InputFault
 from training import devices, networks
 from training.augment import augment
+from training.controls import simple_features
 from training.crops import Crops, joined, read_crops
 from training.datasets import read
 from training.fit import CHECKPOINT, Examples, Progress, fit, freeze, logits_of, set_head_norm, zero_last_layer
@@ -400,8 +401,10 @@ def _write_facts(recipe: Recipe, start: str, prepared: Prepared, folder: Path) -
     (folder / "run.json").write_text(json.dumps(facts, indent=1))
     rows = [
         {"image": s.image.name, "label": s.label, "kind": kind, "source": s.source, "unit": unit_of(s),
-         "subject": s.subject}
-        for s, kind in zip(prepared.cells.samples, prepared.kinds, strict=True)
+         "subject": s.subject, "simple": [round(float(v), 4) for v in simple]}
+        for s, kind, simple in zip(
+            prepared.cells.samples, prepared.kinds, simple_features(prepared.cells.pixels), strict=True
+        )
     ]  # fmt: skip
     (folder / "pictures.json").write_text(json.dumps(rows))
 

@@ -272,6 +272,23 @@ class Bundle:
             raise ModelFault(f"{GOLDEN_FILE}: probabilities are not {len(inputs)} finite numbers: {_AGAIN}")
         return inputs, probabilities.astype(np.float64)
 
+    def golden_scores(self) -> NDArray[np.float64] | None:
+        """Return the probability of every output on the golden cells, shape (n, outputs); None in older bundles.
+
+        Raises
+        ------
+        ModelFault
+            The file does not hold as many as there are golden cells and outputs.
+        """
+        with np.load(self.folder / GOLDEN_FILE, allow_pickle=False) as arrays:
+            if "scores" not in arrays.files:
+                return None
+            scores: NDArray[np.float64] = arrays["scores"].astype(np.float64)
+            cells = len(arrays["inputs"])
+        if scores.shape != (cells, len(self.outputs)) or not np.isfinite(scores).all():
+            raise ModelFault(f"{GOLDEN_FILE}: scores are not {cells} x {len(self.outputs)} finite numbers: {_AGAIN}")
+        return scores
+
 
 def load_bundle(folder: Path) -> Bundle:
     """Return the bundle of a folder, its contract validated and every file's digest verified.
@@ -334,13 +351,29 @@ def write_bundle(folder: Path, contract: Mapping[str, Any]) -> Bundle:
     return load_bundle(folder)
 
 
-def save_golden(folder: Path, inputs: NDArray[np.uint8], probabilities: NDArray[np.floating[Any]]) -> None:
+def save_golden(
+    folder: Path,
+    inputs: NDArray[np.uint8],
+    probabilities: NDArray[np.floating[Any]],
+    logits: NDArray[np.floating[Any]] | None = None,
+) -> None:
     """Write the golden cells: preprocessed inputs, shape (n, input_px, input_px, 3), and what the model says of them.
 
     `probabilities`, shape (n,), are the calibrated ones of ALL, computed from the saved weights (after their rounding
-    to float16), so that only the machine can make a difference.
+    to float16), so that only the machine can make a difference. With `logits`, shape (n, outputs), every output is
+    checked, not only the two classes.
     """
-    np.savez_compressed(folder / GOLDEN_FILE, inputs=inputs, probabilities=probabilities.astype(np.float64))
+    arrays: dict[str, Any] = {"inputs": inputs, "probabilities": probabilities.astype(np.float64)}
+    if logits is not None:
+        arrays["scores"] = softmax(logits)
+    np.savez_compressed(folder / GOLDEN_FILE, **arrays)
+
+
+def softmax(logits: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+    """Return the probability of every output, shape (n, outputs)."""
+    shifted = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
+    scores: NDArray[np.float64] = shifted / shifted.sum(axis=1, keepdims=True)
+    return scores
 
 
 def verify_engine(bundle: Bundle, engine: Engine) -> float:
@@ -357,7 +390,9 @@ def verify_engine(bundle: Bundle, engine: Engine) -> float:
         raise ModelFault(f"engine {engine.name} answered {logits.shape} for {len(inputs)} golden cells")
     actual = np.array([probability_all(row, bundle.temperature) for row in logits])
     difference = np.abs(actual - expected)
-    worst = float(np.max(difference))  # NaN where an answer is not finite
+    scores = bundle.golden_scores()
+    apart = np.abs(softmax(logits) - scores).max() if scores is not None else 0.0
+    worst = float(np.maximum(np.max(difference), apart))  # NaN where an answer is not finite
     changed = sum(
         label(float(a), bundle.thresholds) != label(float(e), bundle.thresholds)
         for a, e in zip(actual, expected, strict=True)
