@@ -72,6 +72,22 @@ def coarse(crop: NDArray[np.uint8], random: np.random.Generator) -> NDArray[np.u
     return np.asarray(small.resize((side, side), Image.Resampling.BILINEAR))
 
 
+def soft(crop: NDArray[np.uint8], random: np.random.Generator) -> NDArray[np.uint8]:
+    """Return one crop of two out of focus, by up to 1.8 pixels."""
+    if random.random() >= 0.5:
+        return crop
+    image = Image.fromarray(np.ascontiguousarray(crop))
+    return np.asarray(image.filter(ImageFilter.GaussianBlur(random.uniform(0.4, 1.8))))
+
+
+def grey(crop: NDArray[np.uint8], random: np.random.Generator) -> NDArray[np.uint8]:
+    """Return one crop of five without its colour."""
+    if random.random() >= 0.2:
+        return crop
+    mean = crop.astype(np.float32).mean(axis=2, keepdims=True)
+    return np.repeat(mean, 3, axis=2).astype(np.uint8)
+
+
 def blur(crop: NDArray[np.uint8], random: np.random.Generator) -> NDArray[np.uint8]:
     """Return two pictures of five a little out of focus."""
     if random.random() >= 0.4:
@@ -106,6 +122,8 @@ AUGMENTATIONS: dict[str, Callable[[NDArray[np.uint8], np.random.Generator], NDAr
     "pose": pose,
     "light": light,
     "coarse": coarse,
+    "soft": soft,
+    "grey": grey,
     "blur": blur,
     "restain": restain,
 }

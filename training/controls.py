@@ -11,22 +11,20 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from allpacs.classify.engines.network import BLACK, LEAST_SHARE
 from training.metrics import auroc
 
 Floats = NDArray[np.float64]
 Truth = NDArray[np.bool_]
 
-#: A cell's pixels are lighter than this in some channel.
-_BLACK = 12
-
 
 def simple_features(pixels: NDArray[np.uint8]) -> Floats:
-    """Return the logarithm of the area, in pixels, and mean red, green and blue of each cell, shape (n, 4)."""
+    """Return of each cell the logarithm of its share of the crop, and its mean red, green and blue, shape (n, 4)."""
     rows = []
     for crop in pixels:
-        lit = crop.max(axis=2) > _BLACK
+        lit = crop.max(axis=2) > BLACK
         colour = crop[lit].mean(axis=0) if lit.any() else np.zeros(3)
-        rows.append([np.log(max(int(lit.sum()), 1)), *colour])
+        rows.append([np.log(max(float(lit.mean()), LEAST_SHARE)), *colour])
     return np.array(rows, np.float64)
 
 

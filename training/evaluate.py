@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -214,7 +214,7 @@ def evaluate_run(
         "epochs": [s["epochs"] for s in spent], "reference": recipe["reference"], "command": facts["command"],
         "start_split": "not known: no run lies beside the start's weights" if seen is None else seen.digest,
         "seen_by_start": _seen_said(pictures, tested, mask, keep_seen),
-        "outputs": outputs_of(recipe),
+        "outputs": outputs_of(recipe), "size_path": bool(recipe["network"].get("size_path")),
     }  # fmt: skip
     if tuple(classes) == LABELS:
         _two_classes(figures, pictures, answers, (recipe["gate"] or {}).get("acceptance", 1.0), _Told(
@@ -383,7 +383,8 @@ def _two_classes(
     for fold, (test, test_logits) in enumerate(answers[TEST]):
         if not len(test):
             continue  # the fold that trains on everybody
-        limits = limits_of(label, *_calibrated_on(answers, fold), acceptance)
+        limits = limits_of(pictures, *_calibrated_on(answers, fold), acceptance, size_path=figures.facts["size_path"])
+        test_logits = limits.applied(test_logits, pictures, test)
         temperatures.append(limits.temperature)
         other = _other(test_logits)
         passed = other <= limits.other_at_most
@@ -431,32 +432,83 @@ def _two_classes(
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What turns logits into answers: set on cells that the model has not seen."""
+    """What turns logits into answers: set on cells of persons that the model has not seen.
+
+    Attributes
+    ----------
+    size_weight, offset:
+        Of the cell's size (logarithm of its share of the crop) in the difference of the two classes' logits, and what
+        is added to it; 0 without a size path.
+    """
 
     temperature: float
     thresholds: Thresholds
     other_at_most: float
+    size_weight: float = 0.0
+    offset: float = 0.0
+
+    def applied(self, logits: Floats, pictures: Pictures, places: NDArray[np.int64]) -> Floats:
+        """Return the logits, shape (n, outputs), with the weight of the cells' sizes in them."""
+        if not self.size_weight and not self.offset:
+            return logits
+        size = np.array([pictures[i]["simple"][0] for i in places])
+        half = (self.size_weight * size + self.offset) / 2
+        changed = logits.copy()
+        changed[:, 0] += half
+        changed[:, 1] -= half
+        return changed
 
 
-def limits_of(label: NDArray[np.str_], places: NDArray[np.int64], logits: Floats, acceptance: float) -> Limits:
-    """Return temperature, thresholds and the gate's limit, set on these cells of both classes.
+def limits_of(
+    pictures: Pictures, places: NDArray[np.int64], logits: Floats, acceptance: float, *, size_path: bool = False
+) -> Limits:
+    """Return what is set on these cells of both classes: on those of known persons if there are any.
 
     Parameters
     ----------
-    label:
-        Of every picture of the run.
     places, logits:
-        Which of them are judged, and the answers, shape (n, outputs).
+        Which pictures are judged, and the answers, shape (n, outputs).
     """
-    known = np.isin(label[places], LABELS)
-    truth = label[places][known] == LABELS[0]
-    margin = (logits[:, 0] - logits[:, 1])[known]
-    temperature = round(temperature_of(truth, margin), 6) if known.any() else 1.0
+    label = np.array([pictures[i]["label"] for i in places])
+    known = np.isin(label, LABELS)
+    persons = known & np.array([pictures[i]["subject"] is not None for i in places], bool)
+    used = persons if set(label[persons]) == set(LABELS) else known
+    truth, margin = label[used] == LABELS[0], (logits[:, 0] - logits[:, 1])[used]
+    weight = offset = 0.0
+    if size_path:
+        size = np.array([pictures[i]["simple"][0] for i in places])[used]
+        units = [pictures[i]["unit"] for i, own in zip(places, used, strict=True) if own]
+        temperature, weight, offset = _with_size(truth, margin, size, units)
+        margin = margin + weight * size + offset
+    else:
+        temperature = round(temperature_of(truth, margin), 6) if used.any() else 1.0
     all_at_least, hem_at_most = abstain_band(sigmoid(margin / temperature), ABSTAINED)
-    other = 1.0
+    limits = Limits(temperature, Thresholds(all_at_least, hem_at_most), 1.0, weight, offset)
     if logits.shape[1] > len(LABELS):
-        other = round(accepted_at(_other(logits)[known], acceptance), 6)
-    return Limits(temperature, Thresholds(all_at_least, hem_at_most), other)
+        other = _other(limits.applied(logits, pictures, places))
+        limits = replace(limits, other_at_most=round(accepted_at(other[known], acceptance), 6))
+    return limits
+
+
+def _with_size(
+    truth: NDArray[np.bool_], margin: Floats, size: Floats, units: Sequence[str]
+) -> tuple[float, float, float]:
+    """Return temperature, weight of the size and offset, by a logistic regression on margin and size.
+
+    Both classes weigh alike, and within a class persons by the root of their numbers.
+    """
+    from sklearn.linear_model import LogisticRegression
+
+    counted = Counter(units)
+    share = np.array([counted[unit] ** -0.5 for unit in units])
+    for own in (truth, ~truth):
+        share[own] *= 0.5 * len(truth) / share[own].sum()
+    spread = np.array([margin.std(), size.std()]) + 1e-9
+    fitted = LogisticRegression(C=1.0).fit(np.stack([margin, size], axis=1) / spread, truth, sample_weight=share)
+    slopes = fitted.coef_[0] / spread
+    of_margin = max(float(slopes[0]), 0.02)  # the network's own answer always counts, and never the wrong way
+    of_size, offset = float(slopes[1]) / of_margin, float(fitted.intercept_[0]) / of_margin
+    return round(1 / of_margin, 6), round(of_size, 6), round(offset, 6)
 
 
 def _calibrated_on(answers: dict[str, list[Any]], fold: int) -> tuple[NDArray[np.int64], Floats]:
@@ -464,7 +516,7 @@ def _calibrated_on(answers: dict[str, list[Any]], fold: int) -> tuple[NDArray[np
     if len(answers[VALID][fold][0]):
         places, logits = answers[VALID][fold]
         return places, logits
-    return pooled([answer for number, answer in enumerate(answers[TEST]) if number != fold] or answers[TEST])
+    return pooled([answer for number, answer in enumerate(answers[TEST]) if number != fold])
 
 
 def pooled(answers: Sequence[Any]) -> tuple[NDArray[np.int64], Floats]:

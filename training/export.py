@@ -33,7 +33,7 @@ from allpacs.domain.image import Frame
 from allpacs.settings import SHIPPED_BUNDLE
 from training.card import CARD, INTENDED_USE, LICENCE, model_card
 from training.datasets import DATA_SETS, NORMAL
-from training.evaluate import Seen, evaluate_run, kinds_of, limits_of, pooled, seen_by
+from training.evaluate import Limits, Seen, evaluate_run, kinds_of, limits_of, pooled, seen_by
 from training.fit import logits_of
 from training.metrics import sigmoid
 from training.recipe import Recipe
@@ -65,12 +65,15 @@ def export(run: Path, out: Path, *, name: str, version: str, fold: int) -> Bundl
         raise InputFault(f"{folder} is not finished: run fit again, it goes on where it stopped")
     out.mkdir(parents=True, exist_ok=True)
     contract = recipe.data.contract
-    model = build(recipe, len(classes))
-    set_state(model, stored_weights(folder / WEIGHTS))
+    pictures = json.loads((run / "pictures.json").read_text())
+    state = stored_weights(folder / WEIGHTS)
+    if recipe.network.size_path:
+        state = _with_size_path(state, _limits(pictures, folder, recipe))
+    model = build(recipe, len(classes), size_path=recipe.network.size_path)
+    set_state(model, state)
     save_weights(model, out / WEIGHTS_FILE)
     load_weights(model, out / WEIGHTS_FILE)  # from here on: the weights as they are shipped, rounded to float16
 
-    pictures = json.loads((run / "pictures.json").read_text())
     calibrated = _calibrated(pictures, folder, recipe)
     thresholds: Thresholds = calibrated["thresholds"]
     drawn = drawn_cells(contract)
@@ -91,6 +94,7 @@ def export(run: Path, out: Path, *, name: str, version: str, fold: int) -> Bundl
             "dense_units": recipe.network.dense_units,
             "dropout": recipe.network.dropout,
             **({"activation": recipe.network.activation} if recipe.network.activation != "silu" else {}),
+            **({"size_path": True} if recipe.network.size_path else {}),
         },
         "preprocessing": contract,
         **calibrated,
@@ -246,9 +250,7 @@ def _calibrated(pictures: list[dict[str, Any]], folder: Path, recipe: Recipe) ->
     They are set on the fold's validation cells; a fold that trains on everybody has none, and takes the cells of all
     other folds, each judged by the network that has not seen its person.
     """
-    label = np.array([p["label"] for p in pictures])
-    places, logits = _judged(folder)
-    limits = limits_of(label, places, logits, 1.0 if recipe.gate is None else recipe.gate.acceptance)
+    limits = _limits(pictures, folder, recipe)
     written: dict[str, Any] = {
         "calibration": {"temperature": limits.temperature},
         "thresholds": limits.thresholds,
@@ -258,6 +260,22 @@ def _calibrated(pictures: list[dict[str, Any]], folder: Path, recipe: Recipe) ->
         if recipe.gate.outputs != (OTHER,):
             written["gate"]["outputs"] = recipe.gate.outputs
     return written
+
+
+def _limits(pictures: list[dict[str, Any]], folder: Path, recipe: Recipe) -> Limits:
+    places, logits = _judged(folder)
+    acceptance = 1.0 if recipe.gate is None else recipe.gate.acceptance
+    return limits_of(pictures, places, logits, acceptance, size_path=recipe.network.size_path)
+
+
+def _with_size_path(state: dict[str, NDArray[np.float32]], limits: Limits) -> dict[str, NDArray[np.float32]]:
+    """Return the weights with the cell's size in the logits of the two classes, half of its weight in each."""
+    bias = state["head_logits/bias"].copy()
+    kernel = np.zeros((1, len(bias)), np.float32)
+    for output, sign in ((0, 0.5), (1, -0.5)):
+        kernel[0, output] = sign * limits.size_weight
+        bias[output] += sign * limits.offset
+    return state | {"head_logits/bias": bias, "size_logits/kernel": kernel}
 
 
 def _judged(folder: Path) -> tuple[NDArray[np.int64], NDArray[np.float64]]:

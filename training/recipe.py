@@ -90,6 +90,9 @@ class Network(_Section):
         features of `views` augmented pictures of each cell.
     activation:
         Of EfficientNetB3: ``silu``, or ``relu6``, with which it starts as exactly what EfficientNet-Lite2 is.
+    size_path:
+        Whether the exported network has a weight for the cell's size, set on the cells of persons that the fold's
+        network has not seen; figures are then of network and size together, each fold's weight set on the others.
     skip_rate:
         Chance that the last block of EfficientNet is skipped in training; the earlier a block, the lower. Keras's 0.2
         leaves a network with frozen batch normalisation little to learn from (measured over 5,120 draws: training
@@ -105,6 +108,7 @@ class Network(_Section):
     dropout: Share = 0.45
     frozen: tuple[str, ...] = ()
     activation: Literal["silu", "relu6"] = "silu"
+    size_path: bool = False
     skip_rate: Share = 0.2
     frozen_norms: bool = False
     views: Annotated[int, Field(ge=1)] = 10

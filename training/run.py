@@ -175,12 +175,12 @@ def run(
     return prepared
 
 
-def build(recipe: Recipe, classes: int, start: str = "none") -> Any:
-    """Return the recipe's network."""
+def build(recipe: Recipe, classes: int, start: str = "none", *, size_path: bool = False) -> Any:
+    """Return the recipe's network: as it is trained, or with the size path that `export` sets."""
     own = recipe.network
     model = networks.build(
         own.name, classes, recipe.data.input_px, dense_units=own.dense_units, dropout=own.dropout,
-        imagenet=start == "imagenet", seed=recipe.fit.seed, activation=own.activation,
+        imagenet=start == "imagenet", seed=recipe.fit.seed, activation=own.activation, size_path=size_path,
     )  # fmt: skip
     networks.set_skip_rate(model, own.skip_rate)
     return model

@@ -58,12 +58,15 @@ class Network(_Section):
         Rate, 0 to 1; only training uses it.
     activation:
         Of the backbone: ``silu``, EfficientNet's own, or ``relu6``.
+    size_path:
+        Whether the cell's size has a weight of its own in each logit.
     """
 
     name: _Text
     dense_units: Annotated[int, Field(ge=1)]
     dropout: Annotated[float, Field(ge=0, lt=1)]
     activation: Literal["silu", "relu6"] = "silu"
+    size_path: bool = False
 
 
 class Calibration(_Section):

@@ -122,6 +122,10 @@ def _rules(tf: Any) -> dict[str, str]:
     def backward_of_relu(operation: Any, gradient: Any) -> Any:
         return tf.where(operation.outputs[0] > 0, gradient, tf.zeros_like(gradient))
 
+    def backward_of_relu6(operation: Any, gradient: Any) -> Any:
+        answer = operation.outputs[0]
+        return tf.where(tf.logical_and(answer > 0, answer < 6), gradient, tf.zeros_like(gradient))
+
     def backward_of_sigmoid(operation: Any, gradient: Any) -> Any:
         share = operation.outputs[0]
         return gradient * share * (1.0 - share)
@@ -134,6 +138,7 @@ def _rules(tf: Any) -> dict[str, str]:
         "AddV2": backward_of_sum,
         "BiasAdd": backward_of_bias,
         "Relu": backward_of_relu,
+        "Relu6": backward_of_relu6,
         "Sigmoid": backward_of_sigmoid,
     }
     for name, rule in written.items():
