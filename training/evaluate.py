@@ -516,7 +516,10 @@ def _calibrated_on(answers: dict[str, list[Any]], fold: int) -> tuple[NDArray[np
     if len(answers[VALID][fold][0]):
         places, logits = answers[VALID][fold]
         return places, logits
-    return pooled([answer for number, answer in enumerate(answers[TEST]) if number != fold])
+    others = [answer for number, answer in enumerate(answers[TEST]) if number != fold and len(answer[0])]
+    if not others:
+        raise InputFault("a fold without validation pictures needs another finished fold: train at least two")
+    return pooled(others)
 
 
 def pooled(answers: Sequence[Any]) -> tuple[NDArray[np.int64], Floats]:

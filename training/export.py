@@ -17,7 +17,6 @@ from safetensors.numpy import load_file
 from allpacs.cells.whole_frame import WholeFrame
 from allpacs.classify.aggregate import LABELS, OTHER, Thresholds
 from allpacs.classify.bundle import (
-    CONTRACT_FILE,
     GOLDEN_TOLERANCE,
     WEIGHTS_FILE,
     Bundle,
@@ -30,10 +29,9 @@ from allpacs.classify.preprocess import Preprocessing, prepare
 from allpacs.classify.quality import Quality
 from allpacs.domain.errors import InputFault
 from allpacs.domain.image import Frame
-from allpacs.settings import SHIPPED_BUNDLE
 from training.card import CARD, INTENDED_USE, LICENCE, model_card
 from training.datasets import DATA_SETS, NORMAL
-from training.evaluate import Limits, Seen, evaluate_run, kinds_of, limits_of, pooled, seen_by
+from training.evaluate import Figures, Limits, Seen, evaluate_run, kinds_of, limits_of, pooled, seen_by
 from training.fit import logits_of
 from training.metrics import sigmoid
 from training.recipe import Recipe
@@ -177,6 +175,7 @@ def _with_figures(
         "intended_use": INTENDED_USE,
     }
     facts = figures.facts | _of_fold(pictures, run / f"fold{fold}", trained, seen)
+    facts |= {"of_hundred": of_hundred(figures), "ships_all": own is figures}
     (out / CARD).write_text(model_card(whole, recipe, facts, fold, note), encoding="utf-8")
     bundle = write_bundle(out, whole)
     print(f"bundle {bundle.digest} in {out}\n{own.table()}", flush=True)
@@ -198,6 +197,32 @@ def _of_fold(pictures: list[dict[str, Any]], folder: Path, trained: Set[_Image],
         "validated_seen": int(seen.mask(validated).sum()),
         "shown": {kind: (shown[kind], number) for kind, number in whole.items()},
     }
+
+
+def of_hundred(figures: Figures) -> dict[str, tuple[int, int, int]]:
+    """Return how many of a hundred cells of each class that the networks had not seen are called ALL, HEM, or neither.
+
+    Lymphoblasts and hematogones are those of known persons (all others if none are known), the row ``other`` is of
+    named types.
+    """
+    judged = figures.judged
+    if judged is None:
+        return {}
+    own = judged.where(judged.by_subject) if judged.by_subject.any() else judged
+    called_all, called_hem = own.probability >= own.all_at_least, own.probability <= own.hem_at_most
+    rows = {}
+    for name, mask in zip(LABELS, (own.truth, ~own.truth), strict=True):
+        if mask.any():
+            shares = [100 * float((call & own.passed)[mask].mean()) for call in (called_all, called_hem)]
+            rows[name] = (round(shares[0]), round(shares[1]), 100 - round(shares[0]) - round(shares[1]))
+    counted: Counter[str] = Counter()
+    for (kind, called), number in figures.types.items():
+        if kind not in {*LABELS, NORMAL}:
+            counted[called if called in LABELS else "neither"] += number
+    if total := sum(counted.values()):
+        shares = [100 * counted[name] / total for name in LABELS]
+        rows["other"] = (round(shares[0]), round(shares[1]), 100 - round(shares[0]) - round(shares[1]))
+    return rows
 
 
 def _tested(folder: Path) -> NDArray[np.int64]:
@@ -342,9 +367,6 @@ def _start_data(start: str) -> list[dict[str, Any]]:
     if start == "lite2":
         return [lite2]
     beside = weights_file(start).parent
-    if beside == SHIPPED_BUNDLE:
-        rows = json.loads((beside / CONTRACT_FILE).read_text())["training_data"]
-        return [row for row in rows if row["note"].startswith(("pre-training", lite2["note"]))]
     if not (beside / "done.json").is_file():
         return []
     before = json.loads((beside.parent / "run.json").read_text())

