@@ -327,6 +327,12 @@ def echo(to: PeerArgument, calling: CallingOption = SCU_AE_TITLE) -> None:
 def classify(
     paths: Annotated[list[Path], typer.Argument(help="Pictures, DICOM files, or folders of them.")],
     config: ConfigOption = None,
+    spacing_um: Annotated[
+        float | None,
+        typer.Option(
+            min=0.02, max=1.0, help="Pixel size in µm, used when neither the image nor its red cells give one."
+        ),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Classify the cells of images without a server."""
@@ -335,7 +341,7 @@ def classify(
     from allpacs.settings import load_settings
 
     configure_logs("error")
-    answer = classify_files(paths, load_settings(config))
+    answer = classify_files(paths, load_settings(config), spacing_um=spacing_um)
     if as_json:
         typer.echo(json.dumps(answer.as_json(), ensure_ascii=False, indent=1))
     else:

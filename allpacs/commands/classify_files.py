@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -74,8 +74,13 @@ def cell_columns(cell: CellFinding) -> tuple[str, str, str]:
     )
 
 
-def classify_files(paths: Sequence[Path], settings: Settings) -> Answer:
+def classify_files(paths: Sequence[Path], settings: Settings, *, spacing_um: float | None = None) -> Answer:
     """Classify the cells of every picture and DICOM file among the paths.
+
+    Parameters
+    ----------
+    spacing_um:
+        Pixel size, µm, used when neither the image nor its red cells give one.
 
     Raises
     ------
@@ -87,7 +92,7 @@ def classify_files(paths: Sequence[Path], settings: Settings) -> Answer:
     files = image_files(paths)
     pipeline = make_pipeline(settings)
     images: list[tuple[Path, InstanceFindings]] = []
-    asked = {path: _image(path) for path in files}
+    asked = {path: replace(_image(path), spacing_um=spacing_um) for path in files}
     slides = [image for image in asked.values() if image.sop_class_uid == WHOLE_SLIDE_IMAGE]
     with start_model(settings, pipeline.bundle) as batcher:
         ask = asking(batcher)
@@ -124,6 +129,9 @@ def _image(path: Path) -> ImageFile:
 def _frames(path: Path, findings: InstanceFindings) -> list[dict[str, Any]]:
     if findings.fault is not None:
         return [{"path": str(path), "frame": None, "cells": [], "error": findings.fault}]
+    scale = None
+    if findings.scale is not None:
+        scale = {"spacing_um": round(findings.scale.spacing_um, 6), "origin": findings.scale.origin.value}
     by_frame: dict[int, list[dict[str, Any]]] = {number: [] for number in range(1, findings.frames + 1)}
     for cell in findings.cells:
         by_frame[cell.frame_number].append(
@@ -135,4 +143,6 @@ def _frames(path: Path, findings: InstanceFindings) -> list[dict[str, Any]]:
                 "reason": cell.reason,
             }
         )
-    return [{"path": str(path), "frame": number, "cells": cells} for number, cells in by_frame.items()]
+    return [
+        {"path": str(path), "frame": number, "cells": cells, "scale": scale} for number, cells in by_frame.items()
+    ]

@@ -28,7 +28,7 @@ from allpacs.demo.archive import Archive
 from allpacs.demo.fhir_endpoint import FhirEndpoint
 from allpacs.domain.artefacts import ArtefactKind
 from allpacs.domain.errors import AllpacsError, DeliveryRejected, DeliveryUnavailable, InputFault
-from allpacs.domain.findings import CellFinding, InstanceFindings
+from allpacs.domain.findings import CellFinding, CellLabel, InstanceFindings
 from allpacs.settings import ENV_PREFIX, Settings, load_settings
 from allpacs.store.records import RevisionState
 from allpacs.store.store import Store
@@ -81,7 +81,7 @@ def run_demo(images: Path | None, out: Path, *, timeout_s: float, keep_open: boo
         config.write_text(_configuration(folder, port, pacs.port, ehr.base_url, keep_open), encoding="utf-8")
         make_pipeline(load_settings(config))  # a bundle that cannot be used is better said now than waited for
         with _plugin(config, folder / "allpacs.log") as plugin:
-            study = _study(images, folder)
+            study, expected = _study(images, folder)
             _wait_for_echo(port, plugin, timeout_s)
             files = dicom_files([study])
             with counted("sending", len(files)) as advance:
@@ -91,16 +91,16 @@ def run_demo(images: Path | None, out: Path, *, timeout_s: float, keep_open: boo
             _wait_until_settled(store, plugin, timeout_s, folder / "allpacs.log")
             seconds = time.monotonic() - started
             if keep_open:
-                _print_cells(console, _findings(store), images)
+                _print_cells(console, _findings(store), expected)
                 _review(console, load_settings(config), store, plugin)
-        summary = _summary(store, pacs, ehr, folder, seconds)
         findings = _findings(store)
+        summary = _summary(store, pacs, ehr, folder, seconds) | _as_expected(findings, expected)
         store.close()
     text = json.dumps(summary, indent=2) + "\n"
     (folder / "summary.json").write_text(text, encoding="utf-8")
     (out / "summary.json").write_text(text, encoding="utf-8")
     if not keep_open:
-        _print_cells(console, findings, images)
+        _print_cells(console, findings, expected)
     _print_places(console, summary, out / "summary.json")
     if not keep_open:
         console.print("To review the study and sign it off: allpacs demo --keep-open", highlight=False)
@@ -191,13 +191,16 @@ def _plugin(config: Path, log: Path) -> Iterator[subprocess.Popen[bytes]]:
             process.wait(60)
 
 
-def _study(images: Path | None, folder: Path) -> Path:
-    """Return a folder of DICOM files: those given, or pictures made into a study."""
+def _study(images: Path | None, folder: Path) -> tuple[Path, dict[str, CellLabel]]:
+    """Return a folder of DICOM files, those given or images made into a study; and what each drawn cell was drawn as.
+
+    The second is by SOP Instance UID, and empty unless the cells are synthetic.
+    """
     from allpacs.capture.pictures import import_pictures
     from allpacs.domain.specimen import PatientAndSpecimen, SpecimenKind, Stain
 
     if images is not None and any(is_dicom(path) for path in image_files([images])):
-        return images
+        return images, {}
     if images is None:
         pictures, synthetic = _draw_cells(folder / "synthetic"), True
     else:
@@ -211,10 +214,18 @@ def _study(images: Path | None, folder: Path) -> Path:
     )
     with counted("importing", len(pictures)) as advance:
         made_at = datetime.now(UTC).astimezone()
-        import_pictures(
+        written = import_pictures(
             pictures, folder / "study", patient=patient, made_at=made_at, synthetic=synthetic, progress=advance
         )
-    return folder / "study"
+    if not synthetic:
+        return folder / "study", {}
+    kinds = [CellLabel.ALL if _is_blast(number) else CellLabel.HEM for number in range(len(written))]
+    return folder / "study", {path.stem: kind for path, kind in zip(written, kinds, strict=True)}
+
+
+def _is_blast(number: int) -> bool:
+    """Whether a synthetic cell is drawn as a lymphoblast: every second one is."""
+    return number % 2 == 0
 
 
 def _draw_cells(folder: Path) -> list[Path]:
@@ -224,7 +235,7 @@ def _draw_cells(folder: Path) -> list[Path]:
     folder.mkdir()
     paths = []
     for number in tracked(range(_SYNTHETIC_CELLS), "drawing synthetic cells"):
-        blast = number % 2 == 0
+        blast = _is_blast(number)
         path = folder / f"synthetic-{number:02d}-{'blast' if blast else 'normal'}.png"
         Image.fromarray(draw_cell(seed=number, blast=blast)).save(path)
         paths.append(path)
@@ -294,15 +305,30 @@ def _summary(store: Store, pacs: Archive, ehr: FhirEndpoint, folder: Path, secon
     }
 
 
-def _print_cells(console: Console, findings: Mapping[str, list[InstanceFindings]], images: Path | None) -> None:
+def _as_expected(
+    findings: Mapping[str, list[InstanceFindings]], expected: Mapping[str, CellLabel]
+) -> dict[str, dict[str, int]]:
+    """Return, of synthetic cells, how many there are and how many were found to be what they were drawn as."""
     cells = [cell for instances in findings.values() for one in instances for cell in one.cells]
-    title = "cells, most suspicious first" + (" (synthetic images, not from a patient)" if images is None else "")
+    drawn = [cell for cell in cells if cell.sop_instance_uid in expected]
+    right = sum(cell.label is expected[cell.sop_instance_uid] for cell in drawn)
+    return {"expected": {"cells": len(expected), "right": right}} if expected else {}
+
+
+def _print_cells(
+    console: Console, findings: Mapping[str, list[InstanceFindings]], expected: Mapping[str, CellLabel]
+) -> None:
+    cells = [cell for instances in findings.values() for one in instances for cell in one.cells]
+    title = "cells, most suspicious first" + (" (synthetic images, not from a patient)" if expected else "")
     table = Table(title=title, title_justify="left")
-    for heading in ("SOP Instance", "frame", "cell", "label", "P(ALL)", "not assessable because"):
+    for heading in ("SOP Instance", "frame", "cell", *(["expected"] if expected else [])):
+        table.add_column(heading)
+    for heading in ("found" if expected else "label", "P(ALL)", "not assessable because"):
         table.add_column(heading)
     for cell in sorted(cells, key=_suspicion, reverse=True)[:_ROWS_SHOWN]:
         uid = f"…{cell.sop_instance_uid[-12:]}"
-        table.add_row(uid, str(cell.frame_number), str(cell.cell_number), *cell_columns(cell))
+        drawn = [expected[cell.sop_instance_uid].value] if expected else []
+        table.add_row(uid, str(cell.frame_number), str(cell.cell_number), *drawn, *cell_columns(cell))
     console.print(table)
     if len(cells) > _ROWS_SHOWN:
         console.print(f"… and {len(cells) - _ROWS_SHOWN} more cells: the HTML report has them all")
@@ -322,6 +348,8 @@ def _print_places(console: Console, summary: Mapping[str, Any], file: Path) -> N
         f"{summary['hem']} hematogones, {summary['not_assessable']} not assessable, in {summary['seconds']} s",
         highlight=False,
     )
+    if told := summary.get("expected"):
+        console.print(f"as drawn: {told['right']} of {told['cells']} cells", highlight=False)
     for what, place in (
         ("SR at the PACS", ", ".join(summary["sr"])),
         ("FHIR at the EHR", ", ".join(summary["fhir"])),
