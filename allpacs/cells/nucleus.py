@@ -330,6 +330,8 @@ def _cells_of(stain: _Stain, radius: float, measures: Measures | None = None) ->
         return np.zeros(nuclei.shape, np.int32)
     distance = ndimage.gaussian_filter(_distance(nuclei), max(0.5, 0.08 * radius))
     parts = _split(nuclei, distance, radius)
+    if not parts.any():  # threads and scratches that took up violet: nowhere as wide as a nucleus
+        return np.zeros(nuclei.shape, np.int32)
     away = ndimage.distance_transform_edt(parts == 0)
     paleness = _paleness_of(stain, away, radius, threshold) if measures is None else (measures.slope, measures.palest)
     cells = _grow(parts, stain, away, radius, *paleness)

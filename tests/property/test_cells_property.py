@@ -26,8 +26,26 @@ def _blobs(draw: st.DrawFn) -> NDArray[np.uint8]:
     return ndimage.uniform_filter(fine, (draw(st.integers(1, factor)),) * 2 + (0,))
 
 
+@st.composite
+def _threads(draw: st.DrawFn) -> NDArray[np.uint8]:
+    """Draw a field of red cells with a few violet threads, scratches or specks of any width."""
+    side = draw(st.integers(60, 200))
+    rows, columns = np.mgrid[:side, :side]
+    rgb = np.full((side, side, 3), (238, 228, 230), np.uint8)
+    if draw(st.booleans()):
+        for y in range(30, side - 20, 60):
+            for x in range(30, side - 20, 60):
+                rgb[(rows - y) ** 2 + (columns - x) ** 2 < 400] = (214, 150, 160)
+    for _ in range(draw(st.integers(1, 4))):
+        y, x = draw(st.integers(0, side - 1)), draw(st.integers(0, side - 1))
+        width, length = draw(st.integers(1, 12)), draw(st.integers(1, side))
+        window = (slice(y, y + width), slice(x, x + length))
+        rgb[window if draw(st.booleans()) else window[::-1]] = draw(st.sampled_from([(90, 40, 140), (110, 60, 160)]))
+    return rgb
+
+
 @pytest.mark.parametrize("finder", FINDERS.values(), ids=FINDERS.keys())
-@given(rgb=NOISE | _blobs())
+@given(rgb=NOISE | _blobs() | _threads())
 @example(rgb=np.zeros((64, 64, 3), np.uint8))
 @example(rgb=np.full((64, 64, 3), 255, np.uint8))
 @example(rgb=np.zeros((1, 1, 3), np.uint8))
@@ -57,7 +75,7 @@ def test_cells_are_well_formed(finder: CellFinder, rgb: NDArray[np.uint8]) -> No
     assert taken.max(initial=0) <= 2, "cells are apart but for the smoothed pixels between two"
 
 
-@given(rgb=NOISE | _blobs())
+@given(rgb=NOISE | _blobs() | _threads())
 def test_every_picture_has_a_finder_and_at_most_one_central_cell(rgb: NDArray[np.uint8]) -> None:
     frame = Frame(1, rgb)
     assert finder_for(frame) in FINDERS.values()
@@ -66,7 +84,7 @@ def test_every_picture_has_a_finder_and_at_most_one_central_cell(rgb: NDArray[np
     assert (cell is None) == (len(found) == 0)
 
 
-@given(rgb=NOISE | _blobs())
+@given(rgb=NOISE | _blobs() | _threads())
 def test_finding_twice_finds_the_same(rgb: NDArray[np.uint8]) -> None:
     finder = FINDERS["nucleus"]
     first, second = (finder.find(Frame(1, rgb)) for _ in range(2))

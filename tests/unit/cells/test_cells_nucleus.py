@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw
 from scipy import ndimage
 
 from allpacs.cells.choose import central_cell
-from allpacs.cells.nucleus import Nucleus
+from allpacs.cells.nucleus import Nucleus, measure
 from allpacs.demo.synthetic import draw_field, place_cells
 from allpacs.domain.image import Cell, Frame
 
@@ -181,3 +181,22 @@ def test_the_cell_in_the_middle_of_a_real_crop_is_found(data_dir: Path, folder: 
             )
             central += off < 0.2 * rgb.shape[1]
     assert central >= 0.93 * len(paths)
+
+
+@pytest.mark.parametrize("width", [1, 2, 3, 4, 6])
+def test_a_violet_thread_is_no_cell(width: int) -> None:
+    rows, columns = np.mgrid[:120, :120]
+    field = np.full((120, 120, 3), (238, 228, 230), np.uint8)
+    for y in (30, 90):
+        for x in (30, 90):
+            field[(rows - y) ** 2 + (columns - x) ** 2 < 400] = (214, 150, 160)
+    field[60 : 60 + width, 5:-5] = (90, 40, 140)
+    assert Nucleus().find(Frame(1, field)) == ()
+
+
+@pytest.mark.parametrize("width", [2, 4, 10])
+def test_a_violet_thread_in_a_region_of_a_slide_is_no_cell(width: int) -> None:
+    measures = measure(draw_field(seed=1, cells=5), None)
+    region = np.full((600, 600, 3), (208, 205, 203), np.uint8)
+    region[260 : 260 + width, 20:-20] = (110, 60, 160)
+    assert Nucleus().find_by(region, measures) == ()
