@@ -74,3 +74,25 @@ def test_stains_come_together_and_structure_and_black_stay() -> None:
     assert (one[:4] == 0).all()
     assert np.corrcoef(one[4:44, 4:44, 1].ravel(), pale[4:44, 4:44, 1].ravel())[0, 1] > 0.95
     assert not normalised(np.zeros((8, 8, 3), np.uint8)).any()
+
+
+OUTPUTS = ("ALL", "HEM", "neutrophil", "platelet", "artefact")
+
+
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        ((0.0, 0.0, 5.0, 1.0, 1.0), NotAssessable.NEUTROPHIL),
+        ((0.0, 0.0, 1.0, 5.0, 1.0), NotAssessable.PLATELET),
+        ((0.0, 0.0, 1.0, 1.0, 5.0), NotAssessable.ARTEFACT),
+        ((2.0, 0.0, 1.5, 1.6, 1.5), NotAssessable.PLATELET),  # together they are likelier than the two classes
+    ],
+)
+def test_a_cell_of_another_type_is_named(values: tuple[float, ...], reason: NotAssessable) -> None:
+    cell = judged(CELL, logits(*values), 1.0, THRESHOLDS, 0.5, OUTPUTS)
+    assert (cell.label, cell.reason, cell.probability_all) == (None, reason, None)
+
+
+def test_named_outputs_move_no_probability_of_what_passes() -> None:
+    cell = judged(CELL, logits(4.0, 0.0, -3.0, -3.0, -3.0), 2.0, THRESHOLDS, 0.5, OUTPUTS)
+    assert cell == judged(CELL, logits(4.0, 0.0), 2.0, THRESHOLDS)

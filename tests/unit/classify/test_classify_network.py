@@ -81,3 +81,26 @@ def test_unreadable_file_is_refused(network: Any, tmp_path: Path) -> None:
     path.write_bytes(b"not safetensors")
     with pytest.raises(ModelFault, match="cannot be read"):
         load_weights(network, path)
+
+
+def test_a_size_path_adds_a_weight_for_the_share_that_is_not_black() -> None:
+    network = build_network(["ALL", "HEM", "x"], input_px=SIDE, dense_units=16, size_path=True, seed=3)
+    plain = build_network(["ALL", "HEM", "x"], input_px=SIDE, dense_units=16, seed=3)
+    state = state_of(network)
+    assert state.keys() - state_of(plain).keys() == {"size_logits/kernel"}
+    set_state(plain, {name: value for name, value in state.items() if name != "size_logits/kernel"})
+    cells = np.zeros((3, SIDE, SIDE, 3), np.float32)
+    cells[1, :8] = (0, 13, 0)  # a quarter of the crop; 12 is black still
+    cells[1, 8:] = 12
+    cells[2] = 200
+    set_state(network, state | {"size_logits/kernel": np.array([[2.0, -2.0, 0.0]], np.float32)})
+    added = np.asarray(network(cells)) - np.asarray(plain(cells))
+    shares = np.log([1e-4, 0.25, 1.0])
+    np.testing.assert_allclose(added, shares[:, None] * [2.0, -2.0, 0.0], atol=1e-4)
+
+
+def test_relu6_takes_the_place_of_silu_in_the_backbone_alone() -> None:
+    network = build_network(["ALL", "HEM"], input_px=SIDE, dense_units=16, activation="relu6", seed=3)
+    activations = {layer.activation.__name__ for layer in network.layers if type(layer).__name__ == "Activation"}
+    assert activations == {"relu6"}
+    assert network.get_layer("head_dense").activation.__name__ == "relu"
