@@ -125,8 +125,9 @@ def test_a_worker_asks_once_for_an_explanation_before_a_report_waits_for_one() -
         asked.append((crops.shape, toward))
         return np.zeros(crops.shape[:3], np.float32)
 
-    worker._explain_once(explain, load_bundle(SHIPPED_BUNDLE))
-    assert asked == [((1, 128, 128, 3), [0])]
+    bundle = load_bundle(SHIPPED_BUNDLE)
+    worker._explain_once(explain, bundle)
+    assert asked == [((1, bundle.input_px, bundle.input_px, 3), [0])]
 
 
 def test_a_model_that_cannot_explain_still_works() -> None:

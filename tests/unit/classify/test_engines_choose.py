@@ -48,15 +48,18 @@ def cache(tmp_path_factory: pytest.TempPathFactory, bundle: Bundle) -> Path:
 class _Broken:
     """Answers as no bundle would."""
 
-    def __init__(self, _: Bundle, **options: Any) -> None:
+    def __init__(self, bundle: Bundle, **options: Any) -> None:
         self.name = f"broken-{options.get('precision', 'tensorflow')}"
+        self._outputs = len(bundle.outputs)
 
     @staticmethod
     def supports(_: str) -> bool:
         return True
 
     def logits(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
-        return np.tile(np.array([9.0, -9.0, 0.0], np.float32), (len(batch), 1))
+        logits = np.zeros((len(batch), self._outputs), np.float32)
+        logits[:, :2] = 9.0, -9.0
+        return logits
 
 
 def test_a_cpu_gets_openvino_without_loading_tensorflow(cache: Path) -> None:

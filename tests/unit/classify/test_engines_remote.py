@@ -20,7 +20,11 @@ from allpacs.domain.errors import ModelFault
 from allpacs.settings import SHIPPED_BUNDLE
 
 Answer = tuple[int, dict[str, str], bytes]
-DESCRIBED = {"name": "net", "inputs": [{"name": "in", "datatype": "UINT8", "shape": [-1, 128, 128, 3]}]}
+SIDE = load_bundle(SHIPPED_BUNDLE).input_px
+OUTPUTS = len(load_bundle(SHIPPED_BUNDLE).outputs)
+DESCRIBED = {"name": "net", "inputs": [{"name": "in", "datatype": "UINT8", "shape": [-1, SIDE, SIDE, 3]}]}
+#: Of a cell whose pixels are 1: a logit for each output.
+UNIT = [1.0, -1.0, *(2.0 for _ in range(OUTPUTS - 2))]
 
 
 @pytest.fixture(scope="module")
@@ -59,11 +63,11 @@ def stand_in(infer: Callable[[dict[str, str], bytes], Answer], described: Any = 
 
 
 def cells(count: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    return np.arange(count, dtype=np.uint8)[:, None, None, None] * np.ones((1, 128, 128, 3), np.uint8)
+    return np.arange(count, dtype=np.uint8)[:, None, None, None] * np.ones((1, SIDE, SIDE, 3), np.uint8)
 
 
 def as_text(count: int) -> bytes:
-    return json.dumps({"outputs": [{"name": "o", "datatype": "FP32", "data": [0.5, -0.5, 0.0] * count}]}).encode()
+    return json.dumps({"outputs": [{"name": "o", "datatype": "FP32", "data": [v / 2 for v in UNIT] * count}]}).encode()
 
 
 def test_cells_go_as_bytes_and_logits_come_back_as_bytes(bundle: Bundle) -> None:
@@ -74,28 +78,28 @@ def test_cells_go_as_bytes_and_logits_come_back_as_bytes(bundle: Bundle) -> None
         (tensor,) = json.loads(body[:length])["inputs"]
         pixels = np.frombuffer(body, np.uint8, offset=length).reshape(tensor["shape"])
         asked.append((headers.get("Authorization"), tensor["name"], tensor["parameters"]["binary_data_size"]))
-        logits = np.outer(pixels[:, 0, 0, 0], [1.0, -1.0, 2.0]).astype("<f4").tobytes()
+        logits = np.outer(pixels[:, 0, 0, 0], UNIT).astype("<f4").tobytes()
         output = {"name": "o", "datatype": "FP32", "parameters": {"binary_data_size": len(logits)}}
         header = json.dumps({"outputs": [output]}).encode()
         return 200, {"Inference-Header-Content-Length": str(len(header))}, header + logits
 
     with stand_in(infer) as url:
         logits = RemoteEngine(bundle, url=url, model="net", bearer_token="secret").logits(cells(3))  # noqa: S106
-    np.testing.assert_array_equal(logits, [[0, 0, 0], [1, -1, 2], [2, -2, 4]])
+    np.testing.assert_array_equal(logits, np.outer([0, 1, 2], UNIT))
     assert logits.dtype == np.float32 and logits.flags.writeable  # noqa: PT018
-    assert asked == [("Bearer secret", "in", 3 * 128 * 128 * 3)]
+    assert asked == [("Bearer secret", "in", 3 * SIDE * SIDE * 3)]
 
 
 def test_logits_as_text_are_read_too(bundle: Bundle) -> None:
     with stand_in(lambda _, __: (200, {}, as_text(2))) as url:
         logits = RemoteEngine(bundle, url=url, model="net").logits(cells(2))
-    np.testing.assert_array_equal(logits, [[0.5, -0.5, 0.0]] * 2)
+    np.testing.assert_array_equal(logits, np.outer([0.5, 0.5], UNIT))
 
 
 def test_a_server_that_is_away_for_a_moment_is_waited_for(bundle: Bundle) -> None:
     answers = iter([(503, {}, b""), (502, {}, b""), (200, {}, as_text(1))])
     with stand_in(lambda _, __: next(answers)) as url:
-        assert RemoteEngine(bundle, url=url, model="net").logits(cells(1)).shape == (1, 3)
+        assert RemoteEngine(bundle, url=url, model="net").logits(cells(1)).shape == (1, OUTPUTS)
 
 
 @pytest.mark.parametrize(
