@@ -19,13 +19,13 @@ from allpacs.cells.scale import choose_scale
 from allpacs.cells.whole_frame import WholeFrame
 from allpacs.classify import aggregate
 from allpacs.classify.bundle import Bundle
-from allpacs.classify.preprocess import COARSEST_UM, FINEST_UM, LYMPHOBLAST_UM, prepare
+from allpacs.classify.preprocess import LYMPHOBLAST_UM, prepare
 from allpacs.classify.quality import judge
 from allpacs.decode.anything import read_frames_of
 from allpacs.decode.artificial import file_made_by_artificial_intelligence
 from allpacs.domain.errors import UndecodablePixels
 from allpacs.domain.findings import CellFinding, InstanceFindings, NotAssessable, Remark, RemarkKind
-from allpacs.domain.image import Cell, Frame, Scale, ScaleOrigin, UnreadableFrame
+from allpacs.domain.image import COARSEST_UM, FINEST_UM, Cell, Frame, Scale, ScaleOrigin, UnreadableFrame
 from allpacs.domain.parts import complete
 
 #: Preprocessed cells, ``uint8`` of shape (n, input_px, input_px, 3), in the order of the findings' cells.
@@ -174,7 +174,7 @@ class Pipeline:
     def judged_unfit(self, rgb: NDArray[np.uint8], cell: Cell, scale: Scale | None) -> NotAssessable | None:
         """Return why a cell of a frame must not be judged, or None."""
         reason = judge(rgb, cell, self.bundle.quality)
-        if reason is None and self.bundle.preprocessing.needs_scale and not _usable(scale):
+        if reason is None and self.bundle.preprocessing.needs_scale and (scale is None or not scale.usable):
             return NotAssessable.SCALE_UNKNOWN
         return reason
 
@@ -183,7 +183,7 @@ class Pipeline:
 
         A cell without a usable scale is not judged; its crop shows it at the size of a lymphoblast.
         """
-        if scale is not None and _usable(scale):
+        if scale is not None and scale.usable:
             spacing_um = scale.spacing_um
         else:
             shown_um = LYMPHOBLAST_UM / max(cell.box.width, cell.box.height)
@@ -205,11 +205,6 @@ class Pipeline:
             cells=cells,
             fault=fault,
         )
-
-
-def _usable(scale: Scale | None) -> bool:
-    """Whether cells can be judged at this pixel size."""
-    return scale is not None and FINEST_UM <= scale.spacing_um <= COARSEST_UM
 
 
 def _configured(image: ImageFile) -> Scale | None:

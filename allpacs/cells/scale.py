@@ -20,13 +20,19 @@ def choose_scale(
 
     What the object states comes first, then its red cells, then the sender's settings, then, for one segmented cell
     on black, the scale of C-NMC, whose origin is *assumed*. If the stated scale contradicts the red cells, the red
-    cells are used: a wrong header is more likely than red cells of 11 µm.
+    cells are used: a wrong header is more likely than red cells of 11 µm. A stated scale that no microscope has (a
+    screen's or a scanner's) is passed over.
 
     Parameters
     ----------
     segmented:
         Whether the frame shows one segmented cell on black.
     """
+    if stated is not None and not stated.usable:
+        others, _ = choose_scale(None, measured, configured, segmented=segmented)
+        text = f"The image states {stated.spacing_um:.4g} micrometres per pixel, which cells cannot be judged at"
+        used = f"{others.spacing_um:.4g} is used, {others.origin.value}" if others else "no other scale is known"
+        return others, Remark(RemarkKind.SCALE_CONFLICT, f"{text}: {used}.")
     if stated is not None and measured is not None:
         ratio = stated.spacing_um / measured.spacing_um
         if not 1 / CONFLICT <= ratio <= CONFLICT:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from allpacs.domain.errors import ModelFault
-from allpacs.domain.image import Cell
+from allpacs.domain.image import COARSEST_UM, FINEST_UM, Cell
 
 #: The methods that this code knows, by their names in ``bundle.json``; a bundle made for another one is refused.
 #: ``FILLED``: the cell's longer side fills the crop, so its size is lost (bundles up to 0.2).
@@ -25,9 +25,6 @@ FIXED_SCALE = "segmented-to-black-fixed-scale"
 
 #: Width of a lymphoblast in a smear, about: 10 to 18 µm (J. M. Bennett et al. 1976, the FAB classification, L1 and L2).
 LYMPHOBLAST_UM = 14.0
-
-#: Finest and coarsest pixels that a cell can be judged at, µm.
-FINEST_UM, COARSEST_UM = 0.02, 1.0
 
 #: What `normalised` moves the optical density of red, green and blue to: about the middle of C-NMC's and PBC's cells.
 _DENSITY_MEAN = np.array([1.0, 1.6, 0.8], np.float32)

@@ -10,6 +10,9 @@ from numpy.typing import NDArray
 
 from allpacs.domain.geometry import BoxPx, PointPx
 
+#: Finest and coarsest pixels that a cell can be judged at, µm.
+FINEST_UM, COARSEST_UM = 0.02, 1.0
+
 
 class ScaleOrigin(StrEnum):
     """What the distance between pixels was taken from, the surest first."""
@@ -28,6 +31,11 @@ class Scale:
 
     spacing_um: float
     origin: ScaleOrigin
+
+    @property
+    def usable(self) -> bool:
+        """Whether cells can be judged at this pixel size."""
+        return FINEST_UM <= self.spacing_um <= COARSEST_UM
 
 
 @dataclass(frozen=True, slots=True, eq=False)
