@@ -60,7 +60,7 @@ def runs(tmp_path: Path) -> Path:
     logits[120:130] = 0, 3, 12  # a third of the lymphoblasts is taken for normal, and refused
     start = pbc / "fold0" / "weights.safetensors"
     best = write_run(
-        tmp_path / "best", read_recipe("best", ("gate.acceptance=0.93",)), pictures, logits, start=str(start), folds=5
+        tmp_path / "best", read_recipe("head", ("gate.acceptance=0.93",)), pictures, logits, start=str(start), folds=5
     )
     for fold in range(5):
         save_file(STATE, best / f"fold{fold}" / "weights.safetensors")
@@ -123,12 +123,14 @@ def test_a_cell_that_the_gate_refuses_is_not_answered(runs: Path) -> None:
 def test_json_keeps_its_keys(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["evaluate", "--run", str(runs / "best"), "--out", str(runs / "out"), "--keep-seen", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
-    assert list(told) == ["what", "classes", "figures", "confusion", "classification_report", "facts"]
+    assert list(told)[:6] == ["what", "classes", "figures", "confusion", "classification_report", "facts"]
+    assert {row["unit"] for row in told["persons"]} == {f"C-NMC 2019:{label}{n}" for label in "AH" for n in range(6)}
+    assert {"kind": "basophil", "called": "OTHER", "cells": 30} in told["types"]
     assert list(told["figures"][0]) == ["on", "figure", "value", "low", "high"]
 
 
 def test_a_bundle_is_restated_from_its_run_with_the_same_weights(runs: Path, tmp_path: Path) -> None:
-    folder, recipe = tmp_path / "bundle", read_recipe("best", ("gate.acceptance=0.93",))
+    folder, recipe = tmp_path / "bundle", read_recipe("head", ("gate.acceptance=0.93",))
     folder.mkdir()
     save_file({name: value.astype(np.float16) for name, value in STATE.items()}, folder / "weights.safetensors")
     save_golden(folder, np.zeros((1, 128, 128, 3), np.uint8), np.array([0.001]))
