@@ -149,7 +149,7 @@ def cross_entropy(label_smoothing: float) -> Any:
 
     def loss(targets: Any, logits: Any) -> Any:
         log = keras.ops.log_softmax(logits, axis=-1)
-        allowed = keras.ops.logsumexp(keras.ops.where(targets > 0, log, -1e9), axis=-1)
+        allowed = keras.ops.logsumexp(log + keras.ops.log(targets), axis=-1)  # log 0: not allowed
         spread = keras.ops.mean(log, axis=-1)
         return -(1 - label_smoothing) * allowed - label_smoothing * spread
 

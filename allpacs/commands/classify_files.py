@@ -143,6 +143,4 @@ def _frames(path: Path, findings: InstanceFindings) -> list[dict[str, Any]]:
                 "reason": cell.reason,
             }
         )
-    return [
-        {"path": str(path), "frame": number, "cells": cells, "scale": scale} for number, cells in by_frame.items()
-    ]
+    return [{"path": str(path), "frame": number, "cells": cells, "scale": scale} for number, cells in by_frame.items()]

@@ -21,7 +21,17 @@ from allpacs.classify.engines.network import state_of
 from allpacs.domain.errors import ModelFault
 from places import REPOSITORY
 from training.augment import augment
-from training.fit import Examples, fit, logits_of, pace, reestimate_batch_norm, stored_state
+from training.fit import (
+    Examples,
+    accuracy,
+    cross_entropy,
+    fit,
+    judged,
+    logits_of,
+    pace,
+    reestimate_batch_norm,
+    stored_state,
+)
 from training_samples import OPTIONS, cells, tiny
 
 pytestmark = pytest.mark.slow
@@ -76,6 +86,28 @@ def test_stops_early_with_the_best_weights(tmp_path: Path) -> None:
     best = stored_state(tmp_path / "best.npz")
     for name, value in state_of(model).items():
         np.testing.assert_array_equal(value, best[name])
+
+
+def test_the_loss_of_one_class_is_the_categorical_cross_entropy() -> None:
+    import keras
+
+    random = np.random.default_rng(0)
+    logits = random.normal(size=(20, 5)).astype(np.float32)
+    targets = np.eye(5, dtype=np.float32)[random.integers(0, 5, 20)]
+    for smoothing in (0.0, 0.1):
+        theirs = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=smoothing, reduction=None)
+        ours = np.asarray(cross_entropy(smoothing)(targets, logits))
+        np.testing.assert_allclose(ours, np.asarray(theirs(targets, logits)), rtol=1e-4)
+
+
+def test_a_picture_of_one_of_several_classes_asks_nothing_of_their_shares() -> None:
+    loss = cross_entropy(0.0)
+    targets = np.array([[0, 1, 1]], np.float32)
+    for logits in ([0.0, 3.0, 3.0], [0.0, float(np.log(2 * np.exp(3) - 1)), 0.0]):
+        value = float(np.asarray(loss(targets, np.array([logits], np.float32)))[0])
+        assert value == pytest.approx(-np.log(2 * np.exp(3) / (1 + 2 * np.exp(3))), rel=1e-4)
+    assert judged(np.array([[0.0, 3.0, 3.0]], np.float32), targets)[0] == pytest.approx(value, rel=1e-4)
+    assert float(np.asarray(accuracy(targets, np.array([[0.0, 0.0, 1.0]], np.float32)))[0]) == 1.0
 
 
 def test_stops_when_the_loss_is_not_finite(tmp_path: Path) -> None:
