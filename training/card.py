@@ -89,7 +89,7 @@ PBC's lymphocytes on the HEM side are normal mature lymphocytes, not hematogones
 laboratories only (C-NMC, ALL-IDB), all named other types from one (PBC) but for platelets. A network may tell
 laboratories by more than their cells.
 
-Split {facts["split_digest"]}, {facts["folds"]} folds, seed {facts["seed"]}. Subject ids of C-NMC that share cells are
+Split {facts["split_digest"]}, {facts["judged"]}, seed {facts["seed"]}. Subject ids of C-NMC that share cells are
 one person.
 
 ## Limits
@@ -162,8 +162,8 @@ def _set_on(facts: dict[str, Any], fold: int) -> str:
     """Return which cells the limits were set on."""
     if facts["ships_all"]:
         return (
-            f"These limits were set on the {facts['validated']} cells of all folds, each judged by a network that had "
-            "not seen its person; the shipped network is trained on everybody by the same recipe. No figure below is "
+            f"These limits were set on the {facts['validated']} cells of {facts['judged']}, each judged by a network that "
+            "had not seen its person; the shipped network is trained on everybody by the same recipe. No figure below is "
             "of the shipped weights themselves, but of the recipe."
         )
     return (

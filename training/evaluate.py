@@ -210,7 +210,8 @@ def evaluate_run(
     figures = Figures(recipe["name"], classes, run=folder)
     figures.facts = {
         "split_digest": facts["split_digest"], "data_digest": facts["data_digest"], "seed": recipe["fit"]["seed"],
-        "start": facts["start"], "folds": len(done), "seconds": [s["seconds"] for s in spent],
+        "start": facts["start"], "folds": sum(len(places) > 0 for places, _ in answers[TEST]),
+        "seconds": [s["seconds"] for s in spent],
         "epochs": [s["epochs"] for s in spent], "reference": recipe["reference"], "command": facts["command"],
         "start_split": "not known: no run lies beside the start's weights" if seen is None else seen.digest,
         "seen_by_start": _seen_said(pictures, tested, mask, keep_seen),

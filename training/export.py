@@ -161,7 +161,9 @@ def _with_figures(
     rows = []
     if own is not figures:
         rows = [{**row, "on": f"shipped weights, held out: {row['on']}"} for row in own.rows]
-    rows += [{**row, "on": f"same recipe, {figures.facts['folds']} folds: {row['on']}"} for row in figures.rows]
+    folds = figures.facts["folds"]
+    judged = f"{folds} folds" if folds == recipe.split.folds else f"{folds} of {recipe.split.folds} folds"
+    rows += [{**row, "on": f"same recipe, {judged}: {row['on']}"} for row in figures.rows]
     split = json.loads((run / "split.json").read_text())
     trained = {image_of(name) for name, parts in split["parts"].items() if parts[fold] == TRAIN}
     seen = seen_by(figures.facts["start"]) or Seen()
@@ -175,7 +177,7 @@ def _with_figures(
         "intended_use": INTENDED_USE,
     }
     facts = figures.facts | _of_fold(pictures, run / f"fold{fold}", trained, seen)
-    facts |= {"of_hundred": of_hundred(figures), "ships_all": own is figures}
+    facts |= {"of_hundred": of_hundred(figures), "ships_all": own is figures, "judged": judged}
     (out / CARD).write_text(model_card(whole, recipe, facts, fold, note), encoding="utf-8")
     bundle = write_bundle(out, whole)
     print(f"bundle {bundle.digest} in {out}\n{own.table()}", flush=True)
