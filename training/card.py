@@ -162,9 +162,9 @@ def _set_on(facts: dict[str, Any], fold: int) -> str:
     """Return which cells the limits were set on."""
     if facts["ships_all"]:
         return (
-            f"These limits were set on the {facts['validated']} cells of {facts['judged']}, each judged by a network that "
-            "had not seen its person; the shipped network is trained on everybody by the same recipe. No figure below is "
-            "of the shipped weights themselves, but of the recipe."
+            f"These limits were set on the {facts['validated']} cells of {facts['judged']}, each judged by a network "
+            "that had not seen its person. The shipped network is trained on everybody by the same recipe, so no "
+            "figure below is of the shipped weights themselves."
         )
     return (
         f"They were set on the validation cells of fold {fold}. The rows of all folds hold these cells, too, as test "
