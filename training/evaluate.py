@@ -326,14 +326,14 @@ def evaluate_bundle(folder: Path, data: Mapping[str, Path]) -> Figures:
         own = np.isin(label, [*LABELS, NORMAL])
         if own.any():
             margin = (logits[:, 0] - logits[:, 1]).astype(np.float64)[own]
-            share = 1.0 - other[own] if NORMAL in label else np.ones(int(own.sum()))  # see `_two_classes`
+            lymphoid = 1.0 - other[own] if NORMAL in label else np.ones(int(own.sum()))  # see `_two_classes`
             samples = [s for s, kept in zip(cells.samples, own, strict=True) if kept]
             passed = other[own] <= bundle.other_at_most
             figures.add(f"{name}{said.get(source, '')}", "accepted", float(passed.mean()))
             thresholds = bundle.thresholds
             parts.append((
                 np.array([s.source for s in samples]), np.array([unit_of(s) for s in samples]),
-                label[own] == LABELS[0], sigmoid(margin) * share, sigmoid(margin / bundle.temperature) * share,
+                label[own] == LABELS[0], sigmoid(margin) * lymphoid, sigmoid(margin / bundle.temperature) * lymphoid,
                 np.full(len(samples), thresholds.all_at_least), np.full(len(samples), thresholds.hem_at_most),
                 np.array([s.subject is not None for s in samples]), passed & fit[own],
             ))  # fmt: skip

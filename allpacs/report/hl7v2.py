@@ -18,7 +18,7 @@ from pydicom.sr.coding import Code
 
 from allpacs.domain.artefacts import Artefact, ArtefactKind
 from allpacs.domain.findings import StudyFindings
-from allpacs.domain.identity import derive_uuid
+from allpacs.domain.identity import derive_uuid, is_uid
 from allpacs.report import codes, wording
 from allpacs.report.context import ReportContext, result_uid
 from allpacs.report.fhir_signed import report_status
@@ -54,7 +54,7 @@ def oru_message(findings: StudyFindings, headers: Headers, context: ReportContex
             *(derive_uuid("hl7v2", uid).replace("-", "")[:20], "P", VERSION, "", "", "AL", "NE", "", "UNICODE UTF-8"),
         ),
         _segment(
-            *("PID", "1", "", _identified(source.patient_id, source.patient_id_issuer, "MR"), ""),
+            *("PID", "1", "", _identified(source.patient_id, source.patient_id_authority, "MR"), ""),
             *(_name(text(lead, "PatientName")), "", source.birth_date, _safe(source.sex)),
         ),
         _request(source, text(lead, "PlacerOrderNumberImagingServiceRequest"), findings, status, issued, context),
@@ -122,9 +122,23 @@ def _concept(code: Code) -> str:
     return f"{_safe(code.value)}^{_safe(code.meaning)}^{_SYSTEMS[code.scheme_designator]}"
 
 
-def _identified(value: str, issuer: str, kind: str) -> str:
-    """Return a CX: the identifier, who gave it, its type."""
-    return f"{_safe(value)}^^^{_safe(issuer)}^{kind}" if value else ""
+def _identified(value: str, authority: tuple[str, str, str], kind: str) -> str:
+    """Return a CX: the identifier, who gave it (an HD as one component, chapter 2A.3.36), its type."""
+    return f"{_safe(value)}^^^{_authority(*authority)}^{kind}" if value else ""
+
+
+def _authority(namespace: str, universal_id: str, kind: str) -> str:
+    """Return an HD of name space, universal ID and its type, as subcomponents.
+
+    A universal ID stands with its type or not at all: of an OID that states none it is ``ISO``. An OID that stands
+    where the name space should is put in its place.
+    """
+    if not universal_id and is_uid(namespace):
+        namespace, universal_id = "", namespace
+    kind = kind or ("ISO" if is_uid(universal_id) else "")
+    if not universal_id or not kind:
+        return _safe(namespace or universal_id)
+    return f"{_safe(namespace)}&{_safe(universal_id)}&{_safe(kind)}"
 
 
 def _name(name: str) -> str:

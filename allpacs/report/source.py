@@ -62,6 +62,9 @@ class Source:
         ``YYYYMMDD`` or empty.
     timezone_offset:
         ``+HHMM`` or ``-HHMM`` as in Timezone Offset From UTC (0008,0201), or empty.
+    patient_id_authority:
+        Name space, universal ID and its type (``ISO``, ``DNS``, …) of who issued the patient ID, each may be empty
+        (PS3.3 C.7.1.1, Issuer of Patient ID and its qualifiers).
     specimens:
         By SOP Instance UID; instances without a specimen are left out.
     """
@@ -69,6 +72,7 @@ class Source:
     patient_name: str
     patient_id: str
     patient_id_issuer: str
+    patient_id_authority: tuple[str, str, str]
     birth_date: str
     sex: str
     accession_number: str
@@ -112,6 +116,11 @@ def read_source(findings: StudyFindings, headers: Headers) -> Source:
         patient_name=person_name(lead),
         patient_id=text(lead, "PatientID"),
         patient_id_issuer=text(patient_qualifiers, "UniversalEntityID") or text(lead, "IssuerOfPatientID"),
+        patient_id_authority=(
+            text(lead, "IssuerOfPatientID"),
+            text(patient_qualifiers, "UniversalEntityID"),
+            text(patient_qualifiers, "UniversalEntityIDType"),
+        ),
         birth_date=_date(lead, "PatientBirthDate"),
         sex=text(lead, "PatientSex"),
         accession_number=text(lead, "AccessionNumber"),

@@ -9,6 +9,7 @@ import hl7
 import pytest
 from hl7apy.consts import VALIDATION_LEVEL
 from hl7apy.parser import parse_message
+from pydicom import Dataset
 
 from allpacs.domain.artefacts import Artefact, ArtefactKind
 from allpacs.domain.findings import NotAssessable
@@ -58,6 +59,39 @@ def test_says_who_and_what() -> None:
     assert (field(message, "OBR", 3), field(message, "OBR", 18), field(message, "OBR", 25)) == ("ACC-9", "ACC-9", "P")
     assert field(message, "OBR", 7) == "20260303"
     assert field(message, "NTE", 3).startswith("Research use only.")
+
+
+def qualifiers(universal_id: str, kind: str | None) -> list[Dataset]:
+    one = Dataset()
+    one.UniversalEntityID = universal_id
+    if kind is not None:
+        one.UniversalEntityIDType = kind
+    return [one]
+
+
+@pytest.mark.parametrize(
+    ("issuer", "universal_id", "kind", "expected"),
+    [
+        ("HOSP", "1.2.3.4.5", "ISO", "HOSP&1.2.3.4.5&ISO"),
+        (None, "1.2.3.4.5", "ISO", "&1.2.3.4.5&ISO"),
+        ("HOSP", "1.2.3.4.5", None, "HOSP&1.2.3.4.5&ISO"),
+        ("HOSP", "hosp.example", "DNS", "HOSP&hosp.example&DNS"),
+        ("HOSP", "unknown scheme", None, "HOSP"),  # an ID without its type is no universal one
+        ("1.2.3.4.5", None, None, "&1.2.3.4.5&ISO"),
+        ("A&B", "1.2.3", "ISO", "A\\T\\B&1.2.3&ISO"),
+        (None, None, None, ""),
+    ],
+)
+def test_who_issued_the_patient_id_is_a_name_space_and_a_universal_id(
+    issuer: str | None, universal_id: str | None, kind: str | None, expected: str
+) -> None:
+    changes: dict[str, object] = {"IssuerOfPatientID": issuer}
+    if universal_id is not None:
+        changes["IssuerOfPatientIDQualifiersSequence"] = qualifiers(universal_id, kind)
+    artefact = made(**changes)
+    pid = next(line for line in artefact.content.decode().split("\r") if line.startswith("PID"))
+    assert pid.split("|")[3] == f"P-17^^^{expected}^MR"
+    assert parse_message(artefact.content.decode(), validation_level=VALIDATION_LEVEL.STRICT).validate()
 
 
 def test_a_patient_without_an_identifier_gets_none() -> None:
