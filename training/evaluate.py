@@ -5,21 +5,21 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from allpacs.classify.aggregate import LABELS, OTHER, OTHER_OUTPUTS, Thresholds, probability_other
+from allpacs.classify.aggregate import LABELS, OTHER, OTHER_OUTPUTS
 from allpacs.classify.aggregate import label as decide
 from allpacs.domain.errors import InputFault
 from training.controls import at_matched_size, by_unit, regression
 from training.datasets import NORMAL
-from training.gate import accepted_at, false_accepts
+from training.gate import false_accepts
+from training.limits import Limits, limits_of, other_of, pooled
 from training.metrics import (
-    abstain_band,
     accuracy,
     auroc,
     brier,
@@ -27,15 +27,12 @@ from training.metrics import (
     interval,
     report,
     sigmoid,
-    temperature_of,
     weighted_f1,
 )  # fmt: skip
 from training.splits import TEST, TRAIN, VALID, image_of
 
 Floats = NDArray[np.float64]
 Pictures = list[dict[str, Any]]
-#: Share of the validation cells that the band between the thresholds leaves without an answer.
-ABSTAINED = 0.15
 #: Fewer pictures than this are said to be too few.
 FEW = 20
 #: Data sets whose pictures are cut from another one's: who has learned from the one has seen the other.
@@ -316,7 +313,7 @@ def evaluate_bundle(folder: Path, data: Mapping[str, Path]) -> Figures:
             cells = read_crops(read(name, data), "cell", bundle.preprocessing, Path(cache), bundle.quality)
         logits = np.concatenate([engine.logits(cells.pixels[i : i + 64]) for i in range(0, len(cells), 64)])
         label = np.array([{"lymphocyte": "HEM"}.get(s.label, s.label) for s in cells.samples])
-        other = np.array([probability_other(row) for row in logits])
+        other = other_of(logits)
         fit = np.ones(len(cells), bool) if cells.fit is None else cells.fit
         source = cells.samples[0].source
         refused.append(f"{source}: {int((~fit).sum())} of {len(cells)}")
@@ -388,7 +385,7 @@ def _two_classes(
         limits = limits_of(pictures, *_calibrated_on(answers, fold), acceptance, size_path=figures.facts["size_path"])
         test_logits = limits.applied(test_logits, pictures, test)
         temperatures.append(limits.temperature)
-        other = _other(test_logits)
+        other = other_of(test_logits)
         passed = other <= limits.other_at_most
         margin = test_logits[:, 0] - test_logits[:, 1]
         outputs = [*LABELS, *figures.facts["outputs"]]
@@ -432,87 +429,6 @@ def _two_classes(
         figures.types = called
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What turns logits into answers: set on cells of persons that the model has not seen.
-
-    Attributes
-    ----------
-    size_weight, offset:
-        Of the cell's size (logarithm of its share of the crop) in the difference of the two classes' logits, and what
-        is added to it; 0 without a size path.
-    """
-
-    temperature: float
-    thresholds: Thresholds
-    other_at_most: float
-    size_weight: float = 0.0
-    offset: float = 0.0
-
-    def applied(self, logits: Floats, pictures: Pictures, places: NDArray[np.int64]) -> Floats:
-        """Return the logits, shape (n, outputs), with the weight of the cells' sizes in them."""
-        if not self.size_weight and not self.offset:
-            return logits
-        size = np.array([pictures[i]["simple"][0] for i in places])
-        half = (self.size_weight * size + self.offset) / 2
-        changed = logits.copy()
-        changed[:, 0] += half
-        changed[:, 1] -= half
-        return changed
-
-
-def limits_of(
-    pictures: Pictures, places: NDArray[np.int64], logits: Floats, acceptance: float, *, size_path: bool = False
-) -> Limits:
-    """Return what is set on these cells of both classes: on those of known persons if there are any.
-
-    Parameters
-    ----------
-    places, logits:
-        Which pictures are judged, and the answers, shape (n, outputs).
-    """
-    label = np.array([pictures[i]["label"] for i in places])
-    known = np.isin(label, LABELS)
-    persons = known & np.array([pictures[i]["subject"] is not None for i in places], bool)
-    used = persons if set(label[persons]) == set(LABELS) else known
-    truth, margin = label[used] == LABELS[0], (logits[:, 0] - logits[:, 1])[used]
-    weight = offset = 0.0
-    if size_path:
-        size = np.array([pictures[i]["simple"][0] for i in places])[used]
-        units = [pictures[i]["unit"] for i, own in zip(places, used, strict=True) if own]
-        temperature, weight, offset = _with_size(truth, margin, size, units)
-        margin = margin + weight * size + offset
-    else:
-        temperature = round(temperature_of(truth, margin), 6) if used.any() else 1.0
-    all_at_least, hem_at_most = abstain_band(sigmoid(margin / temperature), ABSTAINED)
-    limits = Limits(temperature, Thresholds(all_at_least, hem_at_most), 1.0, weight, offset)
-    if logits.shape[1] > len(LABELS):
-        other = _other(limits.applied(logits, pictures, places))
-        limits = replace(limits, other_at_most=round(accepted_at(other[known], acceptance), 6))
-    return limits
-
-
-def _with_size(
-    truth: NDArray[np.bool_], margin: Floats, size: Floats, units: Sequence[str]
-) -> tuple[float, float, float]:
-    """Return temperature, weight of the size and offset, by a logistic regression on margin and size.
-
-    Both classes weigh alike, and within a class persons by the root of their numbers.
-    """
-    from sklearn.linear_model import LogisticRegression
-
-    counted = Counter(units)
-    share = np.array([counted[unit] ** -0.5 for unit in units])
-    for own in (truth, ~truth):
-        share[own] *= 0.5 * len(truth) / share[own].sum()
-    spread = np.array([margin.std(), size.std()]) + 1e-9
-    fitted = LogisticRegression(C=1.0).fit(np.stack([margin, size], axis=1) / spread, truth, sample_weight=share)
-    slopes = fitted.coef_[0] / spread
-    of_margin = max(float(slopes[0]), 0.02)  # the network's own answer always counts, and never the wrong way
-    of_size, offset = float(slopes[1]) / of_margin, float(fitted.intercept_[0]) / of_margin
-    return round(1 / of_margin, 6), round(of_size, 6), round(offset, 6)
-
-
 def _calibrated_on(answers: dict[str, list[Any]], fold: int) -> tuple[NDArray[np.int64], Floats]:
     """Return a fold's validation pictures; where it has none, the test pictures of the other folds (cross-fitting)."""
     if len(answers[VALID][fold][0]):
@@ -524,22 +440,12 @@ def _calibrated_on(answers: dict[str, list[Any]], fold: int) -> tuple[NDArray[np
     return pooled(others)
 
 
-def pooled(answers: Sequence[Any]) -> tuple[NDArray[np.int64], Floats]:
-    """Return the answers of several folds as one."""
-    some = [answer for answer in answers if len(answer[0])]
-    return np.concatenate([places for places, _ in some]), np.concatenate([logits for _, logits in some])
-
-
 def _called(row: Floats, passed: bool, limits: Limits, outputs: Sequence[str]) -> str:
     """Return what serving would call a cell: a class, ``indeterminate``, or another type."""
     if not passed:
         return str(outputs[len(LABELS) + int(row[len(LABELS) :].argmax())])
     found, reason = decide(float(sigmoid((row[0] - row[1]) / limits.temperature)), limits.thresholds)
     return str(found or reason)
-
-
-def _other(logits: Floats) -> Floats:
-    return np.array([probability_other(row) for row in logits])
 
 
 def _rows_of(figures: Figures, judged: Judged, said: Mapping[str, str]) -> None:

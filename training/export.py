@@ -31,8 +31,9 @@ from allpacs.domain.errors import InputFault
 from allpacs.domain.image import Frame
 from training.card import CARD, INTENDED_USE, LICENCE, model_card
 from training.datasets import DATA_SETS, NORMAL
-from training.evaluate import Figures, Limits, Seen, evaluate_run, kinds_of, limits_of, pooled, seen_by
+from training.evaluate import Figures, Seen, evaluate_run, kinds_of, seen_by
 from training.fit import logits_of
+from training.limits import Limits, limits_of, pooled
 from training.metrics import sigmoid
 from training.recipe import Recipe
 from training.run import WEIGHTS, build, stored_weights

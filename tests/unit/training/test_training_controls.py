@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from training.controls import at_matched_size, by_unit, regression, simple_features
-from training.evaluate import limits_of
+from training.limits import limits_of
 from training.metrics import auroc
 
 
