@@ -29,15 +29,7 @@ def flip(crop: NDArray[np.uint8], random: np.random.Generator) -> NDArray[np.uin
 
 def turn(crop: NDArray[np.uint8], random: np.random.Generator) -> NDArray[np.uint8]:
     """Return the picture turned by any angle, mirrored, scaled and shifted a little; what comes in is black."""
-    side = crop.shape[0]
-    angle, scale = random.uniform(0, 2 * math.pi), random.uniform(0.85, 1.12)
-    mirror = 1 if random.random() < 0.5 else -1
-    cos, sin, middle = math.cos(angle) / scale, math.sin(angle) / scale, side / 2
-    shift_x, shift_y = random.uniform(-0.04, 0.04, 2) * side + middle
-    matrix = (mirror * cos, sin, middle - mirror * cos * shift_x - sin * shift_y,
-              -mirror * sin, cos, middle + mirror * sin * shift_x - cos * shift_y)  # fmt: skip
-    image = Image.fromarray(np.ascontiguousarray(crop))
-    return np.asarray(image.transform((side, side), Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR))
+    return _moved(crop, random, scales=(0.85, 1.12), shift=0.04)
 
 
 def pose(crop: NDArray[np.uint8], random: np.random.Generator) -> NDArray[np.uint8]:
@@ -45,15 +37,7 @@ def pose(crop: NDArray[np.uint8], random: np.random.Generator) -> NDArray[np.uin
 
     The scale is nearly kept, for the size of a cell tells a lymphoblast from a hematogone. What comes in is black.
     """
-    side = crop.shape[0]
-    angle, scale = random.uniform(0, 2 * math.pi), random.uniform(0.95, 1.05)
-    mirror = 1 if random.random() < 0.5 else -1
-    cos, sin, middle = math.cos(angle) / scale, math.sin(angle) / scale, side / 2
-    shift_x, shift_y = random.uniform(-0.08, 0.08, 2) * side + middle
-    matrix = (mirror * cos, sin, middle - mirror * cos * shift_x - sin * shift_y,
-              -mirror * sin, cos, middle + mirror * sin * shift_x - cos * shift_y)  # fmt: skip
-    image = Image.fromarray(np.ascontiguousarray(crop))
-    return np.asarray(image.transform((side, side), Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR))
+    return _moved(crop, random, scales=(0.95, 1.05), shift=0.08)
 
 
 def light(crop: NDArray[np.uint8], random: np.random.Generator) -> NDArray[np.uint8]:
@@ -74,10 +58,7 @@ def coarse(crop: NDArray[np.uint8], random: np.random.Generator) -> NDArray[np.u
 
 def soft(crop: NDArray[np.uint8], random: np.random.Generator) -> NDArray[np.uint8]:
     """Return one crop of two out of focus, by up to 1.8 pixels."""
-    if random.random() >= 0.5:
-        return crop
-    image = Image.fromarray(np.ascontiguousarray(crop))
-    return np.asarray(image.filter(ImageFilter.GaussianBlur(random.uniform(0.4, 1.8))))
+    return _out_of_focus(crop, random, share=0.5, px=(0.4, 1.8))
 
 
 def grey(crop: NDArray[np.uint8], random: np.random.Generator) -> NDArray[np.uint8]:
@@ -90,10 +71,7 @@ def grey(crop: NDArray[np.uint8], random: np.random.Generator) -> NDArray[np.uin
 
 def blur(crop: NDArray[np.uint8], random: np.random.Generator) -> NDArray[np.uint8]:
     """Return two pictures of five a little out of focus."""
-    if random.random() >= 0.4:
-        return crop
-    image = Image.fromarray(np.ascontiguousarray(crop))
-    return np.asarray(image.filter(ImageFilter.GaussianBlur(random.uniform(0.3, 1.2))))
+    return _out_of_focus(crop, random, share=0.4, px=(0.3, 1.2))
 
 
 def restain(crop: NDArray[np.uint8], random: np.random.Generator) -> NDArray[np.uint8]:
@@ -113,6 +91,31 @@ def restain(crop: NDArray[np.uint8], random: np.random.Generator) -> NDArray[np.
     coloured = np.zeros_like(crop)
     coloured[cell] = np.clip(np.exp(-density) * 256.0 - 1.0, 1, 255).astype(np.uint8)
     return coloured
+
+
+def _moved(
+    crop: NDArray[np.uint8], random: np.random.Generator, *, scales: tuple[float, float], shift: float
+) -> NDArray[np.uint8]:
+    """Return the crop turned by any angle, mirrored or not, scaled, and shifted by a share of its side."""
+    side = crop.shape[0]
+    angle, scale = random.uniform(0, 2 * math.pi), random.uniform(*scales)
+    mirror = 1 if random.random() < 0.5 else -1
+    cos, sin, middle = math.cos(angle) / scale, math.sin(angle) / scale, side / 2
+    shift_x, shift_y = random.uniform(-shift, shift, 2) * side + middle
+    matrix = (mirror * cos, sin, middle - mirror * cos * shift_x - sin * shift_y,
+              -mirror * sin, cos, middle + mirror * sin * shift_x - cos * shift_y)  # fmt: skip
+    image = Image.fromarray(np.ascontiguousarray(crop))
+    return np.asarray(image.transform((side, side), Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR))
+
+
+def _out_of_focus(
+    crop: NDArray[np.uint8], random: np.random.Generator, *, share: float, px: tuple[float, float]
+) -> NDArray[np.uint8]:
+    """Return this share of the crops blurred by so many pixels, the others as they are."""
+    if random.random() >= share:
+        return crop
+    image = Image.fromarray(np.ascontiguousarray(crop))
+    return np.asarray(image.filter(ImageFilter.GaussianBlur(random.uniform(*px))))
 
 
 #: By the names that recipes use.

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from allpacs.classify.aggregate import LABELS, OTHER, OTHER_OUTPUTS
+from allpacs.classify.aggregate import LABELS
 from allpacs.classify.aggregate import label as decide
 from allpacs.domain.errors import InputFault
 from training.controls import at_matched_size, by_unit, regression
@@ -29,6 +29,7 @@ from training.metrics import (
     sigmoid,
     weighted_f1,
 )  # fmt: skip
+from training.recipe import gate_outputs
 from training.splits import TEST, TRAIN, VALID, image_of
 
 Floats = NDArray[np.float64]
@@ -193,7 +194,7 @@ def evaluate_run(
         raise InputFault(f"{folder} holds no finished fold: run fit again, it goes on where it stopped")
     recipe = facts["recipe"]
     classes = list(recipe["data"]["classes"])
-    answers = {part: [_answers(fold / f"{part}.npz") for fold in done] for part in (VALID, TEST)}
+    answers = {part: [answers_of(fold / f"{part}.npz") for fold in done] for part in (VALID, TEST)}
     spent = [json.loads((fold / "done.json").read_text()) for fold in done]
     seen = seen_by(facts["start"] if start_run is None else str(start_run / "fold0" / "weights.safetensors"))
     if seen is None and start_run is not None:
@@ -275,8 +276,7 @@ def outputs_of(recipe: Mapping[str, Any]) -> list[str]:
     gate = recipe.get("gate")
     if gate is None:
         return []
-    named = set((gate.get("named") or {}).values())
-    return [name for name in OTHER_OUTPUTS if name in named or (name == OTHER and not named)]
+    return list(gate_outputs(gate.get("named") or {}))
 
 
 def evaluate_bundle(folder: Path, data: Mapping[str, Path]) -> Figures:
@@ -365,7 +365,8 @@ def write_report(figures: Figures, folder: Path, notes: Sequence[str]) -> str:
     return said
 
 
-def _answers(path: Path) -> tuple[NDArray[np.int64], Floats]:
+def answers_of(path: Path) -> tuple[NDArray[np.int64], Floats]:
+    """Return which pictures a fold's model was asked about, and its logits."""
     with np.load(path) as stored:
         return stored["places"], stored["logits"].astype(np.float64)
 
@@ -379,6 +380,8 @@ def _two_classes(
     accepted: dict[tuple[str, str], list[bool]] = {}
     of_kind: dict[tuple[str, str, str], list[bool]] = {}
     called: Counter[tuple[str, str]] = Counter()
+    outputs = [*LABELS, *figures.facts["outputs"]]
+    untyped = sorted({p["source"] for p in pictures if p["label"] == NORMAL})
     for fold, (test, test_logits) in enumerate(answers[TEST]):
         if not len(test):
             continue  # the fold that trains on everybody
@@ -388,7 +391,6 @@ def _two_classes(
         other = other_of(test_logits)
         passed = other <= limits.other_at_most
         margin = test_logits[:, 0] - test_logits[:, 1]
-        outputs = [*LABELS, *figures.facts["outputs"]]
         if len(outputs) > len(LABELS):
             thresholds.append(limits.other_at_most)
             for place, good, row in zip(test, passed, test_logits, strict=True):
@@ -400,9 +402,7 @@ def _two_classes(
         own = np.isin(label[test], [*LABELS, NORMAL])
         places = test[own]
         # A cell of a healthy person may be of any type: what speaks for a lymphoblast is the whole network.
-        whole = np.isin(
-            [pictures[i]["source"] for i in places], sorted({p["source"] for p in pictures if p["label"] == NORMAL})
-        )
+        whole = np.isin([pictures[i]["source"] for i in places], untyped)
         share = np.where(whole, 1.0 - other[own], 1.0)
         parts.append((
             np.array([pictures[i]["source"] for i in places]), np.array([pictures[i]["unit"] for i in places]),

@@ -31,7 +31,7 @@ from allpacs.domain.errors import InputFault
 from allpacs.domain.image import Frame
 from training.card import CARD, INTENDED_USE, LICENCE, model_card
 from training.datasets import DATA_SETS, NORMAL
-from training.evaluate import Figures, Seen, evaluate_run, kinds_of, seen_by
+from training.evaluate import Figures, Seen, answers_of, evaluate_run, kinds_of, seen_by
 from training.fit import logits_of
 from training.limits import Limits, limits_of, pooled
 from training.metrics import sigmoid
@@ -158,7 +158,7 @@ def _with_figures(
 ) -> Bundle:
     """Write card and contract of a bundle whose other files are there."""
     figures = evaluate_run(run)
-    own = evaluate_run(run, folds=[fold]) if len(_tested(run / f"fold{fold}")) else figures
+    own = evaluate_run(run, folds=[fold]) if len(answers_of(run / f"fold{fold}" / f"{TEST}.npz")[0]) else figures
     rows = []
     if own is not figures:
         rows = [{**row, "on": f"shipped weights, held out: {row['on']}"} for row in own.rows]
@@ -226,13 +226,6 @@ def of_hundred(figures: Figures) -> dict[str, tuple[int, int, int]]:
         shares = [100 * counted[name] / total for name in LABELS]
         rows["other"] = (round(shares[0]), round(shares[1]), 100 - round(shares[0]) - round(shares[1]))
     return rows
-
-
-def _tested(folder: Path) -> NDArray[np.int64]:
-    """Return the places of a fold's test pictures; none of the fold that trains on everybody."""
-    with np.load(folder / f"{TEST}.npz") as stored:
-        places: NDArray[np.int64] = stored["places"]
-        return places
 
 
 def drawn_cells(contract: Preprocessing) -> NDArray[np.uint8]:
@@ -308,14 +301,11 @@ def _with_size_path(state: dict[str, NDArray[np.float32]], limits: Limits) -> di
 
 def _judged(folder: Path) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Return the cells that a fold's limits are set on, and what the networks say that have not seen them."""
-    with np.load(folder / f"{VALID}.npz") as stored:
-        if len(stored["places"]):
-            return stored["places"], stored["logits"].astype(np.float64)
+    places, logits = answers_of(folder / f"{VALID}.npz")
+    if len(places):
+        return places, logits
     others = sorted(path.parent for path in folder.parent.glob("fold*/done.json") if path.parent != folder)
-    answers = []
-    for other in others:
-        with np.load(other / f"{TEST}.npz") as stored:
-            answers.append((stored["places"], stored["logits"].astype(np.float64)))
+    answers = [answers_of(other / f"{TEST}.npz") for other in others]
     if not any(len(places) for places, _ in answers):
         raise InputFault(f"{folder.name} has no validation cells and no other fold is finished: train them first")
     return pooled(answers)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -156,6 +157,12 @@ class Fit(_Section):
         return self
 
 
+def gate_outputs(named: Mapping[str, str]) -> tuple[str, ...]:
+    """Return the outputs of a gate with these named labels, in order; one for all if none is named."""
+    names = set(named.values()) or {OTHER}
+    return tuple(name for name in OTHER_OUTPUTS if name in names)
+
+
 class Gate(_Section):
     """Further outputs for what is neither class.
 
@@ -177,8 +184,7 @@ class Gate(_Section):
     @property
     def outputs(self) -> tuple[str, ...]:
         """The outputs in order."""
-        named = set(self.named.values())
-        return tuple(name for name in OTHER_OUTPUTS if name in named or (name == OTHER and not named))
+        return gate_outputs(self.named)
 
     @property
     def drawn(self) -> str:
