@@ -101,9 +101,9 @@ def _common(
 
 def _settings(config: Path | None, process: str | None = None) -> Settings:
     """Load the settings, and log as they say; what a process logs is shown in the console, too."""
-    from allpacs.logs import configure_logs
-    from allpacs.recent_log import RecentLog
     from allpacs.settings import load_settings
+    from allpacs.telemetry.logs import configure_logs
+    from allpacs.telemetry.recent_log import RecentLog
 
     settings = load_settings(config)
     also = () if process is None else (RecentLog(settings.store.folder, process),)
@@ -135,7 +135,7 @@ def demo(
 @app.command()
 def serve(config: ConfigOption = None) -> None:
     """Run receiver, worker and review console under one supervisor until SIGTERM."""
-    from allpacs.supervise import Supervisor
+    from allpacs.app.supervisor import Supervisor
 
     settings = _settings(config, "serve")
     arguments = [] if config is None else ["--config", str(config)]
@@ -167,7 +167,6 @@ def receive(
     process: Annotated[int | None, typer.Option(hidden=True, min=1)] = None,
 ) -> None:
     """Run the DICOM receiver alone until SIGTERM."""
-    from allpacs import tracing
     from allpacs.app import (
         make_audit,
         make_receiver,
@@ -176,7 +175,8 @@ def receive(
         start_monitor,
         start_tracing,
     )
-    from allpacs.supervise import Supervisor, until_stopped
+    from allpacs.app.supervisor import Supervisor, until_stopped
+    from allpacs.telemetry import tracing
 
     number = process or 1
     name = "receive" if number == 1 else f"receive-{number}"
@@ -216,9 +216,9 @@ def receive(
 @app.command()
 def work(config: ConfigOption = None, supervisor: SupervisorOption = None) -> None:
     """Run the worker (model, reports, deliveries) alone until SIGTERM."""
-    from allpacs import tracing
     from allpacs.app import Worker, make_audit, open_store, start_monitor, start_tracing
-    from allpacs.supervise import end_process, until_stopped
+    from allpacs.app.supervisor import end_process, until_stopped
+    from allpacs.telemetry import tracing
 
     settings = _settings(config, "work")
     store = open_store(settings)
@@ -270,9 +270,9 @@ def import_pictures(
     spacing_um: Annotated[float | None, typer.Option(help="Distance of pixel centres, micrometres.")] = None,
 ) -> None:
     """Turn pictures from a microscope camera into one study of VL Microscopic Image instances."""
-    from allpacs.capture.pictures import import_pictures as write_study
     from allpacs.commands.files import picture_files
     from allpacs.commands.progress import counted
+    from allpacs.study.import_images import import_pictures as write_study
 
     patient = PatientAndSpecimen(
         patient_id=patient_id, patient_name=patient_name, accession_number=accession, kind=specimen, stain=stain
@@ -337,8 +337,8 @@ def classify(
 ) -> None:
     """Classify the cells of images without a server."""
     from allpacs.commands.classify_files import classify_files
-    from allpacs.logs import configure_logs
     from allpacs.settings import load_settings
+    from allpacs.telemetry.logs import configure_logs
 
     configure_logs("error")
     answer = classify_files(paths, load_settings(config), spacing_um=spacing_um)
@@ -508,8 +508,8 @@ def check_config(
 ) -> None:
     """Check the configuration and everything it names; say what to fix."""
     from allpacs.commands.check_config import run_checks
-    from allpacs.logs import configure_logs
     from allpacs.settings import load_settings
+    from allpacs.telemetry.logs import configure_logs
 
     settings = load_settings(config)
     configure_logs("error")

@@ -10,9 +10,9 @@ from PIL import Image
 from pydicom import dcmread
 from pydicom.uid import generate_uid
 
-from allpacs.capture.pictures import import_pictures
 from allpacs.demo.synthetic import draw_cell
 from allpacs.domain.specimen import PatientAndSpecimen, SpecimenKind, Stain
+from allpacs.study.import_images import import_pictures
 
 #: Different cells that are drawn; an instance more is one of them under another UID.
 _DRAWN = 24

@@ -6,7 +6,6 @@ from conformance import namespace
 
 if __name__ == "__main__":
     if sys.argv[1:] == ["documents"]:
-        sys.path.append(str(namespace.TESTS))
         from conformance.documents import DOCUMENTS
 
         for file, made in DOCUMENTS.items():

@@ -34,9 +34,9 @@ from allpacs.report import annotations as bulk_annotations
 from allpacs.report import codes, document, key_images, pdf
 from allpacs.report.context import CellPicture
 from allpacs.report.fhir import fhir_bundle
-from allpacs.results import results
 from allpacs.settings import CStoreSettings, ReceiveSettings, ReportSettings
-from unit.report.report_samples import CONTEXT, PRIOR, usual_headers, usual_study
+from allpacs.study.results import results
+from conformance.support.report_samples import CONTEXT, PRIOR, usual_headers, usual_study
 
 HERE = Path(__file__).parent
 

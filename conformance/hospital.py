@@ -17,16 +17,16 @@ from PIL import Image
 from pydicom import Dataset, dcmread
 
 from allpacs.app import open_store
-from allpacs.capture.pictures import import_pictures
 from allpacs.demo.synthetic import draw_cell, draw_field
 from allpacs.domain.specimen import PatientAndSpecimen, SpecimenKind, Stain
 from allpacs.settings import Settings, load_settings
 from allpacs.store.records import RevisionState
 from allpacs.store.store import Store
+from allpacs.study.import_images import import_pictures
 from conformance.peers.fhir_server import FhirServer
 from conformance.peers.orthanc import AE_TITLE, Orthanc
 from conformance.peers.programs import dcmtk, run
-from hospital import free_port, wait_until
+from conformance.support.network import free_port, wait_until
 
 PATIENT = PatientAndSpecimen(
     patient_id="CONF-1",
@@ -42,7 +42,7 @@ MADE_AT = datetime(2026, 3, 4, 10, 11, 12, tzinfo=UTC)
 
 
 @dataclass(frozen=True)
-class Hospital:
+class PeerHospital:
     """What the checks look at."""
 
     folder: Path
@@ -94,7 +94,7 @@ class Hospital:
 
 
 @contextmanager
-def hospital(folder: Path) -> Iterator[Hospital]:
+def hospital(folder: Path) -> Iterator[PeerHospital]:
     """Run PACS, EHR and the plugin between them."""
     port = free_port()
     pacs = Orthanc(folder / "pacs", dicom_port=free_port(), http_port=free_port(), allpacs_port=port)
@@ -134,7 +134,7 @@ base_url = "{ehr.base_url}"
         stack.enter_context(ehr)
         stack.enter_context(running(folder, "serve", "--config", str(config)))
         wait_until(lambda: _answers(port), 60, "a receiver that answers C-ECHO")
-        yield Hospital(folder, pacs, ehr, port, config)
+        yield PeerHospital(folder, pacs, ehr, port, config)
 
 
 def _answers(port: int) -> bool:

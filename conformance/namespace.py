@@ -9,8 +9,6 @@ import sys
 from pathlib import Path
 
 _ROOT = Path(__file__).parents[1]
-#: The tests' helpers, which the suite uses too.
-TESTS = _ROOT / "tests"
 _MARK = "ALLPACS_CONFORMANCE_NAMESPACE"
 
 
@@ -20,8 +18,8 @@ def inside() -> bool:
 
 
 def enter() -> int:
-    """Run the suite in a namespace of its own, with the tests' helpers on the path; return its exit status."""
+    """Run the suite in a namespace of its own; return its exit status."""
     unshare = ["unshare", "-n"] if os.geteuid() == 0 else ["unshare", "-rn"]
     command = f'ip link set lo up && exec "{sys.executable}" -m conformance'
-    environment = {**os.environ, _MARK: "1", "PYTHONPATH": f"{_ROOT}:{TESTS}"}
+    environment = {**os.environ, _MARK: "1", "PYTHONPATH": str(_ROOT)}
     return subprocess.run([*unshare, "sh", "-c", command], env=environment, cwd=_ROOT, check=False).returncode

@@ -12,13 +12,13 @@ from allpacs.classify.bundle import load_bundle
 from allpacs.domain.artefacts import DICOM_KINDS, Artefact, ArtefactKind
 from allpacs.domain.findings import CellLabel
 from allpacs.domain.review import CellReview, Decision, Review, Reviewer
-from allpacs.reading import prior_report
 from allpacs.report.context import ReportContext
 from allpacs.settings import SHIPPED_BUNDLE
-from allpacs.signing import signed_results
+from allpacs.study.signing import signed_results
+from allpacs.study.steps import prior_report
 from conformance import seeded
 from conformance.checks import dcmtk, fhir, hl7v2, objects, round_trip, route, viewer
-from conformance.hospital import MADE_AT, Hospital, crowded, drawn, headers, hospital, study
+from conformance.hospital import MADE_AT, PeerHospital, crowded, drawn, headers, hospital, study
 from conformance.outcome import Check, Outcome
 from conformance.peers.programs import NODE_PACKAGES
 
@@ -39,7 +39,7 @@ def main() -> int:
     return 0 if outcome.passed else 1
 
 
-def _all(hospital: Hospital, outcome: Outcome) -> Iterator[Iterator[Check]]:
+def _all(hospital: PeerHospital, outcome: Outcome) -> Iterator[Iterator[Check]]:
     files = study(hospital.folder / "study", drawn(hospital.folder / "pictures"))
     study_uid = str(headers(files)[0].StudyInstanceUID)
     yield route.checks(hospital, files)
@@ -73,7 +73,7 @@ def _all(hospital: Hospital, outcome: Outcome) -> Iterator[Iterator[Check]]:
     yield dcmtk.comprehensive(hospital, sr)
 
 
-def _results(hospital: Hospital, files: Sequence[Path]) -> dict[str, Path]:
+def _results(hospital: PeerHospital, files: Sequence[Path]) -> dict[str, Path]:
     """Return the DICOM results of a study as files, by names for the reader."""
     study_uid = str(headers(files)[0].StudyInstanceUID)
     with hospital.store() as store:
@@ -91,7 +91,7 @@ def _results(hospital: Hospital, files: Sequence[Path]) -> dict[str, Path]:
     return named
 
 
-def _signed(hospital: Hospital, files: Sequence[Path], sr: Artefact) -> dict[ArtefactKind, Artefact]:
+def _signed(hospital: PeerHospital, files: Sequence[Path], sr: Artefact) -> dict[ArtefactKind, Artefact]:
     """Return what a person's signature under the study's findings makes: one cell accepted, one changed, one out."""
     sources = headers(files)
     study_uid = str(sources[0].StudyInstanceUID)
@@ -103,7 +103,7 @@ def _signed(hospital: Hospital, files: Sequence[Path], sr: Artefact) -> dict[Art
     first, second, third, *_ = findings.cells
     other = CellLabel.HEM if second.label is CellLabel.ALL else CellLabel.ALL
     review = Review(
-        Reviewer("Haddad^Layla", "Conformance Hospital", "lhaddad"),
+        Reviewer("Haddad^Layla", "Conformance PeerHospital", "lhaddad"),
         MADE_AT + timedelta(days=1),
         (
             CellReview(first.tracking_uid, Decision.ACCEPTED),

@@ -17,7 +17,7 @@ import sqlalchemy as sa
 import structlog
 from hypothesis import HealthCheck, settings
 
-from places import REPOSITORY, postgresql_programs
+from support.places import REPOSITORY, postgresql_programs
 
 #: Of a program that a fixture runs, seconds.
 PROGRAM_TIMEOUT_S = 60.0
@@ -41,7 +41,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object | 
     """Let a test process that dies cost the test it died in, not the run."""
     if config.getvalue("dist") != "loadfile":
         return None
-    from scheduling import LoadFileSurvivingCrashes
+    from support.scheduling import LoadFileSurvivingCrashes
 
     return LoadFileSurvivingCrashes(config, log)
 
@@ -95,7 +95,7 @@ def no_worker_ends_the_tests() -> Iterator[None]:
         sys.stderr.write(f"a worker in the tests' process would have ended it with {exit_code}\n")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("allpacs.flow.flow.end_process", told)
+        patch.setattr("allpacs.app.worker.end_process", told)
         yield
 
 

@@ -8,7 +8,7 @@ from allpacs.domain.errors import ConfigFault
 from allpacs.settings import ServerTlsSettings, TlsSettings
 
 if TYPE_CHECKING:
-    from allpacs.tls import Tls
+    from allpacs.dicom.tls import Tls
 
 
 @overload
@@ -23,7 +23,7 @@ def make_tls(one: TlsSettings | ServerTlsSettings | None, section: str) -> Tls |
     ConfigFault
         A file is missing or cannot be used; the message names the section and the file.
     """
-    from allpacs.tls import TlsFiles, client_tls, server_tls
+    from allpacs.dicom.tls import TlsFiles, client_tls, server_tls
 
     if one is None:
         return None

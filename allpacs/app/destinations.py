@@ -19,7 +19,7 @@ from allpacs.settings import (
 if TYPE_CHECKING:
     from allpacs.deliver.port import Destination
     from allpacs.deliver.smart import BackendServices
-    from allpacs.tls import Tls
+    from allpacs.dicom.tls import Tls
 
 
 def make_destinations(settings: Settings) -> dict[str, Destination]:

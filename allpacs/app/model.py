@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from allpacs.classify.batcher import Batcher
     from allpacs.classify.bundle import Bundle
     from allpacs.classify.saliency import Explain
-    from allpacs.pipeline import AskModel, Pipeline
+    from allpacs.study.pipeline import AskModel, Pipeline
 
 
 def make_pipeline(settings: Settings, folder: Path | None = None) -> Pipeline:
@@ -28,7 +28,7 @@ def make_pipeline(settings: Settings, folder: Path | None = None) -> Pipeline:
         The bundle is not what it says it is, or not signed by whom `model.trusted_key` trusts.
     """
     from allpacs.classify.bundle import load_bundle
-    from allpacs.pipeline import Pipeline
+    from allpacs.study.pipeline import Pipeline
 
     work = settings.work
     folder = settings.model.bundle if folder is None else folder

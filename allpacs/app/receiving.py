@@ -16,7 +16,7 @@ from allpacs.store.store import Store
 
 if TYPE_CHECKING:
     from allpacs.audit.trail import AuditTrail
-    from allpacs.commitment import Answer
+    from allpacs.dicom.commitment import Answer
     from allpacs.receive.scp import StorageScp
 
 _log = structlog.get_logger("allpacs.app")
@@ -80,7 +80,7 @@ def make_receiver(settings: Settings, store: Store, audit: AuditTrail | None = N
 
 def recover_in_background(settings: Settings, store: Store) -> threading.Thread:
     """Begin to look for files that a crash left without a row in the index; senders are served meanwhile."""
-    from allpacs.recovery import recover
+    from allpacs.flow.recovery import recover
 
     def run() -> None:
         try:

@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from allpacs import tracing
 from allpacs.app.certificates import make_tls
 from allpacs.domain.errors import StoreFault
 from allpacs.settings import Settings
 from allpacs.store.store import Store
+from allpacs.telemetry import tracing
 
 if TYPE_CHECKING:
+    from allpacs.app.health import Check, Monitor
     from allpacs.audit.trail import AuditTrail
-    from allpacs.monitor import Check, Monitor
 
 _log = structlog.get_logger("allpacs.app")
 
@@ -73,7 +73,7 @@ def start_monitor(settings: Settings, store: Store, port: int, *, healthy: Check
     ready:
         What else has to be well than the store.
     """
-    from allpacs.monitor import Monitor, StoreMetrics
+    from allpacs.app.health import Monitor, StoreMetrics
 
     one = settings.monitor
     if not one.enabled:

@@ -12,6 +12,7 @@ import structlog
 
 from allpacs.app.destinations import make_destinations
 from allpacs.app.model import asking, explaining, make_pipeline, start_model
+from allpacs.app.supervisor import end_process
 from allpacs.domain.errors import ModelFault
 from allpacs.settings import Settings
 from allpacs.store.store import Store
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from allpacs.classify.bundle import Bundle
     from allpacs.classify.saliency import Explain
     from allpacs.flow import Flow
-    from allpacs.pipeline import AskModel
+    from allpacs.study.pipeline import AskModel
 
 _log = structlog.get_logger("allpacs.app")
 
@@ -42,7 +43,7 @@ class _Model:
     """A bundle's stages, its network and the reading with both; the network is let go of by `close`."""
 
     def __init__(self, settings: Settings, store: Store, folder: Path, ask: AskModel | None) -> None:
-        from allpacs.reading import Reading, ReadingOptions
+        from allpacs.study.steps import Reading, ReadingOptions
 
         pipeline = make_pipeline(settings, folder)
         self._batcher: Batcher | None = None
@@ -114,9 +115,9 @@ class Worker:
         flow_type: Callable[..., Flow] | None = None,
         audit: AuditTrail | None = None,
     ) -> None:
-        from allpacs.bundle_swap import BundleWatch, InService
         from allpacs.deliver.retry import RetryPolicy
         from allpacs.flow import Flow, FlowOptions, workflow_database
+        from allpacs.flow.model_swap import BundleWatch, InService
         from allpacs.report.pdf import check_printing
 
         if settings.report.pdf:
@@ -131,6 +132,7 @@ class Worker:
             readings=self._readings,
             destinations=make_destinations(settings),
             audit=audit,
+            on_engine_lost=lambda: end_process(1),
             options=FlowOptions(
                 system_database_url=workflow_database(settings.store.folder, settings.store.database_url),
                 executor_id=settings.work.executor_id,

@@ -33,7 +33,7 @@ from allpacs.audit.messages import (
     Participant,
     audit_message,
 )
-from allpacs.tls import Tls
+from allpacs.dicom.tls import Tls
 
 #: Facility 10 (security), severity 5 (notice); PS3.15 A.6: MSGID "DICOM+RFC3881".
 _PRIORITY = 10 * 8 + 5

@@ -26,9 +26,9 @@ import numpy as np
 import structlog
 from numpy.typing import NDArray
 
-from allpacs import metrics
 from allpacs.classify.engines.port import Engine, OutOfDeviceMemory
 from allpacs.domain.errors import ModelFault
+from allpacs.telemetry import metrics
 
 _log = structlog.get_logger(__name__)
 

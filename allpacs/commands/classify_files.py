@@ -18,9 +18,9 @@ from allpacs.domain.errors import InputFault
 from allpacs.domain.findings import CellFinding, InstanceFindings, ModelIdentity
 from allpacs.domain.identity import derive_uid
 from allpacs.domain.parts import complete
-from allpacs.pipeline import ImageFile
 from allpacs.settings import Settings
-from allpacs.slides import WHOLE_SLIDE_IMAGE, Survey, search, survey
+from allpacs.study.pipeline import ImageFile
+from allpacs.study.slides import WHOLE_SLIDE_IMAGE, Survey, search, survey
 
 
 @dataclass(frozen=True, slots=True)

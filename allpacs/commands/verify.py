@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.console import Console
 
-from allpacs.recovery import recover
+from allpacs.flow.recovery import recover
 from allpacs.settings import Settings
 from allpacs.store.scrub import SETTLED_S, Damage, Scrubbed
 from allpacs.store.store import Store

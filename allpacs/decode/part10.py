@@ -35,9 +35,9 @@ from allpacs.decode.guard import blaming_sender, opened
 from allpacs.decode.icc import ToSrgb
 from allpacs.decode.layout import PixelLayout, read_layout
 from allpacs.decode.scale import stated_scale
+from allpacs.dicom.deflate import inflated
 from allpacs.domain.errors import InputFault, UndecodablePixels
 from allpacs.domain.image import Frame, UnreadableFrame
-from allpacs.inflate import inflated
 
 #: Index of a frame, from 0, to its samples and their Photometric Interpretation.
 _SamplesOf = Callable[[int], tuple[Samples, str]]

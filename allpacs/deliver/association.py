@@ -37,9 +37,9 @@ from pynetdicom.presentation import PresentationContext, build_context, build_ro
 from pynetdicom.sop_class import Verification
 from pynetdicom.status import STORAGE_SERVICE_CLASS_STATUS, code_to_category
 
+from allpacs.dicom.tls import Tls
 from allpacs.domain.errors import ConfigFault, DeliveryRejected, DeliveryUnavailable
 from allpacs.domain.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, is_ae_title
-from allpacs.tls import Tls
 
 DUPLICATE = 0x0111
 _PROCESSING_FAILURE = 0x0110  # what many archives answer while their database is down

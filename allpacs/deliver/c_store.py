@@ -20,7 +20,6 @@ from pydicom.errors import InvalidDicomError
 from pydicom.uid import Comprehensive3DSRStorage, ComprehensiveSRStorage, MediaStorageDirectoryStorage
 from pynetdicom.association import Association
 
-from allpacs.commitment import Reference
 from allpacs.deliver.association import (
     DUPLICATE,
     Context,
@@ -35,10 +34,11 @@ from allpacs.deliver.association import (
 )
 from allpacs.deliver.commitment import request_commitment
 from allpacs.deliver.comprehensive import as_comprehensive
+from allpacs.dicom.commitment import Reference
+from allpacs.dicom.tls import Tls
 from allpacs.domain.artefacts import DICOM_KINDS, Artefact, ArtefactKind, Asked, Commitment, Receipt
 from allpacs.domain.errors import DeliveryRejected, DeliveryUnavailable
 from allpacs.domain.identity import is_uid
-from allpacs.tls import Tls
 
 __all__ = ["MAX_CONTEXTS", "CStoreDestination", "SentFile", "echo", "send_files"]
 

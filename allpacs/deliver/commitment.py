@@ -13,7 +13,8 @@ from collections.abc import Sequence
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom import evt
 
-from allpacs.commitment import (
+from allpacs.deliver.association import NoContextAccepted, Peer, associated
+from allpacs.dicom.commitment import (
     REQUEST,
     SOP_CLASS_UID,
     SOP_INSTANCE_UID,
@@ -23,7 +24,6 @@ from allpacs.commitment import (
     event_information,
     read_event,
 )
-from allpacs.deliver.association import NoContextAccepted, Peer, associated
 from allpacs.domain.artefacts import Asked, Commitment
 from allpacs.domain.errors import DeliveryUnavailable, InputFault
 

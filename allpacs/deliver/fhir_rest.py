@@ -32,9 +32,9 @@ import httpx
 
 from allpacs.deliver.http import address_name, retry_after_s
 from allpacs.deliver.smart import BackendServices
+from allpacs.dicom.tls import Tls
 from allpacs.domain.artefacts import Artefact, ArtefactKind, Receipt
 from allpacs.domain.errors import DeliveryRejected, DeliveryUnavailable
-from allpacs.tls import Tls
 
 _FHIR_JSON = "application/fhir+json"
 

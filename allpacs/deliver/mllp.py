@@ -25,9 +25,9 @@ from collections.abc import Sequence
 import hl7
 from hl7.mllp import InvalidBlockError, open_hl7_connection
 
+from allpacs.dicom.tls import Tls
 from allpacs.domain.artefacts import Artefact, ArtefactKind, Receipt
 from allpacs.domain.errors import DeliveryRejected, DeliveryUnavailable
-from allpacs.tls import Tls
 
 _ACCEPTED = frozenset({"AA", "CA"})
 _REFUSED = frozenset({"AE", "CE", "AR", "CR"})

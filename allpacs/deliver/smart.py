@@ -18,8 +18,8 @@ from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from allpacs.deliver.http import retry_after_s
+from allpacs.dicom.tls import Tls
 from allpacs.domain.errors import ConfigFault, DeliveryRejected, DeliveryUnavailable
-from allpacs.tls import Tls
 
 _ASSERTION = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 #: How long an assertion is good for, at most (SMART: five minutes).

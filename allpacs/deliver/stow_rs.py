@@ -33,9 +33,9 @@ from pydicom.uid import Comprehensive3DSRStorage
 from allpacs.deliver.association import Verdict, judge, status_text
 from allpacs.deliver.comprehensive import as_comprehensive
 from allpacs.deliver.http import address_name, retry_after_s
+from allpacs.dicom.tls import Tls
 from allpacs.domain.artefacts import DICOM_KINDS, Artefact, ArtefactKind, Receipt
 from allpacs.domain.errors import DeliveryRejected, DeliveryUnavailable
-from allpacs.tls import Tls
 
 _DICOM_JSON = "application/dicom+json"
 _LATER = frozenset({408, 425, 429})

@@ -196,8 +196,8 @@ def _study(images: Path | None, folder: Path) -> tuple[Path, dict[str, CellLabel
 
     The second is by SOP Instance UID, and empty unless the cells are synthetic.
     """
-    from allpacs.capture.pictures import import_pictures
     from allpacs.domain.specimen import PatientAndSpecimen, SpecimenKind, Stain
+    from allpacs.study.import_images import import_pictures
 
     if images is not None and any(is_dicom(path) for path in image_files([images])):
         return images, {}

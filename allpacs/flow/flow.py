@@ -39,19 +39,18 @@ from dbos import DBOS, SetWorkflowID
 from dbos import error as engine_errors
 from sqlalchemy.exc import SQLAlchemyError
 
-from allpacs import metrics, tracing
 from allpacs.audit.trail import AuditTrail
-from allpacs.bundle_swap import InService
 from allpacs.deliver.port import Destination
-from allpacs.delivering import Delivering
 from allpacs.domain.errors import AllpacsError, StoreDamaged, StoreFault
+from allpacs.flow.delivery import Delivering
 from allpacs.flow.engine import JsonSerializer, delivery_id, kind, reading_id
+from allpacs.flow.model_swap import InService
 from allpacs.flow.options import FlowOptions
 from allpacs.flow.upkeep import MAX_RECOVERIES, Upkeep
-from allpacs.reading import Reading
 from allpacs.store.records import DeliveryState, RevisionState
 from allpacs.store.store import Store
-from allpacs.supervise import end_process
+from allpacs.study.steps import Reading
+from allpacs.telemetry import metrics, tracing
 
 _log = structlog.get_logger("allpacs.flow")
 
@@ -87,8 +86,8 @@ class Flow:
         readings: InService,
         destinations: Mapping[str, Destination],
         options: FlowOptions,
+        on_engine_lost: Callable[[], object],
         now: Callable[[], float] = time.time,
-        on_engine_lost: Callable[[], object] = lambda: end_process(1),
         audit: AuditTrail | None = None,
     ) -> None:
         self._store = store
@@ -159,7 +158,7 @@ class Flow:
     def stop(self, finish_within_s: float = 5.0) -> None:
         """Begin no further step, let those that run finish for a while, leave the rest to the next start.
 
-        Workflows that were left wait in threads for the end of the process: see `allpacs.supervise.end_process`.
+        Workflows that were left wait in threads for the end of the process: see `allpacs.app.supervisor.end_process`.
         """
         self._stop.set()
         self._wake.set()

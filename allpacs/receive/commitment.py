@@ -18,7 +18,7 @@ import structlog
 from pynetdicom import evt
 from pynetdicom.association import Association
 
-from allpacs import commitment as service
+from allpacs.dicom import commitment as service
 from allpacs.domain.errors import AllpacsError, InputFault, StoreFault
 from allpacs.receive.port import CommitmentSink, Owed
 

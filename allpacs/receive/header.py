@@ -13,8 +13,8 @@ from pydicom.tag import BaseTag
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian
 from pydicom.valuerep import EXPLICIT_VR_LENGTH_32
 
+from allpacs.dicom.deflate import inflated
 from allpacs.domain.errors import InputFault, InstanceRefused
-from allpacs.inflate import inflated
 from allpacs.receive.admit import CANNOT_UNDERSTAND, COUNT_TAGS, DECIDING_TAGS
 
 _PIXEL_DATA: Final = 0x7FE00010

@@ -16,8 +16,8 @@ from typing import Any
 import structlog
 from pynetdicom.transport import ThreadedAssociationServer
 
+from allpacs.dicom.tls import Tls
 from allpacs.receive.port import TransferAudit
-from allpacs.tls import Tls
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 

@@ -22,7 +22,7 @@ _US = struct.Struct("<H")
 #: A command set of more is none: that of an instance has some hundred bytes.
 _LARGEST_COMMAND_BYTES: Final = 1 << 16
 #: Data sets other than those of instances are decoded whole, into many times their size. A request for storage
-#: commitment with `allpacs.commitment.MOST_REFERENCES` has 8 MB.
+#: commitment with `allpacs.dicom.commitment.MOST_REFERENCES` has 8 MB.
 _LARGEST_DATA_SET_BYTES: Final = 10_000_000
 
 _log = structlog.get_logger("allpacs.receive")

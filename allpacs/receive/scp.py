@@ -22,8 +22,8 @@ from pynetdicom import AE, _config, evt
 from pynetdicom.dimse_messages import C_STORE_RQ
 from pynetdicom.sop_class import Verification
 
-from allpacs import metrics, tracing
-from allpacs.commitment import SOP_CLASS_UID as COMMITMENT_SOP_CLASS_UID
+from allpacs.dicom.commitment import SOP_CLASS_UID as COMMITMENT_SOP_CLASS_UID
+from allpacs.dicom.tls import Tls
 from allpacs.domain.errors import InstanceRefused, StoreFault
 from allpacs.domain.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, is_uid
 from allpacs.domain.instance import InstanceIdentity
@@ -36,7 +36,7 @@ from allpacs.receive.large import LargeDataSet, begin
 from allpacs.receive.listener import Listener, Network, SharedListener
 from allpacs.receive.port import Sink, TransferAudit
 from allpacs.receive.reactor import WaitingHandler
-from allpacs.tls import Tls
+from allpacs.telemetry import metrics, tracing
 
 #: A data set of more goes by disk while it comes; so does one that fills a quarter of the memory for all.
 _LARGE_BYTES: Final = 64_000_000

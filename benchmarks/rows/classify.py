@@ -16,8 +16,8 @@ from allpacs.classify.bundle import Bundle, load_bundle
 from allpacs.classify.engines.choose import start_engine
 from allpacs.classify.engines.network import network_of
 from allpacs.classify.engines.port import Engine
-from allpacs.pipeline import ImageFile, Pipeline
 from allpacs.settings import Settings
+from allpacs.study.pipeline import ImageFile, Pipeline
 from benchmarks import instances
 from benchmarks.measure import Row, paired
 from benchmarks.scale import Scale

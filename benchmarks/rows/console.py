@@ -22,7 +22,6 @@ from PIL import Image
 from pydantic import TypeAdapter
 from pydicom import dcmread
 
-from allpacs.capture.pictures import import_pictures
 from allpacs.console.app import make_console
 from allpacs.domain.findings import CellFinding, CellLabel, InstanceFindings, ModelIdentity, NotAssessable
 from allpacs.domain.geometry import BoxPx
@@ -31,6 +30,7 @@ from allpacs.settings import load_settings
 from allpacs.store import schema
 from allpacs.store.outcomes import SCORE_BINS
 from allpacs.store.store import Store
+from allpacs.study.import_images import import_pictures
 from benchmarks.measure import Row, alone
 from benchmarks.scale import Scale
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from allpacs.demo.archive import Archive
-from allpacs.reading import LABELLED
 from allpacs.store.store import Store
+from allpacs.study.steps import LABELLED
 from benchmarks import instances, receivers
 from benchmarks.measure import Row, alone, measured
 from benchmarks.rows.plugin import SR_TO, timed

@@ -15,13 +15,13 @@ from allpacs.app import make_pipeline
 from allpacs.classify import aggregate
 from allpacs.decode.part10 import read_header
 from allpacs.domain.findings import StudyFindings
-from allpacs.pipeline import ImageFile
 from allpacs.report.context import ReportContext
 from allpacs.report.fhir import fhir_bundle
 from allpacs.report.html import html_report
 from allpacs.report.source import Headers
 from allpacs.report.sr import structured_report
 from allpacs.settings import Settings
+from allpacs.study.pipeline import ImageFile
 from benchmarks import instances
 from benchmarks.measure import Row, alone, paired
 from benchmarks.scale import Scale

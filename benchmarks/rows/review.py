@@ -16,7 +16,6 @@ from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 from pydicom import dcmread
 
-from allpacs.capture.pictures import import_pictures
 from allpacs.classify import aggregate
 from allpacs.demo.synthetic import draw_field
 from allpacs.domain.findings import CellFinding, CellLabel, InstanceFindings
@@ -26,6 +25,7 @@ from allpacs.domain.review import Decision
 from allpacs.domain.specimen import PatientAndSpecimen
 from allpacs.store.records import RevisionState
 from allpacs.store.store import Store
+from allpacs.study.import_images import import_pictures
 from benchmarks.measure import Row, measured
 from benchmarks.rows.console import MODEL, serving
 from benchmarks.scale import Scale

@@ -11,7 +11,7 @@ from pathlib import Path
 from benchmarks.measure import Row, alone
 from benchmarks.scale import Scale
 
-_PROGRAM = Path(__file__).parents[2] / "tests" / "slide_run.py"
+_PROGRAM = Path(__file__).parents[2] / "tests" / "support" / "slide_run.py"
 _STAMP_PX = 1280
 _LONGEST_S = 3600.0
 

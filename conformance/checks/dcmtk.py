@@ -26,16 +26,16 @@ from pydicom.uid import (
 
 from allpacs.app import accepted_transfer_syntaxes
 from allpacs.deliver.c_store import CStoreDestination
+from allpacs.dicom.tls import client_tls
 from allpacs.domain.artefacts import Artefact, ArtefactKind
 from allpacs.domain.errors import DeliveryUnavailable
 from allpacs.domain.identity import derive_uid
-from allpacs.tls import client_tls
-from certificates import Authority
-from conformance.hospital import Hospital, running
+from conformance.hospital import PeerHospital, running
 from conformance.judges.dicom_programs import dciodvfy, dsrdump
 from conformance.outcome import Check
 from conformance.peers.programs import dcmtk, debian_version, run
-from hospital import free_port, wait_until
+from conformance.support.certificates import Authority
+from conformance.support.network import free_port, wait_until
 
 #: How DCMTK's storescu is told to propose a transfer syntax; it has no word for HTJ2K.
 _PROPOSED = {
@@ -56,7 +56,7 @@ def check(what: str, *faults: str) -> Check:
     return Check("DCMTK", debian_version("dcmtk"), what, tuple(fault for fault in faults if fault))
 
 
-def transfer_syntaxes(hospital: Hospital, image: Path) -> Iterator[Check]:
+def transfer_syntaxes(hospital: PeerHospital, image: Path) -> Iterator[Check]:
     """Send the same image in each transfer syntax, all in one study, and have it read."""
     folder = hospital.folder / "transfer-syntaxes"
     folder.mkdir()
@@ -130,7 +130,7 @@ def _write_jpeg_2000(image: Dataset, file: Path) -> None:
     image.save_as(file)
 
 
-def tls(hospital: Hospital, image: Path, report: Artefact) -> Iterator[Check]:
+def tls(hospital: PeerHospital, image: Path, report: Artefact) -> Iterator[Check]:
     """DCMTK as TLS client of the receiver, and as TLS server of a destination; each wants the other's certificate."""
     folder = hospital.folder / "tls"
     folder.mkdir()
@@ -241,7 +241,7 @@ PresentationContexts = Reports
 """
 
 
-def comprehensive(hospital: Hospital, report: Artefact) -> Iterator[Check]:
+def comprehensive(hospital: PeerHospital, report: Artefact) -> Iterator[Check]:
     """A PACS that refuses Comprehensive 3D SR in negotiation gets the report as Comprehensive SR."""
     folder = hospital.folder / "comprehensive"
     folder.mkdir()

@@ -10,7 +10,7 @@ from pathlib import Path
 from allpacs.deliver.fhir_rest import FhirRestDestination
 from allpacs.domain.artefacts import Artefact
 from allpacs.domain.identity import derive_uid
-from conformance.hospital import PATIENT, Hospital
+from conformance.hospital import PATIENT, PeerHospital
 from conformance.judges import fhir_validators, own_bundle
 from conformance.outcome import Check
 from conformance.peers.fhir_server import medplum_version, validated
@@ -48,7 +48,7 @@ def capability_statement() -> Iterator[Check]:
         yield Check(name, release, "finds the CapabilityStatement valid R4 (4.0.1)", tuple(faults))
 
 
-def stored(hospital: Hospital, bundle: Artefact, study_uid: str, sr_uid: str) -> Iterator[Check]:
+def stored(hospital: PeerHospital, bundle: Artefact, study_uid: str, sr_uid: str) -> Iterator[Check]:
     """Ask the EHR, which has the report from allpacs already, and send it once more."""
     ehr = hospital.ehr
 
@@ -77,7 +77,7 @@ def stored(hospital: Hospital, bundle: Artefact, study_uid: str, sr_uid: str) ->
     yield check("finds no report by another accession number", "" if not nothing else f"{len(nothing)} found")
 
 
-def signed(hospital: Hospital, bundle: Artefact, study_uid: str) -> Iterator[Check]:
+def signed(hospital: PeerHospital, bundle: Artefact, study_uid: str) -> Iterator[Check]:
     """Send the report that a person signed: it takes the place of the preliminary one."""
     FhirRestDestination(hospital.ehr.base_url).deliver([bundle])
     identifier = f"urn:oid:{derive_uid('diagnostic-report', study_uid)}"

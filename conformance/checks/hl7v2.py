@@ -13,7 +13,7 @@ from allpacs.deliver.mllp import MllpDestination
 from allpacs.domain.artefacts import Artefact
 from allpacs.domain.errors import DeliveryRejected, DeliveryUnavailable
 from conformance.outcome import Check
-from deliver_samples import hl7_server
+from conformance.support.hl7_server import hl7_server
 
 
 def checks(message: Artefact) -> Iterator[Check]:

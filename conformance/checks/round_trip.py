@@ -11,7 +11,7 @@ import highdicom
 
 from allpacs.classify import aggregate
 from allpacs.domain.findings import CellFinding, CellLabel
-from conformance.hospital import Hospital
+from conformance.hospital import PeerHospital
 from conformance.outcome import Check
 from conformance.peers.fhir_server import medplum_version
 from conformance.peers.programs import dcmtk, debian_version, run
@@ -24,7 +24,7 @@ Place = tuple[int, int, int, int]
 Cell = tuple[CellLabel | None, float | None, Place]
 
 
-def checks(hospital: Hospital, report: Path, study_uid: str) -> Iterator[Check]:
+def checks(hospital: PeerHospital, report: Path, study_uid: str) -> Iterator[Check]:
     """Compare findings in the store, the report by two readers, and the EHR's Observations."""
     with hospital.store() as store:
         instances = store.findings.get(study_uid, 1)

@@ -15,7 +15,7 @@ from pydicom.uid import (
     MultiFrameTrueColorSecondaryCaptureImageStorage,
 )
 
-from conformance.hospital import Hospital
+from conformance.hospital import PeerHospital
 from conformance.outcome import Check
 from conformance.peers.orthanc import AE_TITLE
 from conformance.peers.programs import dcmtk, debian_version, run
@@ -30,7 +30,7 @@ _RESULTS = {
 }
 
 
-def checks(hospital: Hospital, files: list[Path]) -> Iterator[Check]:
+def checks(hospital: PeerHospital, files: list[Path]) -> Iterator[Check]:
     """Send the study to the PACS, as a modality does, and look for the results there."""
     pacs = hospital.pacs
     uids = {dcmread(file, stop_before_pixels=True).SOPInstanceUID for file in files}
@@ -96,7 +96,7 @@ def checks(hospital: Hospital, files: list[Path]) -> Iterator[Check]:
     KEY_IMAGE.write_bytes(frame)
 
 
-def bulk_annotations(hospital: Hospital, files: list[Path]) -> Iterator[Check]:
+def bulk_annotations(hospital: PeerHospital, files: list[Path]) -> Iterator[Check]:
     """Send images of many cells: annotations of each come back beside a summary report, which names them."""
     pacs = hospital.pacs
     study_uid = dcmread(files[0], stop_before_pixels=True).StudyInstanceUID
@@ -131,7 +131,7 @@ def bulk_annotations(hospital: Hospital, files: list[Path]) -> Iterator[Check]:
     )  # fmt: skip
 
 
-def _routed_again(hospital: Hospital, study_uid: str, sent: int) -> list[str]:
+def _routed_again(hospital: PeerHospital, study_uid: str, sent: int) -> list[str]:
     with hospital.store() as store:
         row = store.studies.get(study_uid)
         if row is None or (row.instances, row.revision) != (sent, 1):

@@ -12,7 +12,7 @@ from playwright.sync_api import Error, Page
 from pydicom import Dataset, dcmread
 
 from allpacs.console import server as console
-from conformance.hospital import Hospital
+from conformance.hospital import PeerHospital
 from conformance.outcome import Check
 from conformance.peers import ohif
 
@@ -35,7 +35,7 @@ class _Cell:
     numbers: tuple[str, ...]
 
 
-def checks(hospital: Hospital, report: Path) -> Iterator[Check]:
+def checks(hospital: PeerHospital, report: Path) -> Iterator[Check]:
     """Open the study and its report as a clinician does, from the PACS and then from allpacs's own DICOMweb."""
     yield from _checks(report, "", SCREENSHOT, hospital.pacs.base_url)
     settings = hospital.settings

@@ -20,8 +20,8 @@ from allpacs.demo.synthetic import draw_cell, draw_field
 from allpacs.domain.artefacts import Artefact, ArtefactKind
 from allpacs.domain.errors import ConfigFault
 from allpacs.store.records import DeliveryState, RevisionState
-from deliver_samples import scp
-from hospital import Hospital, drawn_study
+from support.deliver_samples import scp
+from support.hospital import StubHospital, drawn_study
 
 MICROSCOPY = "1.2.840.10008.5.1.4.1.1.77.1.2"
 
@@ -86,7 +86,7 @@ def test_an_error_is_one_line_and_a_status(arguments: list[str], status: int, sa
 
 
 def test_a_port_that_is_taken_is_status_3(tmp_path: Path) -> None:
-    with Hospital(tmp_path) as hospital, socket.socket() as taken:
+    with StubHospital(tmp_path) as hospital, socket.socket() as taken:
         taken.bind(("127.0.0.1", hospital.port))
         taken.listen()
         result = allpacs("receive", "--config", hospital.config)
@@ -168,7 +168,7 @@ def test_import_writes_a_study(tmp_path: Path) -> None:
 
 
 def test_check_config_says_what_to_fix(tmp_path: Path) -> None:
-    with Hospital(tmp_path) as hospital:
+    with StubHospital(tmp_path) as hospital:
         good = allpacs("check-config", "--config", hospital.config)
         assert good.returncode == 0, good.stdout + good.stderr
         hospital.ehr.stop()
@@ -204,7 +204,7 @@ def test_studies_refuses_what_it_does_not_know(tmp_path: Path, option: list[str]
 
 def test_show_and_retry(tmp_path: Path) -> None:
     """A revision whose delivery was given up, and one whose reading failed, are both repeated on request."""
-    with Hospital(tmp_path) as hospital:
+    with StubHospital(tmp_path) as hospital:
         store = open_store(hospital.settings)
         from allpacs.app import make_receiver
 

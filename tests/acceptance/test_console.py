@@ -20,8 +20,8 @@ import pytest
 from playwright.sync_api import Browser, Page, Route, expect
 
 from acceptance.reports import read, resources
-from browser import Faults, chromium, serious
-from places import REPOSITORY
+from support.browser import Faults, chromium, serious
+from support.places import REPOSITORY
 
 pytestmark = pytest.mark.slow
 

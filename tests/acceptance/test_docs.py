@@ -17,8 +17,9 @@ from allpacs.app import open_store
 from allpacs.demo.synthetic import draw_cell
 from allpacs.settings import load_settings
 from allpacs.store.records import RevisionState
-from doc_commands import DOCS, REPOSITORY, commands, pages
-from hospital import Hospital, drawn_study, wait_until
+from conformance.support.network import wait_until
+from support.doc_commands import DOCS, REPOSITORY, commands, pages
+from support.hospital import StubHospital, drawn_study
 
 pytestmark = pytest.mark.slow
 
@@ -31,10 +32,10 @@ NEEDS_IMAGES = re.compile(r"^(python -m training\S*) .*--data\b.*")
 
 
 @pytest.fixture(scope="module")
-def reader(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hospital]:
+def reader(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StubHospital]:
     """A hospital whose allpacs has read one study; the reader sits in its folder."""
     folder = tmp_path_factory.mktemp("reader")
-    with Hospital(folder, quiet_s=0.5) as hospital, hospital.running("serve"):
+    with StubHospital(folder, quiet_s=0.5) as hospital, hospital.running("serve"):
         hospital.wait_for_echo()
         drawn_study(folder / "drawn", range(2))
         hospital.send(folder / "drawn" / "dicom")
@@ -47,7 +48,7 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hospital]:
         del os.environ["STUDY"]
 
 
-def run(command: str, hospital: Hospital, folder: Path) -> str:
+def run(command: str, hospital: StubHospital, folder: Path) -> str:
     """Run a command as its page shows it, but for the addresses, which are this test's; return what it printed."""
     for shown, here in (
         ("ALLPACS@127.0.0.1:11112", f"ALLPACS@127.0.0.1:{hospital.port}"),
@@ -67,7 +68,7 @@ def run(command: str, hospital: Hospital, folder: Path) -> str:
 @pytest.mark.parametrize(
     "page", [one for one in pages() if one.name not in (*ELSEWHERE, "index.md")], ids=lambda p: p.name
 )
-def test_the_commands_of_a_page_run(page: Path, reader: Hospital) -> None:
+def test_the_commands_of_a_page_run(page: Path, reader: StubHospital) -> None:
     for command in commands(page):
         if LONG.match(command):
             run(f"make -n {command.removeprefix('make ')} -C {REPOSITORY}", reader, reader.folder)
@@ -89,7 +90,7 @@ def test_the_quick_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     (tmp_path / "pictures").mkdir()
     for seed in range(2):
         Image.fromarray(draw_cell(seed=seed, blast=bool(seed))).save(tmp_path / "pictures" / f"{seed}.png")
-    with Hospital(tmp_path) as hospital:
+    with StubHospital(tmp_path) as hospital:
         monkeypatch.setenv("ALLPACS_MONITOR__ENABLED", "false")
         monkeypatch.setenv("ALLPACS_CONSOLE__PORT", str(hospital.console_port))
         monkeypatch.setenv("ALLPACS_RECEIVE__MIN_FREE_MB", "10")

@@ -17,13 +17,14 @@ from pydicom.uid import generate_uid
 
 from acceptance.reports import cells_of_ehr, cells_of_sr, numbers_of_sr, panel_of_ehr, read, resources
 from allpacs.app import open_store
-from allpacs.capture.pictures import import_pictures
 from allpacs.demo.synthetic import draw_field
 from allpacs.domain.identity import derive_uid
 from allpacs.domain.specimen import PatientAndSpecimen
 from allpacs.store.records import RevisionState
 from allpacs.store.store import Store
-from hospital import Hospital, drawn_study, wait_until
+from allpacs.study.import_images import import_pictures
+from conformance.support.network import wait_until
+from support.hospital import StubHospital, drawn_study
 
 pytestmark = pytest.mark.slow
 
@@ -31,15 +32,15 @@ NAME = "Иванова^Анна"
 
 
 @pytest.fixture(scope="module")
-def hospital(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hospital]:
+def hospital(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StubHospital]:
     """Run the whole plugin, its model loaded once for all tests of this module."""
-    with Hospital(tmp_path_factory.mktemp("hospital"), quiet_s=0.6) as hospital, hospital.running("serve"):
+    with StubHospital(tmp_path_factory.mktemp("hospital"), quiet_s=0.6) as hospital, hospital.running("serve"):
         hospital.wait_for_echo()
         yield hospital
 
 
 @pytest.fixture(scope="module")
-def store(hospital: Hospital) -> Iterator[Store]:
+def store(hospital: StubHospital) -> Iterator[Store]:
     store = open_store(hospital.settings)
     yield store
     store.close()
@@ -50,11 +51,13 @@ def _delivered(store: Store, study_uid: str, revision: int = 1) -> bool:
     return row is not None and row.revision == revision and row.state == RevisionState.DELIVERED
 
 
-def _reports(hospital: Hospital, study_uid: str) -> list[Path]:
+def _reports(hospital: StubHospital, study_uid: str) -> list[Path]:
     return [path for path in hospital.reports if path.parent.name == study_uid]
 
 
-def test_a_study_comes_back_as_sr_and_fhir_that_say_the_same(hospital: Hospital, store: Store, tmp_path: Path) -> None:
+def test_a_study_comes_back_as_sr_and_fhir_that_say_the_same(
+    hospital: StubHospital, store: Store, tmp_path: Path
+) -> None:
     files = drawn_study(tmp_path, range(6), patient_name=NAME)
     source = read(files[0])
     study_uid = source.StudyInstanceUID
@@ -94,7 +97,7 @@ def test_a_study_comes_back_as_sr_and_fhir_that_say_the_same(hospital: Hospital,
     assert document["masterIdentifier"]["value"] == f"urn:oid:{report.SOPInstanceUID}"
 
 
-def test_a_late_instance_supersedes_the_report(hospital: Hospital, store: Store, tmp_path: Path) -> None:
+def test_a_late_instance_supersedes_the_report(hospital: StubHospital, store: Store, tmp_path: Path) -> None:
     study_uid = generate_uid()
     drawn_study(tmp_path / "first", range(10, 12), study_uid=study_uid)
     hospital.send(tmp_path / "first")
@@ -115,7 +118,7 @@ def test_a_late_instance_supersedes_the_report(hospital: Hospital, store: Store,
     assert len(resources(hospital.folder / "ehr", "DiagnosticReport")) == reports_before
 
 
-def test_a_field_gives_every_cell_its_outline(hospital: Hospital, store: Store, tmp_path: Path) -> None:
+def test_a_field_gives_every_cell_its_outline(hospital: StubHospital, store: Store, tmp_path: Path) -> None:
     picture = tmp_path / "field.png"
     Image.fromarray(draw_field(seed=3, cells=5)).save(picture)
     made_at = datetime.now(UTC)
@@ -133,7 +136,7 @@ def test_a_field_gives_every_cell_its_outline(hospital: Hospital, store: Store, 
 
 
 def test_an_undecodable_instance_is_a_finding_and_the_rest_is_read(
-    hospital: Hospital, store: Store, tmp_path: Path
+    hospital: StubHospital, store: Store, tmp_path: Path
 ) -> None:
     files = drawn_study(tmp_path, range(30, 33))
     broken = dcmread(files[0])
@@ -150,7 +153,7 @@ def test_an_undecodable_instance_is_a_finding_and_the_rest_is_read(
 
 
 def test_a_study_without_any_readable_instance_is_reported_too(
-    hospital: Hospital, store: Store, tmp_path: Path
+    hospital: StubHospital, store: Store, tmp_path: Path
 ) -> None:
     (file,) = drawn_study(tmp_path, range(40, 41))
     black = dcmread(file)
@@ -163,7 +166,7 @@ def test_a_study_without_any_readable_instance_is_reported_too(
 
 
 def test_a_worker_killed_in_the_midst_of_a_study_is_started_again_and_delivers_once(
-    hospital: Hospital, store: Store, tmp_path: Path
+    hospital: StubHospital, store: Store, tmp_path: Path
 ) -> None:
     files = drawn_study(tmp_path, range(50, 90))
     study_uid = read(files[0]).StudyInstanceUID
@@ -181,7 +184,7 @@ def test_a_worker_killed_in_the_midst_of_a_study_is_started_again_and_delivers_o
     assert sum(identifier in json.dumps(one["identifier"]) for one in reports) == 1
 
 
-def test_no_patient_data_in_logs_or_workflow_state(hospital: Hospital, store: Store) -> None:
+def test_no_patient_data_in_logs_or_workflow_state(hospital: StubHospital, store: Store) -> None:
     """Run after the others: their patients' names and ids must be nowhere but in spool, artefacts and results."""
     folder = hospital.settings.store.folder
     (folder / "index.sqlite").resolve(strict=True)

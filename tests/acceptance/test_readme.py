@@ -12,8 +12,9 @@ import pytest
 from PIL import Image
 
 from allpacs.demo.synthetic import draw_cell
-from doc_commands import DOCS, REPOSITORY, commands
-from hospital import AE_TITLE, SENDER, Hospital, wait_until
+from conformance.support.network import wait_until
+from support.doc_commands import DOCS, REPOSITORY, commands
+from support.hospital import AE_TITLE, SENDER, StubHospital
 
 pytestmark = pytest.mark.slow
 
@@ -47,7 +48,7 @@ def test_the_three_steps_from_a_pacs(tmp_path: Path, monkeypatch: pytest.MonkeyP
     (tmp_path / "pictures").mkdir()
     for seed in range(3):
         Image.fromarray(draw_cell(seed=seed, blast=seed % 2 == 0)).save(tmp_path / "pictures" / f"{seed}.png")
-    with Hospital(tmp_path) as hospital:
+    with StubHospital(tmp_path) as hospital:
         # What the reader does in step 1: copy the sample and name PACS and EHR in it.
         sample = (REPOSITORY / "deploy" / "allpacs.toml").read_text(encoding="utf-8")
         sample = sample.replace('"pacs.hospital.example"', '"127.0.0.1"').replace(

@@ -14,11 +14,12 @@ from dbos import DBOS
 from numpy.typing import NDArray
 
 from allpacs.app import Worker, make_receiver, open_store
-from allpacs.pipeline import AskModel
 from allpacs.store.records import RevisionState
 from allpacs.store.store import Store
+from allpacs.study.pipeline import AskModel
+from conformance.support.network import wait_until
 from faults.worker_process import brightness_logits
-from hospital import Hospital, drawn_study, wait_until
+from support.hospital import StubHospital, drawn_study
 
 pytestmark = pytest.mark.slow
 PATIENCE_S = 60.0
@@ -73,9 +74,9 @@ def test_of_a_long_queue_the_engine_holds_a_few_and_all_are_read(
 
 
 @contextmanager
-def _hospital(folder: Path) -> Iterator[tuple[Hospital, Store]]:
+def _hospital(folder: Path) -> Iterator[tuple[StubHospital, Store]]:
     """Run a hospital and its receiver, one study read at a time; yield it and its store."""
-    with Hospital(folder, quiet_s=0.0, extra="[work]\nstudies_at_a_time = 1\npoll_s = 0.05\n") as hospital:
+    with StubHospital(folder, quiet_s=0.0, extra="[work]\nstudies_at_a_time = 1\npoll_s = 0.05\n") as hospital:
         store = open_store(hospital.settings)
         receiver = make_receiver(hospital.settings, store)
         receiver.start()
@@ -87,7 +88,7 @@ def _hospital(folder: Path) -> Iterator[tuple[Hospital, Store]]:
 
 
 @contextmanager
-def _working(hospital: Hospital, store: Store, ask: AskModel, go_on: threading.Event) -> Iterator[None]:
+def _working(hospital: StubHospital, store: Store, ask: AskModel, go_on: threading.Event) -> Iterator[None]:
     """Run a worker; what `ask` waits for is given in the end, whatever happened."""
     worker = Worker(hospital.settings, store, ask=ask)
     worker.start()

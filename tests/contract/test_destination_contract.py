@@ -23,11 +23,11 @@ from allpacs.demo.archive import Archive
 from allpacs.demo.fhir_endpoint import FhirEndpoint
 from allpacs.domain.artefacts import Artefact, ArtefactKind
 from allpacs.domain.errors import DeliveryRejected, DeliveryUnavailable
-from deliver_samples import (
+from conformance.support.hl7_server import hl7_server
+from conformance.support.network import free_port
+from support.deliver_samples import (
     fhir_artefact,
-    free_port,
     hl7_artefact,
-    hl7_server,
     html_artefact,
     http_server,
     leaks,

@@ -30,7 +30,7 @@ from allpacs.classify.engines.tensorflow import TensorFlowEngine
 from allpacs.classify.preprocess import Preprocessing
 from allpacs.classify.saliency import saliency
 from allpacs.domain.errors import ModelFault
-from hospital import free_port
+from conformance.support.network import free_port
 
 pytestmark = pytest.mark.slow
 

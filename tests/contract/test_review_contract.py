@@ -16,7 +16,7 @@ from allpacs.store.records import RECEIVING, RevisionState
 from allpacs.store.reviews import NewDecision
 from allpacs.store.store import Store
 from allpacs.store.worklist import Order, ReviewFilter, WorklistQuery
-from console_samples import MODEL, keep_file, painted_study, report, reported_study
+from support.console_samples import MODEL, keep_file, painted_study, report, reported_study
 
 SAM = Reviewer("Specialist^Sam", "Test Hospital", "sam")
 NOW = 2000.0

@@ -18,7 +18,8 @@ import httpx
 from allpacs.app import open_store
 from allpacs.demo.fhir_endpoint import FhirEndpoint
 from allpacs.settings import load_settings
-from hospital import drawn_study, wait_until
+from conformance.support.network import wait_until
+from support.hospital import drawn_study
 
 
 def main(compose: Path, scratch: Path) -> None:

@@ -26,7 +26,8 @@ from allpacs.domain.errors import DeliveryUnavailable
 from allpacs.settings import load_settings
 from allpacs.store.records import RevisionState
 from allpacs.store.store import Store
-from hospital import AE_TITLE, COMPREHENSIVE_3D_SR, SENDER, drawn_study, wait_until
+from conformance.support.network import wait_until
+from support.hospital import AE_TITLE, COMPREHENSIVE_3D_SR, SENDER, drawn_study
 
 HOSPITAL = "10.77.0.1"
 DATABASE = "10.77.0.2"

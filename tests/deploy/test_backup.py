@@ -18,9 +18,10 @@ from allpacs.settings import load_settings
 from allpacs.store.database import HEAD, MIGRATIONS
 from allpacs.store.records import RevisionState
 from allpacs.store.store import Store
-from doc_commands import DOCS, REPOSITORY, commands
+from conformance.support.network import wait_until
 from faults.worker_process import worker
-from hospital import Hospital, drawn_study, wait_until
+from support.doc_commands import DOCS, REPOSITORY, commands
+from support.hospital import StubHospital, drawn_study
 
 pytestmark = pytest.mark.slow
 
@@ -53,7 +54,7 @@ def test_every_command_of_the_page_is_run_here() -> None:
 
 
 def test_the_commands_of_a_site_that_is_well(tmp_path: Path) -> None:
-    with Hospital(tmp_path) as hospital, hospital.running("serve"):
+    with StubHospital(tmp_path) as hospital, hospital.running("serve"):
         hospital.wait_for_echo()
         health = [sys.executable, "-m", "allpacs", "health", "work", "--ready", "--config", str(hospital.config)]
         wait_until(lambda: subprocess.run(health, capture_output=True).returncode == 0, 90, "the worker is ready")
@@ -64,7 +65,7 @@ def test_the_commands_of_a_site_that_is_well(tmp_path: Path) -> None:
 def test_backup_and_restore_with_work_in_the_queue(
     tmp_path: Path, database_url: str | None, request: pytest.FixtureRequest
 ) -> None:
-    with Hospital(tmp_path, quiet_s=1.0, database_url=database_url) as hospital:
+    with StubHospital(tmp_path, quiet_s=1.0, database_url=database_url) as hospital:
         store = open_store(hospital.settings)
         with hospital.running("receive"):
             hospital.wait_for_echo()
@@ -110,7 +111,7 @@ def _revisions() -> list[str]:
 @pytest.mark.parametrize("left_at", [_revisions()[0], _revisions()[-2]])
 def test_an_index_that_an_earlier_version_left_with_studies_waiting_is_read_on(left_at: str, tmp_path: Path) -> None:
     """What was received is put into an index of the earlier version's tables, as that version would have left it."""
-    with Hospital(tmp_path, quiet_s=0.0) as hospital:
+    with StubHospital(tmp_path, quiet_s=0.0) as hospital:
         with hospital.running("receive"):
             hospital.wait_for_echo()
             drawn_study(tmp_path / "drawn", range(3))

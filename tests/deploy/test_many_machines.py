@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from places import postgresql_programs
+from support.places import postgresql_programs
 
 pytestmark = pytest.mark.slow
 

@@ -23,8 +23,9 @@ from allpacs.app import open_store
 from allpacs.store.database import HEAD
 from allpacs.store.records import RevisionState
 from allpacs.store.store import Store
-from hospital import Hospital, drawn_study, wait_until
-from places import REPOSITORY
+from conformance.support.network import wait_until
+from support.hospital import StubHospital, drawn_study
+from support.places import REPOSITORY
 
 pytestmark = pytest.mark.slow
 
@@ -45,7 +46,7 @@ def earlier(tmp_path: Path) -> Path:
 
 
 @contextmanager
-def running(code: Path, hospital: Hospital, verb: str, name: str) -> Iterator[None]:
+def running(code: Path, hospital: StubHospital, verb: str, name: str) -> Iterator[None]:
     """Run a process of one version while the block runs."""
     environment = {**os.environ, "PYTHONPATH": str(code), "ALLPACS_WORK__EXECUTOR_ID": name}
     command = [sys.executable, "-m", "allpacs", verb, "--config", str(hospital.config)]
@@ -90,7 +91,10 @@ def test_two_versions_share_the_queue_while_the_index_is_brought_forward(
             sent += 1
 
     extra = "[work]\nstudies_at_a_time = 1\ntakeover_after_s = 5\n"
-    with Hospital(tmp_path, quiet_s=0.2, database_url=database_url, extra=extra) as hospital, ExitStack() as present:
+    with (
+        StubHospital(tmp_path, quiet_s=0.2, database_url=database_url, extra=extra) as hospital,
+        ExitStack() as present,
+    ):
         with running(earlier, hospital, "receive", "old-receiver"), running(earlier, hospital, "work", "old"):
             hospital.wait_for_echo(90)
             send(1)

@@ -16,11 +16,11 @@ import yaml
 from prometheus_client import REGISTRY, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from allpacs import metrics
 from allpacs.app import open_store
-from allpacs.monitor import StoreMetrics
+from allpacs.app.health import StoreMetrics
 from allpacs.settings import StoreSettings, load_settings
 from allpacs.store.records import DeliveryState, RevisionState
+from allpacs.telemetry import metrics
 
 MONITORING = Path(__file__).resolve().parents[2] / "deploy" / "monitoring"
 COMPOSE = MONITORING.parent / "compose"

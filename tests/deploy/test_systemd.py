@@ -19,7 +19,7 @@ import pytest
 
 from allpacs.cli import SCU_AE_TITLE
 from allpacs.settings import MonitorSettings, load_settings
-from hospital import free_port, wait_until
+from conformance.support.network import free_port, wait_until
 
 UNITS = Path(__file__).resolve().parents[2] / "deploy" / "systemd"
 SERVICES = sorted(UNITS.glob("*.service"))

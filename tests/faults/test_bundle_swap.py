@@ -19,13 +19,14 @@ from numpy.typing import NDArray
 
 from allpacs.app import Worker, make_receiver, open_store
 from allpacs.classify.bundle import load_bundle, save_golden
-from allpacs.pipeline import AskModel
 from allpacs.settings import SHIPPED_BUNDLE, Settings, load_settings
 from allpacs.store.bundles import BundleState
 from allpacs.store.records import RevisionState
 from allpacs.store.store import Store
+from allpacs.study.pipeline import AskModel
+from conformance.support.network import wait_until
 from faults.worker_process import brightness_logits
-from hospital import Hospital, drawn_study, wait_until
+from support.hospital import StubHospital, drawn_study
 
 pytestmark = pytest.mark.slow
 
@@ -65,7 +66,7 @@ def _settled(store: Store, number: int) -> BundleState:
 
 
 @contextmanager
-def _working(hospital: Hospital, store: Store, ask: AskModel) -> Iterator[Worker]:
+def _working(hospital: StubHospital, store: Store, ask: AskModel) -> Iterator[Worker]:
     worker = Worker(load_settings(hospital.config), store, ask=ask)
     worker.start()
     try:
@@ -84,7 +85,7 @@ def test_a_study_ends_with_the_bundle_it_began_with_and_the_next_has_the_new_one
         assert go_on.wait(120)
         return brightness_logits(crops)
 
-    with Hospital(tmp_path, quiet_s=0.0, database_url=database_url, extra=ONE_BY_ONE) as hospital:
+    with StubHospital(tmp_path, quiet_s=0.0, database_url=database_url, extra=ONE_BY_ONE) as hospital:
         store = open_store(hospital.settings)
         receiver = make_receiver(hospital.settings, store)
         receiver.start()
@@ -133,7 +134,7 @@ def test_a_bundle_whose_network_answers_otherwise_is_refused_and_a_good_one_repl
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     only_openvino = f'{ONE_BY_ONE}[model]\nengine = "openvino"\n'
-    with Hospital(tmp_path, extra=only_openvino) as hospital:
+    with StubHospital(tmp_path, extra=only_openvino) as hospital:
         store = open_store(hospital.settings)
         worker = Worker(hospital.settings, store)  # with its real network
         before = worker._model
@@ -163,7 +164,7 @@ def test_a_bundle_whose_network_answers_otherwise_is_refused_and_a_good_one_repl
 def test_a_bundle_with_a_damaged_file_is_refused_while_work_goes_on(tmp_path: Path) -> None:
     damaged = another_bundle(tmp_path / "damaged", "next")
     (damaged / "golden.npz").write_bytes(b"cut")
-    with Hospital(tmp_path, quiet_s=0.0, extra=ONE_BY_ONE) as hospital:
+    with StubHospital(tmp_path, quiet_s=0.0, extra=ONE_BY_ONE) as hospital:
         store = open_store(hospital.settings)
         receiver = make_receiver(hospital.settings, store)
         receiver.start()

@@ -17,15 +17,16 @@ import pytest
 import structlog
 from pydicom import dcmread, dcmwrite
 
-from allpacs import tracing
 from allpacs.app import Worker, make_audit, open_store, start_monitor, start_tracing
-from allpacs.logs import configure_logs
 from allpacs.store.records import RevisionState
+from allpacs.telemetry import tracing
+from allpacs.telemetry.logs import configure_logs
+from conformance.support.network import free_port, wait_until
 from faults.raw_sender import RawSender
 from faults.test_hostile_senders import instance
 from faults.worker_process import brightness_logits
-from hospital import Hospital, drawn_study, free_port, wait_until
-from otlp_receiver import TakenSpan, otlp_receiver
+from support.hospital import StubHospital, drawn_study
+from support.otlp_receiver import TakenSpan, otlp_receiver
 
 pytestmark = pytest.mark.slow
 
@@ -78,7 +79,7 @@ def test_names_stay_where_they_belong(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], record_property: Callable[[str, object], None]
 ) -> None:
     extra = f'[work]\npoll_s = 0.05\n[audit]\nhost = "127.0.0.1"\nport = {free_port()}\n'
-    with otlp_receiver() as collector, Hospital(tmp_path, quiet_s=0.2, extra=extra) as hospital:
+    with otlp_receiver() as collector, StubHospital(tmp_path, quiet_s=0.2, extra=extra) as hospital:
         text = hospital.config.read_text().replace("[retry]\n", "[retry]\nmax_attempts = 2\n")
         text += f'[tracing]\nendpoint = "{collector.url}"\n'
         hospital.config.write_text(text)

@@ -11,15 +11,16 @@ import pytest
 from allpacs.app import Worker, make_receiver, open_store
 from allpacs.store.records import DeliveryRow, DeliveryState, RevisionState
 from allpacs.store.store import Store
-from committing_pacs import (
+from conformance.support.network import wait_until
+from faults.worker_process import brightness_logits
+from support.committing_pacs import (
     Answering,
     CommittingPacs,
     not_at_all,
     on_an_association_of_its_own,
     on_the_same_association,
 )
-from faults.worker_process import brightness_logits
-from hospital import Hospital, drawn_study, wait_until
+from support.hospital import StubHospital, drawn_study
 
 pytestmark = pytest.mark.slow
 
@@ -31,7 +32,7 @@ def _plugin(
     tmp_path: Path, answering: list[Answering], *, settings: str = "", **pacs: object
 ) -> Iterator[tuple[Store, CommittingPacs]]:
     """Run receiver and worker with one study received, and a PACS that commits as told."""
-    with Hospital(tmp_path, quiet_s=0.0, extra=QUICK) as hospital:
+    with StubHospital(tmp_path, quiet_s=0.0, extra=QUICK) as hospital:
         port = hospital.pacs.port
         hospital.pacs.stop()
         text = hospital.config.read_text().replace('called_ae = "PACS"\n', f'called_ae = "PACS"\n{settings}')

@@ -13,13 +13,14 @@ from allpacs.app import make_receiver, open_store
 from allpacs.demo.archive import Archive
 from allpacs.store.records import DeliveryState, RevisionState
 from allpacs.store.store import Store
+from conformance.support.network import wait_until
 from faults.worker_process import worker
-from hospital import AE_TITLE, Hospital, drawn_study, wait_until
+from support.hospital import AE_TITLE, StubHospital, drawn_study
 
 pytestmark = pytest.mark.slow
 
 
-def _receive(hospital: Hospital, store: Store, folder: Path) -> None:
+def _receive(hospital: StubHospital, store: Store, folder: Path) -> None:
     receiver = make_receiver(hospital.settings, store)
     receiver.start()
     hospital.send(folder)
@@ -32,7 +33,7 @@ def _states(store: Store, study_uid: str) -> dict[tuple[int, str], DeliveryState
 
 def test_a_pacs_that_is_away_holds_up_nothing_and_gets_its_reports_in_order(tmp_path: Path) -> None:
     study_uid = generate_uid()
-    with Hospital(tmp_path, quiet_s=0.0) as hospital:
+    with StubHospital(tmp_path, quiet_s=0.0) as hospital:
         port = hospital.pacs.port
         hospital.pacs.stop()
         store = open_store(hospital.settings)
@@ -59,7 +60,7 @@ def test_a_pacs_that_is_away_holds_up_nothing_and_gets_its_reports_in_order(tmp_
 
 def test_a_pacs_that_refuses_leaves_a_dead_letter_until_somebody_resends(tmp_path: Path) -> None:
     study_uid = generate_uid()
-    with Hospital(tmp_path, quiet_s=0.0) as hospital:
+    with StubHospital(tmp_path, quiet_s=0.0) as hospital:
         port = hospital.pacs.port
         hospital.pacs.stop()
         store = open_store(hospital.settings)
@@ -88,7 +89,7 @@ def test_a_pacs_that_refuses_leaves_a_dead_letter_until_somebody_resends(tmp_pat
 
 def test_a_delivery_that_was_given_up_and_asked_for_again_gets_all_its_attempts_anew(tmp_path: Path) -> None:
     study_uid = generate_uid()
-    with Hospital(tmp_path, quiet_s=0.0) as hospital:
+    with StubHospital(tmp_path, quiet_s=0.0) as hospital:
         text = hospital.config.read_text(encoding="utf-8").replace("[retry]\n", "[retry]\nmax_attempts = 2\n")
         hospital.config.write_text(text, encoding="utf-8")
         hospital.pacs.stop()

@@ -19,9 +19,10 @@ from allpacs.app import make_receiver, open_store
 from allpacs.commands.show import study_json
 from allpacs.domain.identity import comprehensive_uid
 from allpacs.store.store import Store
-from deliver_samples import http_server, scp
+from conformance.support.network import wait_until
 from faults.worker_process import worker
-from hospital import Hospital, drawn_study, wait_until
+from support.deliver_samples import http_server, scp
+from support.hospital import StubHospital, drawn_study
 
 pytestmark = pytest.mark.slow
 
@@ -132,9 +133,9 @@ def destinations(stack: ExitStack, held: Held, ehr: str) -> Iterator[str]:
 
 
 @contextmanager
-def misbehaving(folder: Path, held: Held) -> Iterator[Hospital]:
+def misbehaving(folder: Path, held: Held) -> Iterator[StubHospital]:
     with ExitStack() as stack:
-        hospital = stack.enter_context(Hospital(folder, quiet_s=0.0))
+        hospital = stack.enter_context(StubHospital(folder, quiet_s=0.0))
         parts = "".join(destinations(stack, held, hospital.ehr.base_url))
         with hospital.config.open("a", encoding="utf-8") as config:
             config.write(parts)

@@ -10,8 +10,9 @@ from dbos import DBOS
 
 from allpacs.app import Worker, make_receiver, open_store
 from allpacs.store.records import RevisionState
+from conformance.support.network import wait_until
 from faults.worker_process import brightness_logits
-from hospital import Hospital, drawn_study, wait_until
+from support.hospital import StubHospital, drawn_study
 
 pytestmark = pytest.mark.slow
 
@@ -20,7 +21,7 @@ def test_old_events_and_ended_workflows_are_deleted_and_nothing_is_done_again(
     tmp_path: Path, database_url: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ALLPACS_STORE__HISTORY_DAYS", "30")
-    with Hospital(tmp_path, quiet_s=0.0, database_url=database_url, extra="[work]\npoll_s = 0.05\n") as hospital:
+    with StubHospital(tmp_path, quiet_s=0.0, database_url=database_url, extra="[work]\npoll_s = 0.05\n") as hospital:
         store = open_store(hospital.settings)
         receiver = make_receiver(hospital.settings, store)
         receiver.start()

@@ -17,6 +17,7 @@ from pydicom.dataset import Dataset
 
 from allpacs.receive.scp import StorageScp
 from allpacs.store.store import Store
+from conformance.support.network import wait_until
 from faults.raw_sender import (
     EXPLICIT,
     MICROSCOPIC,
@@ -26,7 +27,6 @@ from faults.raw_sender import (
     echo_request,
     store_request,
 )
-from hospital import wait_until
 
 pytestmark = pytest.mark.slow
 

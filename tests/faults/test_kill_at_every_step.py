@@ -9,8 +9,9 @@ import pytest
 
 from allpacs.app import make_receiver, open_store
 from allpacs.store.records import DeliveryState, RevisionState
+from conformance.support.network import wait_until
 from faults.worker_process import MOMENTS, STEPS, worker
-from hospital import Hospital, drawn_study, wait_until
+from support.hospital import StubHospital, drawn_study
 
 pytestmark = pytest.mark.slow
 
@@ -26,7 +27,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     "point", range(len(STEPS) * len(MOMENTS)), ids=lambda n: f"{STEPS[n // 3]}{n // 3}-{MOMENTS[n % 3]}"
 )
 def test_killed_there_the_study_is_delivered_once(point: int, study: Path, tmp_path: Path) -> None:
-    with Hospital(tmp_path, quiet_s=0.0, extra="[work]\nchunk_instances = 8\npoll_s = 0.05\n") as hospital:
+    with StubHospital(tmp_path, quiet_s=0.0, extra="[work]\nchunk_instances = 8\npoll_s = 0.05\n") as hospital:
         store = open_store(hospital.settings)
         receiver = make_receiver(hospital.settings, store)
         receiver.start()

@@ -17,8 +17,9 @@ import sqlalchemy as sa
 from allpacs.app import make_receiver, open_store
 from allpacs.domain.errors import DeliveryRejected, DeliveryUnavailable, StoreFault
 from allpacs.store.records import RevisionState
+from conformance.support.network import wait_until
 from faults.worker_process import slow_logits, start_worker
-from hospital import Hospital, drawn_study, wait_until
+from support.hospital import StubHospital, drawn_study
 
 pytestmark = pytest.mark.slow
 
@@ -48,7 +49,7 @@ def test_studies_come_in_and_are_delivered_all_the_same(
     tmp_path: Path, postgresql: sa.URL, empty_database: str, record_property: Callable[[str, object], None]
 ) -> None:
     work = "[work]\nchunk_instances = 1\npoll_s = 0.05\n"
-    with Hospital(tmp_path, quiet_s=0.2, database_url=empty_database, extra=work) as hospital:
+    with StubHospital(tmp_path, quiet_s=0.2, database_url=empty_database, extra=work) as hospital:
         store = open_store(hospital.settings)
         receiver = make_receiver(hospital.settings, store)
         receiver.start()

@@ -26,8 +26,9 @@ from allpacs.deliver.c_store import SentFile, send_files
 from allpacs.domain.errors import DeliveryRejected, DeliveryUnavailable
 from allpacs.store.records import RevisionState
 from allpacs.store.scrub import Damage, Scrubbed
+from conformance.support.network import wait_until
 from faults.worker_process import end_worker, start_worker
-from hospital import AE_TITLE, SENDER, Hospital, drawn_study, end_program, wait_until
+from support.hospital import AE_TITLE, SENDER, StubHospital, drawn_study, end_program
 
 pytestmark = pytest.mark.slow
 
@@ -43,7 +44,7 @@ poll_s = 0.05
 class Killed:
     """Keeps a receiver and a worker running, and kills one of them again and again."""
 
-    def __init__(self, hospital: Hospital, kills: int, seed: int) -> None:
+    def __init__(self, hospital: StubHospital, kills: int, seed: int) -> None:
         self._hospital = hospital
         self._chance = random.Random(seed)
         self._left = kills
@@ -91,7 +92,7 @@ class Killed:
         end_worker(self._worker)
 
 
-def _send_until_acknowledged(hospital: Hospital, files: list[Path], acknowledged: set[str]) -> None:
+def _send_until_acknowledged(hospital: StubHospital, files: list[Path], acknowledged: set[str]) -> None:
     """Send a study as a PACS does: what was not acknowledged is sent again."""
     waiting = list(files)
     deadline = time.monotonic() + PATIENCE_S
@@ -134,7 +135,7 @@ def test_random_kills_lose_nothing_and_deliver_nothing_twice(
 ) -> None:
     studies = _studies(tmp_path)
     acknowledged: set[str] = set()
-    with Hospital(tmp_path, quiet_s=1.0, extra=SETTINGS) as hospital:
+    with StubHospital(tmp_path, quiet_s=1.0, extra=SETTINGS) as hospital:
         killed = Killed(hospital, KILLS, seed=20_26)
         try:
             for files in studies:

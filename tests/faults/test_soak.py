@@ -17,10 +17,11 @@ import pytest
 from allpacs.app import open_store
 from allpacs.store.records import DeliveryState, RevisionState
 from allpacs.store.store import Store
+from conformance.support.network import wait_until
 from faults.raw_sender import RawSender
 from faults.test_hostile_senders import instance
 from faults.worker_process import end_worker, start_worker
-from hospital import Hospital, end_program, wait_until
+from support.hospital import StubHospital, end_program
 
 pytestmark = pytest.mark.slow
 
@@ -45,7 +46,7 @@ def _undelivered(store: Store) -> int:
 
 
 def test_memory_and_descriptors_stay_flat(tmp_path: Path, record_property: Callable[[str, object], None]) -> None:
-    with Hospital(tmp_path, quiet_s=0.2, extra=SETTINGS) as hospital:
+    with StubHospital(tmp_path, quiet_s=0.2, extra=SETTINGS) as hospital:
         with (tmp_path / "receive.log").open("ab") as log:
             receiver = subprocess.Popen(
                 [sys.executable, "-m", "allpacs", "receive", "--config", str(hospital.config)], stdout=log, stderr=log

@@ -13,15 +13,16 @@ from allpacs.app import make_receiver, open_store
 from allpacs.settings import SHIPPED_BUNDLE
 from allpacs.store.records import RevisionState
 from allpacs.store.store import Store
+from conformance.support.network import wait_until
 from faults.worker_process import brightness_logits, slow_logits, stuck_logits, worker
-from hospital import Hospital, drawn_study, wait_until
+from support.hospital import StubHospital, drawn_study
 
 pytestmark = pytest.mark.slow
 
 ONE_BY_ONE = "[work]\nchunk_instances = 1\npoll_s = 0.05\n"
 
 
-def _received(hospital: Hospital, folder: Path, cells: int) -> Store:
+def _received(hospital: StubHospital, folder: Path, cells: int) -> Store:
     store = open_store(hospital.settings)
     receiver = make_receiver(hospital.settings, store)
     receiver.start()
@@ -37,7 +38,7 @@ def _labelled(store: Store) -> int:
 
 
 def test_sigterm_ends_the_worker_soon_and_the_next_one_goes_on(tmp_path: Path, database_url: str | None) -> None:
-    with Hospital(tmp_path, quiet_s=0.0, database_url=database_url, extra=ONE_BY_ONE) as hospital:
+    with StubHospital(tmp_path, quiet_s=0.0, database_url=database_url, extra=ONE_BY_ONE) as hospital:
         store = _received(hospital, tmp_path / "drawn", 16)
         with worker(hospital.config, ask=slow_logits) as first:
             wait_until(lambda: _labelled(store) >= 3, 60, "three cells labelled")
@@ -58,7 +59,7 @@ def test_sigterm_ends_the_worker_soon_and_the_next_one_goes_on(tmp_path: Path, d
 def test_a_study_that_another_bundle_began_is_read_again_from_its_start(tmp_path: Path) -> None:
     swapped = tmp_path / "bundle"
     shutil.copytree(SHIPPED_BUNDLE, swapped)
-    with Hospital(tmp_path, quiet_s=0.0, extra=f'{ONE_BY_ONE}[model]\nbundle = "{swapped}"\n') as hospital:
+    with StubHospital(tmp_path, quiet_s=0.0, extra=f'{ONE_BY_ONE}[model]\nbundle = "{swapped}"\n') as hospital:
         store = _received(hospital, tmp_path / "drawn", 8)
         with worker(hospital.config, ask=stuck_logits) as first:
             wait_until(lambda: _labelled(store) >= 2, 60, "two cells labelled")

@@ -26,8 +26,9 @@ from allpacs.store.deliveries import Deliveries
 from allpacs.store.findings import Findings
 from allpacs.store.records import DeliveryState, RevisionState
 from allpacs.store.store import Store
+from conformance.support.network import wait_until
 from faults.worker_process import brightness_logits, slow_logits, worker
-from hospital import Hospital, drawn_study, wait_until
+from support.hospital import StubHospital, drawn_study
 
 pytestmark = pytest.mark.slow
 
@@ -47,7 +48,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
-def _received(hospital: Hospital, folder: Path, cells: int) -> Store:
+def _received(hospital: StubHospital, folder: Path, cells: int) -> Store:
     store = open_store(hospital.settings)
     receiver = make_receiver(hospital.settings, store)
     receiver.start()
@@ -72,7 +73,7 @@ def _fill(folder: Path) -> Path:
 
 
 def test_a_disk_that_fills_while_a_study_is_read_holds_it_up_and_nothing_else(small_disk: Path, tmp_path: Path) -> None:
-    with Hospital(tmp_path, quiet_s=0.0, extra=QUICK) as hospital:
+    with StubHospital(tmp_path, quiet_s=0.0, extra=QUICK) as hospital:
         store = _received(hospital, tmp_path / "drawn", 8)
         study_uid = store.studies.latest()[0].study_uid
         with worker(hospital.config, ask=slow_logits):
@@ -92,11 +93,11 @@ def test_a_disk_that_fills_while_a_study_is_read_holds_it_up_and_nothing_else(sm
 
 
 @contextmanager
-def _in_process(hospital: Hospital, store: Store, **options: object) -> Iterator[None]:
+def _in_process(hospital: StubHospital, store: Store, **options: object) -> Iterator[None]:
     """Run a worker in this process, where its parts can be made to fail, while the block runs."""
 
     def flow(**parts: object) -> Flow:
-        return Flow(**parts, **options)  # type: ignore[arg-type]
+        return Flow(**(parts | options))  # type: ignore[arg-type]
 
     part = Worker(hospital.settings, store, ask=brightness_logits, flow_type=flow)
     part.start()
@@ -133,7 +134,7 @@ def test_results_out_of_reach_are_retried_and_their_outcome_is_written_down_when
         sent.append("pacs")
         return deliver(self, artefacts)
 
-    with Hospital(tmp_path, quiet_s=0.0, extra=QUICK) as hospital:
+    with StubHospital(tmp_path, quiet_s=0.0, extra=QUICK) as hospital:
         store = _received(hospital, tmp_path / "drawn", 1)
         monkeypatch.setattr("allpacs.flow.flow._FIRST_WAIT_S", 0.05)
         monkeypatch.setattr(Artefacts, "get", unreadable)
@@ -162,7 +163,7 @@ def test_a_reading_whose_store_fails_waits_says_so_and_goes_on_by_itself(
             raise StoreFault("No space left on device")
         put(self, *arguments, **more)  # type: ignore[arg-type]
 
-    with Hospital(tmp_path, quiet_s=0.0, extra=QUICK) as hospital:
+    with StubHospital(tmp_path, quiet_s=0.0, extra=QUICK) as hospital:
         store = _received(hospital, tmp_path / "drawn", 2)
         study_uid = store.studies.latest()[0].study_uid
         monkeypatch.setattr("allpacs.flow.flow._FIRST_WAIT_S", 0.05)
@@ -180,7 +181,7 @@ def test_a_reading_whose_store_fails_waits_says_so_and_goes_on_by_itself(
 
 def test_work_that_the_engine_has_forgotten_is_found_and_done(tmp_path: Path) -> None:
     """Its database is restored from an old copy, or deleted: the index alone knows what was under way."""
-    with Hospital(tmp_path, quiet_s=0.0, extra=QUICK) as hospital:
+    with StubHospital(tmp_path, quiet_s=0.0, extra=QUICK) as hospital:
         store = _received(hospital, tmp_path / "drawn", 2)
         study_uid = store.studies.latest()[0].study_uid
         ((_, revision),) = store.revisions.close_due(time.time() + 60)
@@ -216,7 +217,7 @@ def test_work_whose_workflow_failed_before_it_began_is_done_all_the_same(
 
         return run
 
-    with Hospital(tmp_path, quiet_s=0.0, extra=QUICK) as hospital:
+    with StubHospital(tmp_path, quiet_s=0.0, extra=QUICK) as hospital:
         store = _received(hospital, tmp_path / "drawn", 1)
         monkeypatch.setattr("allpacs.flow.upkeep._SWEEP_S", 0.5)
         monkeypatch.setattr(Flow, "_read_study", failing_once("read", read))
@@ -241,7 +242,7 @@ def test_the_dispatcher_outlives_the_engines_database(tmp_path: Path, monkeypatc
             raise OperationalError("INSERT", {}, Exception("disk I/O error"))
         return enqueue(*arguments)  # type: ignore[arg-type]
 
-    with Hospital(tmp_path, quiet_s=0.0, extra=QUICK) as hospital:
+    with StubHospital(tmp_path, quiet_s=0.0, extra=QUICK) as hospital:
         store = _received(hospital, tmp_path / "drawn", 1)
         monkeypatch.setattr(DBOS, "enqueue_workflow", failing)
         with _in_process(hospital, store):
@@ -262,7 +263,7 @@ def test_a_worker_whose_engine_cannot_write_ends_and_the_next_one_goes_on(
             raise OperationalError("INSERT", {}, Exception("database or disk is full"))
         return result
 
-    with Hospital(tmp_path, quiet_s=0.0, extra=QUICK) as hospital:
+    with StubHospital(tmp_path, quiet_s=0.0, extra=QUICK) as hospital:
         store = _received(hospital, tmp_path / "drawn", 1)
         monkeypatch.setattr(DBOS, "run_step", failing)
         with _in_process(hospital, store, on_engine_lost=lambda: ended.append(True)):

@@ -11,8 +11,9 @@ from allpacs.app import Worker, make_receiver, open_store
 from allpacs.settings import load_settings
 from allpacs.store.records import DeliveryState, RevisionState
 from allpacs.store.store import Store
+from conformance.support.network import wait_until
 from faults.worker_process import brightness_logits, slow_logits, stuck_logits, worker
-from hospital import Hospital, drawn_study, wait_until
+from support.hospital import StubHospital, drawn_study
 
 pytestmark = pytest.mark.slow
 
@@ -20,14 +21,14 @@ TAKEOVER_S = 3.0
 WORK = f"[work]\nchunk_instances = 1\npoll_s = 0.05\ntakeover_after_s = {TAKEOVER_S}\n"
 
 
-def _named(hospital: Hospital, name: str) -> Path:
+def _named(hospital: StubHospital, name: str) -> Path:
     """Return the configuration of another worker on the same store."""
     config = hospital.folder / f"{name}.toml"
     config.write_text(hospital.config.read_text().replace(WORK, f'{WORK}executor_id = "{name}"\n'))
     return config
 
 
-def _received(hospital: Hospital, folder: Path) -> Store:
+def _received(hospital: StubHospital, folder: Path) -> Store:
     store = open_store(hospital.settings)
     receiver = make_receiver(hospital.settings, store)
     receiver.start()
@@ -44,7 +45,7 @@ def _labelled(store: Store) -> int:
 def test_a_dead_workers_study_is_ended_by_another_from_its_checkpoints(
     tmp_path: Path, database_url: str | None, record_property: pytest.FixtureRequest
 ) -> None:
-    with Hospital(tmp_path, quiet_s=0.0, database_url=database_url, extra=WORK) as hospital:
+    with StubHospital(tmp_path, quiet_s=0.0, database_url=database_url, extra=WORK) as hospital:
         store = _received(hospital, tmp_path / "drawn")
         study_uid = store.studies.latest()[0].study_uid
         with worker(_named(hospital, "one"), ask=stuck_logits) as first:
@@ -69,7 +70,7 @@ def test_a_dead_workers_study_is_ended_by_another_from_its_checkpoints(
 
 
 def test_workers_share_the_studies_and_each_is_read_once(tmp_path: Path) -> None:
-    with Hospital(tmp_path, quiet_s=0.0, extra=WORK) as hospital:
+    with StubHospital(tmp_path, quiet_s=0.0, extra=WORK) as hospital:
         store = open_store(hospital.settings)
         receiver = make_receiver(hospital.settings, store)
         receiver.start()
@@ -93,7 +94,7 @@ def test_workers_share_the_studies_and_each_is_read_once(tmp_path: Path) -> None
 
 def test_a_worker_with_older_settings_leaves_a_new_destination_to_those_that_know_it(tmp_path: Path) -> None:
     """While workers are restarted one by one after a destination was added."""
-    with Hospital(tmp_path, quiet_s=0.0, extra=WORK) as hospital:
+    with StubHospital(tmp_path, quiet_s=0.0, extra=WORK) as hospital:
         newer = _named(hospital, "two")
         added = f'\n[destinations.added]\nkind = "folder"\nfolder = "{tmp_path / "added"}"\n'
         newer.write_text(newer.read_text() + added)
@@ -116,7 +117,7 @@ def test_a_worker_with_older_settings_leaves_a_new_destination_to_those_that_kno
 
 
 def test_of_two_workers_by_one_name_the_earlier_ends(tmp_path: Path) -> None:
-    with Hospital(tmp_path, quiet_s=0.0, extra=WORK) as hospital:
+    with StubHospital(tmp_path, quiet_s=0.0, extra=WORK) as hospital:
         store = open_store(hospital.settings)
         ended: list[bool] = []
         settings = load_settings(hospital.config)
@@ -124,7 +125,7 @@ def test_of_two_workers_by_one_name_the_earlier_ends(tmp_path: Path) -> None:
         def flow(**parts: object) -> object:
             from allpacs.flow import Flow
 
-            return Flow(**parts, on_engine_lost=lambda: ended.append(True))  # type: ignore[arg-type]
+            return Flow(**(parts | {"on_engine_lost": lambda: ended.append(True)}))  # type: ignore[arg-type]
 
         first = Worker(settings, store, ask=brightness_logits, flow_type=flow)  # type: ignore[arg-type]
         first.start()

@@ -16,10 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from allpacs.app import Worker, open_store
+from allpacs.app.supervisor import end_process, until_stopped
 from allpacs.flow import Flow
-from allpacs.pipeline import AskModel
 from allpacs.settings import load_settings
-from allpacs.supervise import end_process, until_stopped
+from allpacs.study.pipeline import AskModel
 
 T = TypeVar("T")
 
@@ -83,7 +83,7 @@ def run_worker(config: Path, die_at: int | None, ask: AskModel = brightness_logi
 
 
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["faults.worker_process", "allpacs.flow", "allpacs.reading"])
+_context.set_forkserver_preload(["faults.worker_process", "allpacs.flow", "allpacs.study.steps"])
 
 
 def start_worker(config: Path, die_at: int | None = None, ask: AskModel = brightness_logits) -> ForkServerProcess:

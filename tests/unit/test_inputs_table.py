@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from inputs_table import document
+from support.inputs_table import document
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "inputs.md"
 

@@ -23,7 +23,7 @@ from allpacs.console.cells import Cell, is_change, label_after
 from allpacs.console.pictures import square_around
 from allpacs.console.visit import Visit
 from allpacs.decode.part10 import read_header
-from allpacs.deidentify import Pseudonyms
+from allpacs.dicom.deidentify import Pseudonyms
 from allpacs.domain.errors import AllpacsError
 from allpacs.report.source import items, text
 from allpacs.store.reviews import ReviewRow

@@ -13,13 +13,13 @@ from allpacs.classify.bundle import load_bundle
 from allpacs.classify.signature import check_signature
 from allpacs.console.visit import Visit
 from allpacs.deliver.c_store import echo
+from allpacs.dicom.tls import Tls, TlsFiles, client_tls
 from allpacs.domain.errors import DeliveryUnavailable, InputFault, ModelFault
 from allpacs.domain.identity import is_uid
-from allpacs.recent_log import recent_lines
 from allpacs.settings import CStoreSettings, FhirSettings, FolderSettings, Settings
 from allpacs.store.again import ask_again
 from allpacs.store.records import DeliveryState, RevisionState
-from allpacs.tls import Tls, TlsFiles, client_tls
+from allpacs.telemetry.recent_log import recent_lines
 
 _log = structlog.get_logger("allpacs.console")
 

@@ -22,13 +22,13 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from allpacs.audit.messages import AuditEvent
-from allpacs.capture.pictures import import_pictures
 from allpacs.console.pages.operations import own_address, own_tls
 from allpacs.console.visit import Visit
 from allpacs.decode.part10 import looks_like_part10, read_header
 from allpacs.deliver.c_store import send_files
 from allpacs.domain.errors import DeliveryUnavailable, InputFault
 from allpacs.domain.specimen import PatientAndSpecimen, SpecimenKind, Stain
+from allpacs.study.import_images import import_pictures
 
 _log = structlog.get_logger("allpacs.console")
 

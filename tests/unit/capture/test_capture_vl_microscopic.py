@@ -15,7 +15,6 @@ from PIL import Image
 from pydicom import Dataset, dcmread
 from pydicom.sr._concepts_dict import concepts
 
-from allpacs.capture.pictures import import_pictures, save
 from allpacs.capture.specimen import (
     ANATOMY_CODES,
     MICROSCOPE_SLIDE,
@@ -27,6 +26,7 @@ from allpacs.decode.part10 import read_frames
 from allpacs.domain.errors import InputFault, StoreFault, UndecodablePixels
 from allpacs.domain.identity import is_uid
 from allpacs.domain.specimen import PatientAndSpecimen, SpecimenKind, Stain
+from allpacs.study.import_images import import_pictures, save
 
 RGB = np.random.default_rng(11).integers(0, 256, (31, 45, 3), dtype=np.uint8)
 MADE_AT = datetime(2024, 3, 9, 14, 5, 6, 70000, tzinfo=timezone(timedelta(hours=2)))

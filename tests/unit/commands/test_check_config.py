@@ -14,15 +14,15 @@ from pathlib import Path
 
 import pytest
 
+from allpacs.app.health import Monitor
 from allpacs.commands.certificates import check_certificates
 from allpacs.commands.check_config import checks
 from allpacs.commands.health import ask_health
 from allpacs.commands.process import Process
 from allpacs.domain.errors import AllpacsError, ConfigFault
-from allpacs.monitor import Monitor
 from allpacs.settings import SHIPPED_BUNDLE, Settings, load_settings
-from certificates import Authority
-from hospital import free_port
+from conformance.support.certificates import Authority
+from conformance.support.network import free_port
 
 
 def _settings(folder: Path, text: str = "") -> Settings:

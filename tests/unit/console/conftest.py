@@ -18,7 +18,7 @@ from allpacs.console.access import Person, Role
 from allpacs.console.app import make_console
 from allpacs.settings import load_settings
 from allpacs.store.store import Store
-from console_samples import reported_study
+from support.console_samples import reported_study
 
 HOSTILE = "<b>O'Neil</b>^<script>alert(1)</script>"
 

@@ -21,7 +21,7 @@ from allpacs.settings import load_settings
 from allpacs.store.audit import Audit
 from allpacs.store.sessions import Sessions
 from allpacs.store.store import Store
-from console_samples import reported_study
+from support.console_samples import reported_study
 from unit.console.conftest import Browser, Told
 
 Browse = Callable[..., Browser]

@@ -21,8 +21,8 @@ from allpacs.decode.part10 import read_header
 from allpacs.report.context import ReportContext
 from allpacs.report.sr import structured_report
 from allpacs.store.store import Store
-from console_samples import MODEL, SIDE_PX, keep_file, painted_study, reported_study
-from console_samples import report as leave_findings
+from support.console_samples import MODEL, SIDE_PX, keep_file, painted_study, reported_study
+from support.console_samples import report as leave_findings
 from unit.console.conftest import Browser
 
 Browse = Callable[..., Browser]

@@ -13,7 +13,7 @@ from allpacs.console import live
 from allpacs.domain.review import Decision
 from allpacs.store.reviews import NewDecision
 from allpacs.store.store import Store
-from console_samples import reported_study
+from support.console_samples import reported_study
 
 
 def decide(store: Store, study: str, version: int) -> None:

@@ -20,14 +20,14 @@ from allpacs.console import trend
 from allpacs.console.access import Role
 from allpacs.domain.findings import CellLabel
 from allpacs.domain.review import Decision, Reviewer
-from allpacs.logs import configure_logs
-from allpacs.recent_log import RecentLog
 from allpacs.settings import SHIPPED_BUNDLE, load_settings
 from allpacs.store.outcomes import SCORE_BINS
 from allpacs.store.records import DeliveryState, RevisionState
 from allpacs.store.reviews import NewDecision
 from allpacs.store.store import Store
-from console_samples import keep_file, painted_study, report, reported_study
+from allpacs.telemetry.logs import configure_logs
+from allpacs.telemetry.recent_log import RecentLog
+from support.console_samples import keep_file, painted_study, report, reported_study
 from training.datasets import reviewed
 from unit.console.conftest import Browser, Told
 

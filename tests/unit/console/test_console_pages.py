@@ -18,7 +18,7 @@ from allpacs.domain.artefacts import Artefact, ArtefactKind
 from allpacs.domain.errors import Outdated
 from allpacs.domain.review import Reviewer
 from allpacs.store.store import Store
-from console_samples import HTML, keep_file, painted_study, report, reported_study
+from support.console_samples import HTML, keep_file, painted_study, report, reported_study
 from unit.console.conftest import Browser
 
 Browse = Callable[..., Browser]

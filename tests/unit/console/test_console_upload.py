@@ -16,7 +16,7 @@ from allpacs.audit.messages import AuditEvent
 from allpacs.console.access import Role
 from allpacs.settings import load_settings
 from allpacs.store.store import Store
-from console_samples import painted_study
+from support.console_samples import painted_study
 from unit.console.conftest import Browser, Told
 
 Browse = Callable[..., Browser]

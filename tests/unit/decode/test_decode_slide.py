@@ -14,7 +14,7 @@ from pydicom import Dataset
 from allpacs.decode.slide import SlideLevel, read_slide_instance
 from allpacs.domain.errors import UndecodablePixels
 from allpacs.domain.slide import Level
-from slide_maker import SPACING_UM, SyntheticSlide, write_level, write_pyramid
+from support.slide_maker import SPACING_UM, SyntheticSlide, write_level, write_pyramid
 
 SLIDE = SyntheticSlide((1, 2), filled=lambda _, column: column == 0)
 ROWS, COLUMNS = SLIDE.size

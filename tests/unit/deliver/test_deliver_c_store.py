@@ -25,7 +25,8 @@ from allpacs.deliver.c_store import CStoreDestination, echo, send_files
 from allpacs.demo.archive import Archive
 from allpacs.domain.errors import ConfigFault, DeliveryRejected, DeliveryUnavailable
 from allpacs.domain.identity import IMPLEMENTATION_CLASS_UID
-from deliver_samples import dicom_object, free_port, html_artefact, leaks, scp, sr_artefact, tcp_server, write_file
+from conformance.support.network import free_port
+from support.deliver_samples import dicom_object, html_artefact, leaks, scp, sr_artefact, tcp_server, write_file
 
 WAIT_S = 10.0
 

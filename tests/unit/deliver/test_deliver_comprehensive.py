@@ -19,8 +19,8 @@ from allpacs.deliver.comprehensive import as_comprehensive
 from allpacs.domain.artefacts import Artefact
 from allpacs.domain.identity import comprehensive_uid
 from allpacs.report.sr import structured_report
-from deliver_samples import scp
-from unit.report.report_samples import CONTEXT, PRIOR, usual_headers, usual_study
+from conformance.support.report_samples import CONTEXT, PRIOR, usual_headers, usual_study
+from support.deliver_samples import scp
 
 COMPREHENSIVE = (ComprehensiveSRStorage, (ExplicitVRLittleEndian,))
 COMPREHENSIVE_3D = (Comprehensive3DSRStorage, (ExplicitVRLittleEndian,))

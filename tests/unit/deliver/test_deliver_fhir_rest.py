@@ -10,7 +10,8 @@ import pytest
 from allpacs.deliver.fhir_rest import FhirRestDestination
 from allpacs.demo.fhir_endpoint import FhirEndpoint
 from allpacs.domain.errors import ConfigFault, DeliveryRejected, DeliveryUnavailable
-from deliver_samples import bundle, fhir_artefact, free_port, html_artefact, http_server, leaks, tcp_server
+from conformance.support.network import free_port
+from support.deliver_samples import bundle, fhir_artefact, html_artefact, http_server, leaks, tcp_server
 
 FHIR_JSON = "application/fhir+json"
 NOW = datetime(2025, 6, 1, 12, 0, 0, tzinfo=UTC)

@@ -7,7 +7,7 @@ import pytest
 
 from allpacs.deliver.folder import FolderDestination
 from allpacs.domain.errors import DeliveryRejected, DeliveryUnavailable
-from deliver_samples import STUDY, fhir_artefact, html_artefact, leaks, sr_artefact
+from support.deliver_samples import STUDY, fhir_artefact, html_artefact, leaks, sr_artefact
 
 
 def test_every_artefact_becomes_a_file(tmp_path):

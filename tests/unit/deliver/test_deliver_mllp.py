@@ -12,10 +12,12 @@ import hl7
 import pytest
 
 from allpacs.deliver.mllp import MllpDestination
+from allpacs.dicom.tls import client_tls
 from allpacs.domain.errors import DeliveryRejected, DeliveryUnavailable
-from allpacs.tls import client_tls
-from certificates import Authority
-from deliver_samples import free_port, hl7_artefact, hl7_server, leaks
+from conformance.support.certificates import Authority
+from conformance.support.hl7_server import hl7_server
+from conformance.support.network import free_port
+from support.deliver_samples import hl7_artefact, leaks
 
 MESSAGE = hl7_artefact()
 

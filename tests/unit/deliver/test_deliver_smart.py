@@ -17,7 +17,7 @@ from joserfc.jwk import ECKey, RSAKey
 from allpacs.deliver.fhir_rest import FhirRestDestination
 from allpacs.deliver.smart import BackendServices
 from allpacs.domain.errors import ConfigFault, DeliveryRejected, DeliveryUnavailable
-from deliver_samples import fhir_artefact, http_server
+from support.deliver_samples import fhir_artefact, http_server
 
 Answer = Callable[[Any, bytes], None]
 

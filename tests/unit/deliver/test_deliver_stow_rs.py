@@ -16,8 +16,8 @@ from allpacs.deliver.stow_rs import StowRsDestination
 from allpacs.domain.errors import ConfigFault, DeliveryRejected, DeliveryUnavailable
 from allpacs.domain.identity import comprehensive_uid
 from allpacs.report.sr import structured_report
-from deliver_samples import http_server, leaks, sr_artefact, stow_server, tcp_server
-from unit.report.report_samples import CONTEXT, usual_headers, usual_study
+from conformance.support.report_samples import CONTEXT, usual_headers, usual_study
+from support.deliver_samples import http_server, leaks, sr_artefact, stow_server, tcp_server
 
 ONE, TWO = sr_artefact("first"), sr_artefact("second")
 

@@ -9,7 +9,8 @@ from pydicom.uid import Comprehensive3DSRStorage, VLMicroscopicImageStorage
 from allpacs.deliver.c_store import echo, send_files
 from allpacs.demo.archive import Archive
 from allpacs.domain.errors import DeliveryUnavailable
-from deliver_samples import STUDY, dicom_object, free_port, write_file
+from conformance.support.network import free_port
+from support.deliver_samples import STUDY, dicom_object, write_file
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from allpacs.demo.fhir_endpoint import FhirEndpoint
-from deliver_samples import bundle
+from support.deliver_samples import bundle
 
 FHIR_JSON = "application/fhir+json"
 

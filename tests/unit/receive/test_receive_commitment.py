@@ -17,10 +17,10 @@ from pynetdicom import AE, build_role, evt
 from pynetdicom.dimse_primitives import N_ACTION
 from pynetdicom.sop_class import StorageCommitmentPushModel
 
-from allpacs.commitment import Answer, Reference, action_information, event_information
 from allpacs.deliver.association import Peer as Address
 from allpacs.deliver.association import hold_at_checkpoint
 from allpacs.deliver.commitment import report_commitment
+from allpacs.dicom.commitment import Answer, Reference, action_information, event_information
 from allpacs.domain.errors import DeliveryUnavailable
 from allpacs.receive.commitment import CommitmentService
 from allpacs.receive.scp import StorageScp

@@ -12,8 +12,8 @@ from pynetdicom.dsutils import encode
 from allpacs.commands.verify import verify
 from allpacs.domain.artefacts import Artefact, ArtefactKind
 from allpacs.domain.instance import InstanceIdentity
+from allpacs.flow.recovery import UNKNOWN_AE, recover
 from allpacs.receive.scp import _file_meta
-from allpacs.recovery import UNKNOWN_AE, recover
 from allpacs.settings import Settings
 from allpacs.store.store import Store
 from receive_peer import MICROSCOPIC, make_instance

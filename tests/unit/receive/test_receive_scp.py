@@ -19,7 +19,7 @@ from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate
 from pydicom.filewriter import write_file_meta_info
 
-from allpacs import inflate
+from allpacs.dicom import deflate as inflate
 from allpacs.domain.errors import StoreFault
 from allpacs.domain.identity import IMPLEMENTATION_CLASS_UID
 from allpacs.receive.admit import ACCEPTED_SOP_CLASSES
@@ -397,7 +397,7 @@ def test_one_summary_line_an_association(receiver: Start, connect: Connect) -> N
 SERVE = """
 import sys
 from pathlib import Path
-from allpacs.logs import configure_logs
+from allpacs.telemetry.logs import configure_logs
 from allpacs.receive.scp import StorageScp
 from allpacs.store.store import Store
 

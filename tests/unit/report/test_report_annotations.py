@@ -28,11 +28,11 @@ from allpacs.domain.instance import InstanceIdentity
 from allpacs.domain.review import CellReview, Decision, Review, Reviewer
 from allpacs.report.annotations import annotated_images
 from allpacs.report.context import ReportContext
-from allpacs.results import results
-from allpacs.signing import signed_results
 from allpacs.store.store import Store
-from deliver_samples import stow_server
-from unit.report.report_samples import CONTEXT, SERIES, STUDY, WHOLE_SLIDE, cell, header, instance, study
+from allpacs.study.results import results
+from allpacs.study.signing import signed_results
+from conformance.support.report_samples import CONTEXT, SERIES, STUDY, WHOLE_SLIDE, cell, header, instance, study
+from support.deliver_samples import stow_server
 
 SLIDE = f"{SERIES}.1"
 MANY_CELLS = CONTEXT.annotations_above

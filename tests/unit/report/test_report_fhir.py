@@ -19,7 +19,7 @@ from allpacs.report import fhir
 from allpacs.report.context import ReportContext, sr_series_uid
 from allpacs.report.fhir import InvalidBundle, fhir_bundle
 from allpacs.report.html import html_report
-from report_samples import (
+from conformance.support.report_samples import (
     CONTEXT,
     MADE_AT,
     MODEL,

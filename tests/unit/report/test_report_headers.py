@@ -16,8 +16,8 @@ from allpacs.domain.errors import InputFault
 from allpacs.domain.findings import StudyFindings
 from allpacs.report.headers import OF_EACH, check_one_patient, gathered
 from allpacs.report.source import lead_header
-from allpacs.results import results
-from report_samples import CONTEXT, many_cells
+from allpacs.study.results import results
+from conformance.support.report_samples import CONTEXT, many_cells
 
 
 def as_read(header: Dataset, *, undefined_length: bool = False) -> Dataset:

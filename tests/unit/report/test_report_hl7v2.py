@@ -15,8 +15,18 @@ from allpacs.domain.artefacts import Artefact, ArtefactKind
 from allpacs.domain.findings import NotAssessable
 from allpacs.domain.review import Review, Reviewer
 from allpacs.report.hl7v2 import oru_message
-from allpacs.signing import signed_results
-from unit.report.report_samples import CONTEXT, PRIOR, SERIES, cell, header, instance, study, usual_headers, usual_study
+from allpacs.study.signing import signed_results
+from conformance.support.report_samples import (
+    CONTEXT,
+    PRIOR,
+    SERIES,
+    cell,
+    header,
+    instance,
+    study,
+    usual_headers,
+    usual_study,
+)
 
 SR_UID = "2.25.4711"
 

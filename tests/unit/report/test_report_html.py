@@ -12,7 +12,17 @@ from allpacs.domain.artefacts import ArtefactKind
 from allpacs.domain.findings import CellLabel, NotAssessable
 from allpacs.report import wording
 from allpacs.report.html import html_report
-from report_samples import CONTEXT, MODEL, SERIES, cell, header, instance, study, usual_headers, usual_study
+from conformance.support.report_samples import (
+    CONTEXT,
+    MODEL,
+    SERIES,
+    cell,
+    header,
+    instance,
+    study,
+    usual_headers,
+    usual_study,
+)
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(8)
 

@@ -17,8 +17,8 @@ from allpacs.demo.synthetic import draw_cell
 from allpacs.domain.artefacts import ArtefactKind
 from allpacs.report.context import CellPicture, ReportContext
 from allpacs.report.key_images import COLUMNS, PAGE_WIDTH, ROWS, key_cells, key_images, page_height
-from allpacs.results import results
-from unit.report.report_samples import CONTEXT, SERIES, many_cells, usual_headers, usual_study
+from allpacs.study.results import results
+from conformance.support.report_samples import CONTEXT, SERIES, many_cells, usual_headers, usual_study
 
 SIDE = 64
 

@@ -16,8 +16,8 @@ from pydicom import Dataset, dcmread
 from allpacs.domain.artefacts import Artefact, ArtefactKind
 from allpacs.domain.errors import ConfigFault
 from allpacs.report import pdf
-from allpacs.results import results
-from unit.report.report_samples import CONTEXT, PRIOR, usual_headers, usual_study
+from allpacs.study.results import results
+from conformance.support.report_samples import CONTEXT, PRIOR, usual_headers, usual_study
 
 try:
     pdf.check_printing()

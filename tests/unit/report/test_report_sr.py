@@ -21,7 +21,7 @@ from allpacs.domain.findings import CellLabel, NotAssessable, StudyFindings
 from allpacs.domain.identity import is_uid
 from allpacs.report.context import ReportContext
 from allpacs.report.sr import structured_report
-from report_samples import (
+from conformance.support.report_samples import (
     CONTEXT,
     MADE_AT,
     MODEL,

@@ -16,8 +16,8 @@ from PIL import Image
 from allpacs.classify.bundle import load_bundle
 from allpacs.classify.preprocess import Preprocessing
 from allpacs.domain.errors import ConfigFault, InputFault
-from allpacs.pipeline import ImageFile, Pipeline
 from allpacs.settings import SHIPPED_BUNDLE
+from allpacs.study.pipeline import ImageFile, Pipeline
 from training.__main__ import main
 from training.crops import read_crops, read_rgb
 from training.datasets import DATA_SETS, NORMAL, Sample, read

@@ -19,7 +19,8 @@ from PIL import Image
 
 from allpacs.classify.engines.network import state_of
 from allpacs.domain.errors import ModelFault
-from places import REPOSITORY
+from support.places import REPOSITORY
+from support.training_samples import OPTIONS, cells, tiny
 from training.augment import augment
 from training.fit import (
     Examples,
@@ -32,7 +33,6 @@ from training.fit import (
     reestimate_batch_norm,
     stored_state,
 )
-from training_samples import OPTIONS, cells, tiny
 
 pytestmark = pytest.mark.slow
 
@@ -52,7 +52,7 @@ def test_goes_on_after_kill_9_in_mid_epoch_as_if_never_stopped(tmp_path: Path) -
     killed = in_a_process(f"""
         from pathlib import Path
         from training.fit import Examples, fit
-        from training_samples import OPTIONS, Targets, cells, tiny
+        from support.training_samples import OPTIONS, Targets, cells, tiny
 
         pixels, targets, shares = cells()
         examples = Examples(pixels, Targets(targets, OPTIONS.per_epoch // OPTIONS.batch + 1), shares)
@@ -173,7 +173,7 @@ def test_several_devices_share_each_batch(tmp_path: Path) -> None:
         from allpacs.domain.errors import ConfigFault
         from training import devices
         from training.fit import Examples, fit, logits_of
-        from training_samples import OPTIONS, cells, tiny
+        from support.training_samples import OPTIONS, cells, tiny
 
         two = [tf.config.LogicalDeviceConfiguration()] * 2
         tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0], two)

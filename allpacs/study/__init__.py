@@ -1,0 +1,1 @@
+"""The steps of one study, from its received instances to the findings and reports."""

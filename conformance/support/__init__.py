@@ -1,0 +1,1 @@
+"""Helpers that the conformance suite and the tests share."""

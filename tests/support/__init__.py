@@ -1,0 +1,1 @@
+"""Helpers of the tests: the stub hospital, senders, servers, sample data."""
