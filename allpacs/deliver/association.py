@@ -19,9 +19,6 @@ The peer's free text (0000,0902) may repeat patient data and is never copied.
 
 from __future__ import annotations
 
-import socket
-import ssl
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -37,6 +34,7 @@ from pynetdicom.presentation import PresentationContext, build_context, build_ro
 from pynetdicom.sop_class import Verification
 from pynetdicom.status import STORAGE_SERVICE_CLASS_STATUS, code_to_category
 
+from allpacs.dicom.network.requestor import ExplainedHandshake, hold_at_checkpoint, send_without_delay
 from allpacs.dicom.tls import Tls
 from allpacs.domain.errors import ConfigFault, DeliveryRejected, DeliveryUnavailable
 from allpacs.domain.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, is_ae_title
@@ -210,7 +208,7 @@ def associated(
     ae.connection_timeout = ae.acse_timeout = ae.dimse_timeout = peer.timeout_s
     ae.network_timeout = 2 * peer.timeout_s  # must outlast one slow answer
 
-    handshake = _Handshake(peer.tls()) if peer.tls is not None else None
+    handshake = ExplainedHandshake(peer.tls()) if peer.tls is not None else None
     connected: list[str] = []
     rejections: list[A_ASSOCIATE_RJ] = []
 
@@ -218,7 +216,7 @@ def associated(
         connected.append(peer.name)
         # A request goes out as several small writes: without this each waits for the peer's delayed
         # acknowledgement of the one before, 40 ms an object.
-        event.assoc.dul.socket.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        send_without_delay(event.assoc)
 
     def on_pdu(event: evt.Event) -> None:
         # Seen here it is never missed: pynetdicom 3.0 itself takes a rejection that comes very quickly for a failed
@@ -261,96 +259,6 @@ def associated(
         raise
     else:
         association.release()
-
-
-def hold_at_checkpoint(association: Any) -> None:
-    """Have an association's own thread held by a `Checkpoint` from now on."""
-    association.__class__ = _Held
-    association._reactor_checkpoint = Checkpoint(association)
-
-
-class _Held(Association):  # type: ignore[misc]
-    """An association of which its checkpoint alone says that its thread is held.
-
-    pynetdicom serves an N-EVENT-REPORT request in one more thread, which says that the association's is not held when
-    it has done so, whether it is or not: whoever was about to release the association waited for ever.
-    """
-
-    @property
-    def _is_paused(self) -> bool:
-        return True
-
-    @_is_paused.setter
-    def _is_paused(self, _: bool) -> None:
-        """Take it for said."""
-
-
-class Checkpoint(threading.Event):
-    """Where an association's own thread is held while a request of ours waits for its answer.
-
-    pynetdicom clears its event and then waits until that thread says that it is paused. But the thread says so each
-    time around, before it looks at the event: where it has just passed, both go on, it takes the answer away from
-    whoever asked ("unexpected service message"), and the request ends in a time-out. Here whoever clears the event
-    goes on only once the thread stands still at it.
-    """
-
-    def __init__(self, association: Association) -> None:
-        super().__init__()
-        self._association = association
-        self._held = threading.Event()
-        self.set()
-
-    def clear(self) -> None:
-        """Hold the association's thread, and return once it is held, or has ended."""
-        super().clear()
-        if threading.current_thread() is self._association:
-            return
-        while self._association.is_alive() and not self._held.wait(0.01):
-            pass
-
-    def wait(self, timeout: float | None = None) -> bool:
-        """Hold the association's thread while the event is cleared."""
-        while True:
-            if self.is_set():
-                self._held.clear()
-                if self.is_set():  # not cleared meanwhile by one who saw us held
-                    return True
-            self._held.set()
-            if not super().wait(timeout):
-                return False
-
-
-class _TellingSocket(ssl.SSLSocket):
-    """Remembers why its handshake failed: pynetdicom only says that there is no connection."""
-
-    failure = ""
-
-    def do_handshake(self, block: bool = False) -> None:
-        try:
-            super().do_handshake(block)
-        except ssl.SSLCertVerificationError as failed:
-            self.failure = failed.verify_message
-            raise
-        except OSError as failed:
-            self.failure = getattr(failed, "reason", None) or type(failed).__name__
-            raise
-
-
-class _Handshake:
-    """Stands where pynetdicom wants an `ssl.SSLContext`, and knows how the handshake went."""
-
-    def __init__(self, context: ssl.SSLContext) -> None:
-        context.sslsocket_class = _TellingSocket
-        self._context = context
-        self._socket: ssl.SSLSocket | None = None
-
-    def wrap_socket(self, *arguments: Any, **options: Any) -> ssl.SSLSocket:
-        self._socket = self._context.wrap_socket(*arguments, **options)
-        return self._socket
-
-    @property
-    def failure(self) -> str:
-        return self._socket.failure if isinstance(self._socket, _TellingSocket) else ""
 
 
 def _context(sop_class: str, transfer_syntax: str) -> PresentationContext:

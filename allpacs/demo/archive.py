@@ -18,7 +18,6 @@ from pydicom import dcmread
 from pydicom.errors import InvalidDicomError
 from pynetdicom import AE, ALL_TRANSFER_SYNTAXES, AllStoragePresentationContexts, evt
 from pynetdicom.sop_class import Verification
-from pynetdicom.transport import ThreadedAssociationServer
 
 from allpacs.domain.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, is_uid
 
@@ -70,7 +69,7 @@ class Archive:
         for context in AllStoragePresentationContexts:
             self._ae.add_supported_context(context.abstract_syntax, ALL_TRANSFER_SYNTAXES)
         self._asked_port = port
-        self._server: ThreadedAssociationServer | None = None
+        self._server: Any = None
         self._kept: dict[str, KeptInstance] = {}
         self._changed = threading.Condition()
 

@@ -1,8 +1,8 @@
 """Instances too large for memory: what has come of one goes to a file on the spool's disk while the rest comes.
 
-The base level of a whole slide is one instance of gigabytes. pynetdicom can write a data set to a file instead of to
-memory (its STORE_RECV_CHUNKED_DATASET), all of them or none; a `LargeDataSet` is put in that file's place for the large
-ones only, so that small ones are not written twice.
+The base level of a whole slide is one instance of gigabytes. pynetdicom can write every data set to a file instead of
+memory (its STORE_RECV_CHUNKED_DATASET), or none. A `LargeDataSet` takes the place of that file for large data sets only
+(`allpacs.dicom.network.messages.spill`), so small ones are not written twice.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, BinaryIO, Self
+from typing import BinaryIO, Self
 
 from allpacs.domain.errors import StoreFault
 
@@ -100,12 +100,3 @@ class LargeDataSet:
     def _give_up(self, fault: StoreFault) -> None:
         self._fault = fault
         self.close()
-
-
-def begin(message: Any, scratch: Callable[[], BinaryIO], look_for_room: Callable[[int], None]) -> LargeDataSet:
-    """Move the data set of a pynetdicom message to a file, and let what comes be written there; return it."""
-    with message.data_set.getbuffer() as begun:
-        large = LargeDataSet(scratch, look_for_room, begun)
-    message.data_set = type(message.data_set)()
-    message._data_set_file = large
-    return large

@@ -13,16 +13,19 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, BinaryIO, Final
 
 import structlog
 from pydicom.dataset import Dataset
 from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
-from pynetdicom import AE, _config, evt
-from pynetdicom.dimse_messages import C_STORE_RQ
+from pynetdicom import AE, evt
 from pynetdicom.sop_class import Verification
 
 from allpacs.dicom.commitment import SOP_CLASS_UID as COMMITMENT_SOP_CLASS_UID
+from allpacs.dicom.network import messages
+from allpacs.dicom.network.listener import Listener, Network, SharedListener
+from allpacs.dicom.network.reactor import WaitingHandler
 from allpacs.dicom.tls import Tls
 from allpacs.domain.errors import InstanceRefused, StoreFault
 from allpacs.domain.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, is_uid
@@ -30,12 +33,10 @@ from allpacs.domain.instance import InstanceIdentity
 from allpacs.receive.admit import ACCEPTED_SOP_CLASSES, admit, expected_instances
 from allpacs.receive.capacity import Capacity, CapacityLimits, RateLimit
 from allpacs.receive.commitment import CommitmentService
-from allpacs.receive.guard import Memory
 from allpacs.receive.header import read_header
-from allpacs.receive.large import LargeDataSet, begin
-from allpacs.receive.listener import Listener, Network, SharedListener
+from allpacs.receive.large import LargeDataSet
+from allpacs.receive.memory import Memory
 from allpacs.receive.port import Sink, TransferAudit
-from allpacs.receive.reactor import WaitingHandler
 from allpacs.telemetry import metrics, tracing
 
 #: A data set of more goes by disk while it comes; so does one that fills a quarter of the memory for all.
@@ -44,9 +45,6 @@ _LARGE_BYTES: Final = 64_000_000
 _VERSION: Final = struct.pack("<HH2s2xL2s", 2, 1, b"OB", 2, b"\x00\x01")
 SUCCESS: Final = 0x0000
 OUT_OF_RESOURCES: Final = 0xA700
-
-# The library's own handlers put each message and PDU into lines of debugging that nobody asks for.
-_config.LOG_HANDLER_LEVEL = "none"
 
 _log = structlog.get_logger("allpacs.receive")
 
@@ -121,7 +119,7 @@ class StorageScp:
     message_timeout_s:
         How long one message may take from its first PDU to its last.
     max_memory_bytes:
-        Unfinished messages of all associations together; one may fill half of it (`allpacs.receive.guard.Memory`).
+        Unfinished messages of all associations together; one may fill half of it (`allpacs.receive.memory.Memory`).
         Large instances go by disk and do not count (`allpacs.receive.large`).
     limits:
         When instances are refused with 0xA700.
@@ -239,7 +237,8 @@ class StorageScp:
         )
         self._server.tls = self._tls
         self._server.allowed_networks = self._allowed_networks
-        self._server.audit = self._audit
+        if self._audit is not None:
+            self._server.on_refused = partial(self._audit.refused, "")
         self._server.handshake_timeout_s = self._ae.acse_timeout
         threading.Thread(target=self._server.serve_forever, name="listener", daemon=True).start()
         if self._commitments is not None:
@@ -303,7 +302,7 @@ class StorageScp:
         if rate is not None:
             metrics.HELD_BACK_SECONDS.inc(rate.wait())
         now = self._clock()
-        large: LargeDataSet | None = event.request._dataset_file
+        large: LargeDataSet | None = messages.spilled_file(event.request)
         encoded: BinaryIO = event.request.DataSet if large is None else large.content()
         transfer_syntax_uid = str(event.context.transfer_syntax)
         header = read_header(encoded, transfer_syntax_uid)
@@ -398,13 +397,14 @@ class StorageScp:
             self._memory.give_back(event.assoc)
 
     def _goes_by_disk(self, assoc: Any) -> bool:
-        message = assoc.dimse.message
-        if assoc not in self._large and isinstance(message, C_STORE_RQ) and message.data_set.tell() > self._large_from:
-            self._large[assoc] = begin(message, self._sink.scratch, self._capacity.check)
+        if assoc not in self._large and (messages.unfinished_instance_bytes(assoc) or 0) > self._large_from:
+            self._large[assoc] = messages.spill(
+                assoc, lambda received: LargeDataSet(self._sink.scratch, self._capacity.check, received)
+            )
         return assoc in self._large
 
     def _on_message(self, event: evt.Event) -> None:
-        if not isinstance(event.message, C_STORE_RQ):  # whose bytes are held until they are kept
+        if not messages.is_instance(event.message):  # whose bytes are held until they are kept
             self._memory.give_back(event.assoc)
         self._large.pop(event.assoc, None)  # it is the request's now
         tally = self._tallies.get(event.assoc)
@@ -414,7 +414,7 @@ class StorageScp:
     def _cut(self, event: evt.Event, reason: str) -> None:
         self._memory.give_back(event.assoc)
         _log.warning("connection_closed", calling_ae=event.assoc.requestor.ae_title, reason=reason)
-        event.assoc.dul.socket.close()
+        messages.close_connection(event.assoc)
 
     def _summarise(self, event: evt.Event, ended: str) -> None:
         tally = self._tallies.pop(event.assoc, None)

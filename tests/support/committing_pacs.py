@@ -10,8 +10,8 @@ from typing import Any, Self
 from pynetdicom import AE, build_role, evt
 from pynetdicom.sop_class import Comprehensive3DSRStorage, StorageCommitmentPushModel, Verification
 
-from allpacs.deliver.association import hold_at_checkpoint
 from allpacs.dicom.commitment import Answer, event_information, read_action
+from allpacs.dicom.network.requestor import hold_at_checkpoint
 
 _INSTANCE = "1.2.840.10008.1.20.1.1"
 

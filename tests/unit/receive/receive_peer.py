@@ -14,7 +14,7 @@ from pynetdicom import AE
 from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.dsutils import encode
 
-from allpacs.deliver.association import hold_at_checkpoint
+from allpacs.dicom.network.requestor import hold_at_checkpoint
 from allpacs.receive.admit import ACCEPTED_SOP_CLASSES
 
 MICROSCOPIC = "1.2.840.10008.5.1.4.1.1.77.1.2"

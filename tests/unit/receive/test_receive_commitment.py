@@ -18,9 +18,9 @@ from pynetdicom.dimse_primitives import N_ACTION
 from pynetdicom.sop_class import StorageCommitmentPushModel
 
 from allpacs.deliver.association import Peer as Address
-from allpacs.deliver.association import hold_at_checkpoint
 from allpacs.deliver.commitment import report_commitment
 from allpacs.dicom.commitment import Answer, Reference, action_information, event_information
+from allpacs.dicom.network.requestor import hold_at_checkpoint
 from allpacs.domain.errors import DeliveryUnavailable
 from allpacs.receive.commitment import CommitmentService
 from allpacs.receive.scp import StorageScp

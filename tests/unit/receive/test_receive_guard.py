@@ -15,7 +15,7 @@ import structlog
 from pynetdicom.dimse_primitives import N_ACTION
 from pynetdicom.sop_class import StorageCommitmentPushModel
 
-from allpacs.receive.guard import Memory
+from allpacs.receive.memory import Memory
 from allpacs.receive.scp import StorageScp
 from receive_peer import MICROSCOPIC, Peer, make_instance, store_command
 

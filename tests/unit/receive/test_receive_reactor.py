@@ -18,10 +18,10 @@ from pynetdicom.dimse_primitives import C_ECHO, C_STORE
 from pynetdicom.pdu import P_DATA_TF
 from pynetdicom.sop_class import Verification
 
+from allpacs.dicom.network import reactor
+from allpacs.dicom.network.messages import success
+from allpacs.dicom.network.reactor import WaitingAssociation, WaitingUpperLayer
 from allpacs.dicom.tls import client_tls, server_tls
-from allpacs.receive import reactor
-from allpacs.receive.messages import success
-from allpacs.receive.reactor import WaitingAssociation, WaitingUpperLayer
 from allpacs.receive.scp import StorageScp
 from allpacs.store.store import Store
 from conformance.support.certificates import Authority

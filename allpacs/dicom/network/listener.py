@@ -10,18 +10,17 @@ import ipaddress
 import socket
 import socketserver
 import ssl
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any
 
 import structlog
 from pynetdicom.transport import ThreadedAssociationServer
 
 from allpacs.dicom.tls import Tls
-from allpacs.receive.port import TransferAudit
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
-_log = structlog.get_logger("allpacs.receive")
+_log = structlog.get_logger("allpacs.dicom.network")
 
 
 class Listener(ThreadedAssociationServer):  # type: ignore[misc]
@@ -35,14 +34,14 @@ class Listener(ThreadedAssociationServer):  # type: ignore[misc]
         Whose connections are taken; empty: anybody's.
     handshake_timeout_s:
         Longest time for each answer of the peer while TLS is agreed on.
-    audit:
-        Is told of peers that were refused.
+    on_refused:
+        Called with address and reason of each refused peer.
     """
 
     tls: Tls | None = None
     allowed_networks: Collection[Network] = ()
     handshake_timeout_s: float = 30.0
-    audit: TransferAudit | None = None
+    on_refused: Callable[[str, str], None] | None = None
 
     def verify_request(self, _request: Any, client_address: Any) -> bool:
         """Return whether the peer's address is one of those allowed."""
@@ -73,8 +72,8 @@ class Listener(ThreadedAssociationServer):  # type: ignore[misc]
 
     def _refuse(self, event: str, address: str, reason: str) -> None:
         _log.warning(event, address=address, reason=reason)
-        if self.audit is not None:
-            self.audit.refused("", address, reason)
+        if self.on_refused is not None:
+            self.on_refused(address, reason)
 
     def shutdown(self) -> None:
         """Stop accepting and close the socket."""

@@ -14,9 +14,9 @@ A C-STORE request is served by the upper layer's thread, which has read it: hand
 answer back took a quarter of an instance's time. Data PDUs are read into one buffer and taken apart there; the library
 copies each six times over.
 
-The peer's requests are served, too, while another thread sends one of ours (N-EVENT-REPORT) and waits for its answer,
-since answers do not come by the same queue (`allpacs.receive.messages`). The library holds the association's thread for
-so long, and whatever comes next is the answer.
+Requests of the peer are served even while another thread waits for the answer to a request of ours (N-EVENT-REPORT):
+answers have a queue of their own (`allpacs.dicom.network.messages`). The library blocks the association's thread during
+that time and takes the next message for the answer.
 
 What is done once something has happened is the library's: the state machine and the services are not touched.
 """
@@ -43,10 +43,10 @@ from pynetdicom.dul import DULServiceProvider
 from pynetdicom.pdu_primitives import P_DATA
 from pynetdicom.transport import RequestHandler
 
-from allpacs.receive.guard import GuardedSocket
-from allpacs.receive.messages import Messages
+from allpacs.dicom.network.messages import Messages
+from allpacs.dicom.network.sockets import GuardedSocket
 
-_log = structlog.get_logger("allpacs.receive")
+_log = structlog.get_logger("allpacs.dicom.network")
 
 #: Longest wait for something that is not announced, seconds.
 _LOOK_S = 0.05

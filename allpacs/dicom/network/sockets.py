@@ -1,17 +1,14 @@
-"""What one connection may hold: how long a PDU may take, how large it may be, how much memory a message may fill.
+"""Sockets that limit the size of a PDU and the time it may take.
 
-pynetdicom reads as many bytes as a PDU announces, for as long as they take, and keeps a message in memory until it is
-whole. Here a peer that announces 4 GB, sends a byte a minute, or is one of hundreds that all send at once, holds up
-itself and nobody else.
+pynetdicom reads as many bytes as a PDU announces, however long they take. With this socket, a peer that announces 4 GB
+or sends one byte a minute is disconnected and delays nobody else.
 """
 
 from __future__ import annotations
 
 import select
 import ssl
-import threading
 import time
-from collections.abc import Callable
 from typing import Any
 
 import structlog
@@ -104,46 +101,3 @@ class GuardedSocket(AssociationSocket):  # type: ignore[misc]
         if nr_bytes > max(self.assoc.acceptor.maximum_length or 0, _LARGEST_OTHER_PDU) + 64:
             _log.warning("connection_closed", address=self.assoc.requestor.address, reason="a PDU that is too large")
             raise PduLimit("a PDU that is too large")
-
-
-class Memory:
-    """Bytes of unfinished messages, of all associations together.
-
-    Above half of the limit everybody waits but the message that began first, which may fill the other half: so one
-    always gets on, and its network pushes back on the others. A message that is larger than half of the limit is
-    never taken.
-    """
-
-    def __init__(self, limit_bytes: int, clock: Callable[[], float] = time.monotonic) -> None:
-        self._half = limit_bytes // 2
-        self._clock = clock
-        self._changed = threading.Condition()
-        self._held: dict[Any, int] = {}  # in order of the messages' beginnings
-
-    @property
-    def held_bytes(self) -> int:
-        """Bytes held now."""
-        with self._changed:
-            return sum(self._held.values())
-
-    def take(self, owner: Any, count: int, wait_s: float) -> bool:
-        """Count further bytes of an owner's message; wait while there is no room. False: its message is given up."""
-        deadline = self._clock() + wait_s
-        with self._changed:
-            self._held[owner] = self._held.get(owner, 0) + count
-            while sum(self._held.values()) > self._half and next(iter(self._held)) is not owner:
-                if not self._changed.wait(max(0.0, min(1.0, deadline - self._clock()))) and self._clock() >= deadline:
-                    break
-            if self._held.get(owner, 0) > self._half:
-                self._drop(owner)
-                return False
-            return owner in self._held
-
-    def give_back(self, owner: Any) -> None:
-        """Count an owner's message as over."""
-        with self._changed:
-            self._drop(owner)
-
-    def _drop(self, owner: Any) -> None:
-        self._held.pop(owner, None)
-        self._changed.notify_all()

@@ -9,7 +9,7 @@ import time
 from pynetdicom import AE
 from pynetdicom.sop_class import Verification
 
-from allpacs.deliver.association import Checkpoint, hold_at_checkpoint
+from allpacs.dicom.network.requestor import Checkpoint, hold_at_checkpoint
 
 
 class _Reactor(threading.Thread):

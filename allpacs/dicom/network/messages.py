@@ -5,8 +5,9 @@ from __future__ import annotations
 import queue
 import struct
 import threading
+from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import structlog
 from pynetdicom.association import Association
@@ -25,7 +26,9 @@ _LARGEST_COMMAND_BYTES: Final = 1 << 16
 #: commitment with `allpacs.dicom.commitment.MOST_REFERENCES` has 8 MB.
 _LARGEST_DATA_SET_BYTES: Final = 10_000_000
 
-_log = structlog.get_logger("allpacs.receive")
+_log = structlog.get_logger("allpacs.dicom.network")
+
+F = TypeVar("F")
 
 
 class Messages(DIMSEServiceProvider):  # type: ignore[misc]
@@ -127,3 +130,40 @@ def _command_element(element: int, value: bytes) -> bytes:
 def _padded(uid: str) -> bytes:
     value = uid.encode("ascii")
     return value + b"\0" if len(value) % 2 else value
+
+
+def unfinished_instance_bytes(assoc: Association) -> int | None:
+    """Return the number of bytes received so far of an unfinished C-STORE request, or None if there is none."""
+    message = assoc.dimse.message
+    return message.data_set.tell() if isinstance(message, C_STORE_RQ) else None
+
+
+def is_instance(message: DIMSEMessage) -> bool:
+    """Whether a DIMSE message is a C-STORE request."""
+    return isinstance(message, C_STORE_RQ)
+
+
+def spill(assoc: Association, make_file: Callable[[memoryview], F]) -> F:
+    """Write the rest of an association's unfinished C-STORE data set to a file.
+
+    Parameters
+    ----------
+    make_file:
+        Return an object with ``name``, ``file``, ``write`` and ``flush`` that starts with the given bytes.
+    """
+    message = assoc.dimse.message
+    with message.data_set.getbuffer() as received:
+        file = make_file(received)
+    message.data_set = type(message.data_set)()
+    message._data_set_file = file
+    return file
+
+
+def spilled_file(request: C_STORE) -> Any:
+    """Return the file that `spill` attached to a C-STORE request, or None if its data set is in memory."""
+    return request._dataset_file
+
+
+def close_connection(assoc: Association) -> None:
+    """Close the TCP connection of an association at once, without an A-ABORT."""
+    assoc.dul.socket.close()
