@@ -400,11 +400,11 @@ def retry(
 
     from allpacs.app import open_store
     from allpacs.commands.show import one_study
-    from allpacs.store.again import ask_again
+    from allpacs.store.retries import retry_study
 
     store = open_store(_settings(config))
     row = one_study(store, study)
-    asked = ask_again(store, row.study_uid, now=time.time())
+    asked = retry_study(store, row.study_uid, now=time.time())
     if asked.read is not None:
         typer.echo(f"revision {asked.read} of {row.study_uid} will be read again")
     for revision, destination in asked.delivered:
@@ -413,8 +413,8 @@ def retry(
         typer.echo(f"nothing to retry: {row.study_uid} is {row.state}")
 
 
-@app.command("use-bundle")
-def use_bundle(
+@app.command("use-model")
+def use_model(
     folder: Annotated[
         Path | None, typer.Argument(help="Folder of the bundle, as every worker sees it; without it: what was asked.")
     ] = None,
@@ -424,7 +424,7 @@ def use_bundle(
 ) -> None:
     """Let running workers read new studies with another bundle; those that were begun end with the old one."""
     from allpacs.app import open_store
-    from allpacs.commands.use_bundle import ask_for, changes_json, changes_lines
+    from allpacs.commands.use_model import ask_for, changes_json, changes_lines
 
     settings = _settings(config)
     store = open_store(settings)

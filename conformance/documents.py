@@ -27,12 +27,13 @@ from pydicom.uid import (
 import allpacs
 from allpacs.app import accepted_transfer_syntaxes
 from allpacs.deliver.association import Verdict, judge, status_text
+from allpacs.dicom import status
 from allpacs.domain.artefacts import DICOM_KINDS, ArtefactKind
 from allpacs.domain.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from allpacs.receive import admit
 from allpacs.report import annotations as bulk_annotations
 from allpacs.report import codes, document, key_images, pdf
-from allpacs.report.context import CellPicture
+from allpacs.report.context import CellImage
 from allpacs.report.fhir import fhir_bundle
 from allpacs.settings import CStoreSettings, ReceiveSettings, ReportSettings
 from allpacs.study.results import results
@@ -42,12 +43,12 @@ HERE = Path(__file__).parent
 
 _REFUSED = {
     0x0111: "other bytes are kept under this SOP Instance UID; the first ones stay",
-    admit.INVALID_UID: "a UID is not a valid UID",
-    admit.SOP_CLASS_NOT_SUPPORTED: "the SOP Class is not one of those above",
-    admit.NOT_AUTHORISED: "the instance is a result of allpacs: no result becomes an input",
+    status.INVALID_SOP_INSTANCE: "a UID is not a valid UID",
+    status.SOP_CLASS_NOT_SUPPORTED: "the SOP Class is not one of those above",
+    status.NOT_AUTHORISED: "the instance is a result of allpacs: no result becomes an input",
     0xA700: "the disk is below `receive.min_free_mb`, or spool or index cannot be written: send again later",
-    admit.DOES_NOT_MATCH: "SOP Class or SOP Instance UID of the data set are not those of the request",
-    admit.CANNOT_UNDERSTAND: "not parsable, cut short, without pixel data, or a UID missing",
+    status.DATA_SET_DOES_NOT_MATCH: "SOP Class or SOP Instance UID of the data set are not those of the request",
+    status.CANNOT_UNDERSTAND: "not parsable, cut short, without pixel data, or a UID missing",
 }
 _THEN = {
     Verdict.STORED: "delivered",
@@ -189,7 +190,7 @@ def _transfer() -> Iterator[dict[str, str]]:
 def _attributes() -> Iterator[dict[str, str]]:
     """Yield what each created object has at its root, from objects made of a made-up study."""
     study, headers = usual_study(), usual_headers()
-    pictures = {cell.tracking_uid: CellPicture(np.zeros((8, 8, 3), np.uint8)) for cell in study.cells}
+    pictures = {cell.tracking_uid: CellImage(np.zeros((8, 8, 3), np.uint8)) for cell in study.cells}
     context = replace(CONTEXT, annotations_above=1, pictures=pictures, predecessor=PRIOR)
     made = {one.kind: one for one in results(study, headers, context) if one.kind in DICOM_KINDS}
     made[ArtefactKind.PDF] = pdf.encapsulated_pdf(study, headers, context, b"%PDF-", made[ArtefactKind.SR].uid)

@@ -14,8 +14,8 @@ from allpacs.domain.findings import CellLabel
 from allpacs.domain.review import CellReview, Decision, Review, Reviewer
 from allpacs.report.context import ReportContext
 from allpacs.settings import SHIPPED_BUNDLE
+from allpacs.study.report_inputs import prior_report
 from allpacs.study.signing import signed_results
-from allpacs.study.steps import prior_report
 from conformance import seeded
 from conformance.checks import dcmtk, fhir, hl7v2, objects, round_trip, route, viewer
 from conformance.hospital import MADE_AT, PeerHospital, crowded, drawn, headers, hospital, study

@@ -17,7 +17,7 @@ from allpacs.settings import (
 )
 
 if TYPE_CHECKING:
-    from allpacs.deliver.port import Destination
+    from allpacs.deliver.destination import Destination
     from allpacs.deliver.smart import BackendServices
     from allpacs.dicom.tls import Tls
 

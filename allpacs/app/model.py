@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from allpacs.classify.batcher import Batcher
     from allpacs.classify.bundle import Bundle
     from allpacs.classify.saliency import Explain
-    from allpacs.study.pipeline import AskModel, Pipeline
+    from allpacs.study.pipeline import Pipeline, Predict
 
 
 def make_pipeline(settings: Settings, folder: Path | None = None) -> Pipeline:
@@ -59,14 +59,14 @@ def start_model(settings: Settings, bundle: Bundle) -> Batcher:
     return Batcher(engine, max_batch=model.max_batch, max_delay_s=model.max_delay_s, outputs=len(bundle.outputs))
 
 
-def asking(batcher: Batcher) -> AskModel:
+def asking(batcher: Batcher) -> Predict:
     """Return the way to ask a batcher and wait for its answer."""
     return lambda crops: batcher.submit(crops).result()
 
 
 def explaining(batcher: Batcher) -> Explain:
     """Return the way to ask which parts of cells spoke for their labels."""
-    from allpacs.classify.engines.port import Explainer
+    from allpacs.classify.engines.engine import Explainer
     from allpacs.classify.saliency import saliency
 
     engine = batcher.engine

@@ -36,7 +36,8 @@ def make_receiver(settings: Settings, store: Store, audit: AuditTrail | None = N
     """Return the Storage SCP, not yet started."""
     from allpacs.receive.capacity import CapacityLimits
     from allpacs.receive.commitment import CommitmentService
-    from allpacs.receive.scp import SourceRule, StorageScp
+    from allpacs.receive.config import ReceiverConfig, SourceRule
+    from allpacs.receive.scp import StorageScp
 
     store.spool.sweep(time.time() - _STAGED_FOR_S)
     receive = settings.receive
@@ -46,12 +47,11 @@ def make_receiver(settings: Settings, store: Store, audit: AuditTrail | None = N
             max_age_s=receive.max_age_s,
             close_on_release=source.close_on_release,
             instances_per_s=source.instances_per_s,
-            count_in=source.count_in,
+            instance_count_attribute=source.instance_count_attribute,
         )
         for ae_title, source in receive.sources.items()
     }
-    return StorageScp(
-        store.receiving,
+    config = ReceiverConfig(
         host=receive.host,
         port=receive.port,
         ae_title=receive.ae_title,
@@ -61,7 +61,6 @@ def make_receiver(settings: Settings, store: Store, audit: AuditTrail | None = N
         require_called_ae=receive.require_called_ae_title,
         allowed_calling=receive.allowed_calling,
         allowed_networks=receive.allowed_networks,
-        tls=make_tls(receive.tls, "receive.tls"),
         max_associations=receive.max_associations,
         max_pdu_bytes=receive.max_pdu,
         max_memory_bytes=receive.max_memory_mb * 1_000_000,
@@ -72,8 +71,13 @@ def make_receiver(settings: Settings, store: Store, audit: AuditTrail | None = N
             ),
             max_waiting=receive.max_waiting,
         ),
-        commitments=CommitmentService(store.commitments, report_back=_report_back(settings)),
         shares_port=receive.processes > 1,
+    )
+    return StorageScp(
+        store.receiving,
+        config,
+        tls=make_tls(receive.tls, "receive.tls"),
+        commitments=CommitmentService(store.commitments, report_back=_report_back(settings)),
         audit=audit,
     )
 

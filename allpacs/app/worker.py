@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from allpacs.classify.bundle import Bundle
     from allpacs.classify.saliency import Explain
     from allpacs.flow import Flow
-    from allpacs.study.pipeline import AskModel
+    from allpacs.study.pipeline import Predict
 
 _log = structlog.get_logger("allpacs.app")
 
@@ -39,19 +39,24 @@ def _explain_once(explain: Explain, bundle: Bundle) -> None:
         _log.warning("model_cannot_explain", reason=str(fault))
 
 
+def _seconds(days: float | None) -> float | None:
+    return None if days is None else days * 86_400
+
+
 class _Model:
     """A bundle's stages, its network and the reading with both; the network is let go of by `close`."""
 
-    def __init__(self, settings: Settings, store: Store, folder: Path, ask: AskModel | None) -> None:
-        from allpacs.study.steps import Reading, ReadingOptions
+    def __init__(self, settings: Settings, store: Store, folder: Path, predict: Predict | None) -> None:
+        from allpacs.study.options import StudyOptions
+        from allpacs.study.steps import StudySteps
 
         pipeline = make_pipeline(settings, folder)
         self._batcher: Batcher | None = None
         self._warm_up: threading.Thread | None = None
         explain: Explain | None = None
-        if ask is None:
+        if predict is None:
             self._batcher = start_model(settings, pipeline.bundle)
-            ask = asking(self._batcher)
+            predict = asking(self._batcher)
             explain = explaining(self._batcher)
             if settings.report.key_images:
                 self._warm_up = threading.Thread(
@@ -59,15 +64,17 @@ class _Model:
                 )
         sources = settings.receive.sources.items()
         self.digest = pipeline.bundle.digest
-        self.reading = Reading(
+        self.reading = StudySteps(
             store=store,
             pipeline=pipeline,
-            ask=ask,
+            predict=predict,
             explain=explain,
             work_folder=settings.store.folder / "work",
-            options=ReadingOptions(
+            options=StudyOptions(
                 chunk_instances=settings.work.chunk_instances,
-                cells_by={ae_title: source.cells for ae_title, source in sources if source.cells is not None},
+                cell_finder={
+                    ae_title: source.cell_finder for ae_title, source in sources if source.cell_finder is not None
+                },
                 spacing_um={ae_title: one.spacing_um for ae_title, one in sources if one.spacing_um is not None},
                 host_name=socket.gethostname(),
                 key_images=settings.report.key_images,
@@ -98,8 +105,8 @@ class Worker:
 
     Parameters
     ----------
-    ask:
-        Another way to ask a model than the bundle's network.
+    predict:
+        Another way to predict a model than the bundle's network.
     flow_type:
         Another flow than `Flow`, for example one that is watched.
     audit:
@@ -111,21 +118,21 @@ class Worker:
         settings: Settings,
         store: Store,
         *,
-        ask: AskModel | None = None,
+        predict: Predict | None = None,
         flow_type: Callable[..., Flow] | None = None,
         audit: AuditTrail | None = None,
     ) -> None:
         from allpacs.deliver.retry import RetryPolicy
         from allpacs.flow import Flow, FlowOptions, workflow_database
-        from allpacs.flow.model_swap import BundleWatch, InService
+        from allpacs.flow.model_swap import ActiveModel, BundleWatch
         from allpacs.report.pdf import check_printing
 
         if settings.report.pdf:
             check_printing()
-        self._settings, self._store, self._ask = settings, store, ask
+        self._settings, self._store, self._predict = settings, store, predict
         self._watch = BundleWatch(store, settings.model.bundle, self._use)
-        self._model = _Model(settings, store, settings.model.bundle, ask)
-        self._readings = InService(self._model.reading, self._model.close)
+        self._model = _Model(settings, store, settings.model.bundle, predict)
+        self._readings = ActiveModel(self._model.reading, self._model.close)
         self._watch.look()  # what was asked for before this process came
         self._flow = (flow_type or Flow)(
             store=store,
@@ -139,8 +146,8 @@ class Worker:
                 studies_at_a_time=settings.work.studies_at_a_time,
                 poll_s=settings.work.poll_s,
                 takeover_after_s=settings.work.takeover_after_s,
-                keep_sources_s=None if settings.store.keep_days is None else settings.store.keep_days * 86_400,
-                keep_history_s=None if settings.store.history_days is None else settings.store.history_days * 86_400,
+                keep_sources_s=_seconds(settings.store.retain_images_days),
+                keep_history_s=_seconds(settings.store.retain_audit_days),
                 retry=RetryPolicy(
                     first_s=settings.retry.first_s,
                     cap_s=settings.retry.cap_s,
@@ -157,7 +164,7 @@ class Worker:
 
     def _use(self, folder: Path) -> str:
         """Load another bundle beside the one in service, and read new studies with it; return its digest."""
-        self._model = _Model(self._settings, self._store, folder, self._ask)
+        self._model = _Model(self._settings, self._store, folder, self._predict)
         self._model.warm_up()
         self._readings.use(self._model.reading, self._model.close)
         return self._model.digest

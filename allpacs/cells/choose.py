@@ -8,8 +8,8 @@ from types import MappingProxyType
 
 import numpy as np
 
+from allpacs.cells.finder import CellFinder
 from allpacs.cells.nucleus import Nucleus
-from allpacs.cells.port import CellFinder
 from allpacs.cells.whole_frame import BLACK, WholeFrame, lit_window, not_black
 from allpacs.domain.errors import ConfigFault
 from allpacs.domain.image import Cell, Frame

@@ -129,7 +129,7 @@ PAGES: tuple[Page, ...] = (
     Page("/drift", drift.show, Permission.VIEW),
     Page("/operations", operations.show, Permission.OPERATE),
     Page("/operations/receiver", operations.receiver, Permission.OPERATE),
-    Page("/operations/bundle", operations.use_bundle, Permission.OPERATE, ("POST",)),
+    Page("/operations/bundle", operations.use_model, Permission.OPERATE, ("POST",)),
     Page("/operations/retry", operations.retry, Permission.OPERATE, ("POST",)),
     Page("/export", export.show, Permission.EXPORT),
     Page("/export", export.send, Permission.EXPORT, ("POST",)),

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from allpacs.decode.anything import read_frame_of
+from allpacs.decode.open import read_frame_of
 from allpacs.domain.errors import UndecodablePixels
 from allpacs.domain.geometry import BoxPx
 from allpacs.store.store import Store

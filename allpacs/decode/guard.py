@@ -28,7 +28,7 @@ def opened(path: Path) -> Iterator[BinaryIO]:
 
 
 @contextmanager
-def blaming_sender(reason: str) -> Iterator[None]:
+def as_input_fault(reason: str) -> Iterator[None]:
     """Turn whatever is raised inside into the sender's fault.
 
     The message names the exception's type only: its text, and its traceback, may quote header values.

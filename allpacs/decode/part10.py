@@ -31,7 +31,7 @@ from pydicom.uid import (
 from allpacs.decode.codecs import FRAME_DECODERS, pydicom_options
 from allpacs.decode.colour import Samples, to_rgb
 from allpacs.decode.encapsulation import EncapsulatedFrames
-from allpacs.decode.guard import blaming_sender, opened
+from allpacs.decode.guard import as_input_fault, opened
 from allpacs.decode.icc import ToSrgb
 from allpacs.decode.layout import PixelLayout, read_layout
 from allpacs.decode.scale import stated_scale
@@ -109,7 +109,7 @@ def read_elements(path: Path, keywords: Iterable[str]) -> Dataset:
 
 
 def _as_written(path: Path, tags: list[BaseTag | int] | None = None) -> Dataset:
-    with opened(path) as file, blaming_sender("the header cannot be read"):
+    with opened(path) as file, as_input_fault("the header cannot be read"):
         stream, meta, syntax = data_set(file)
         with stream:
             header = _read_until_pixels(stream, syntax, tags)
@@ -149,7 +149,7 @@ def open_frames(path: Path, *, max_pixels: int = 100_000_000, optical_path: int 
         The file cannot be opened.
     """
     with opened(path) as file:
-        with blaming_sender("the header cannot be read"):
+        with as_input_fault("the header cannot be read"):
             stream, _, syntax = data_set(file)
         with stream:
             yield OpenFrames(stream, syntax, max_pixels=max_pixels, optical_path=optical_path)
@@ -167,7 +167,7 @@ class OpenFrames:
     """
 
     def __init__(self, stream: BinaryIO, syntax: str, *, max_pixels: int, optical_path: int = 0) -> None:
-        with blaming_sender("the header cannot be read"):
+        with as_input_fault("the header cannot be read"):
             self._header = _read_until_pixels(stream, syntax, _FRAME_TAGS)
             self.layout = read_layout(self._header, max_pixels=max_pixels)
             self.scale = stated_scale(self._header)
@@ -184,7 +184,7 @@ class OpenFrames:
         UndecodablePixels
             It cannot be decoded.
         """
-        with blaming_sender(f"frame {number} cannot be decoded"):
+        with as_input_fault(f"frame {number} cannot be decoded"):
             samples, photometric = self._samples(number - 1)
             rgb = to_rgb(samples, photometric, self.layout, self._header)
             if rgb.shape != (self.layout.rows, self.layout.columns, 3):
@@ -360,7 +360,7 @@ def _encapsulated(
 ) -> _SamplesOf:
     if length != _UNDEFINED_LENGTH:
         raise UndecodablePixels("Pixel Data is not encapsulated as the transfer syntax demands")
-    with blaming_sender("the encapsulated frames cannot be found"):
+    with as_input_fault("the encapsulated frames cannot be found"):
         frames = EncapsulatedFrames(stream, header, layout.frames)
     decode = FRAME_DECODERS[syntax]
     return lambda index: decode(frames[index], layout, syntax)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from allpacs.decode.guard import blaming_sender, opened
+from allpacs.decode.guard import as_input_fault, opened
 from allpacs.domain.errors import UndecodablePixels
 from allpacs.domain.image import Frame
 
@@ -34,14 +34,14 @@ def read_picture(path: Path, *, max_pixels: int = 100_000_000) -> Iterator[Frame
         number = 0
         while True:
             number += 1
-            with blaming_sender(f"page {number} of the picture cannot be read"):
+            with as_input_fault(f"page {number} of the picture cannot be read"):
                 if image.width * image.height > max_pixels:
                     raise UndecodablePixels(
                         f"too large: {image.width} x {image.height} pixels, at most {max_pixels} are read"
                     )
                 rgb = _to_rgb(image)
             yield Frame(number, rgb, None)
-            with blaming_sender(f"page {number + 1} of the picture cannot be read"):
+            with as_input_fault(f"page {number + 1} of the picture cannot be read"):
                 if image.format != "TIFF":
                     return
                 try:
@@ -67,7 +67,7 @@ def lossy_ratio(path: Path) -> float | None:
 @contextmanager
 def _opened(path: Path) -> Iterator[Image.Image]:
     with opened(path) as file:
-        with blaming_sender("not a BMP, PNG, JPEG or TIFF picture"):
+        with as_input_fault("not a BMP, PNG, JPEG or TIFF picture"):
             image = Image.open(file, formats=_FORMATS)
         with image:
             yield image

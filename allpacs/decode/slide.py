@@ -19,8 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom import Dataset
 
-from allpacs.decode.artificial import made_by_artificial_intelligence
-from allpacs.decode.guard import blaming_sender, opened
+from allpacs.decode.ai_generated import made_by_artificial_intelligence
+from allpacs.decode.guard import as_input_fault, opened
 from allpacs.decode.part10 import PER_FRAME_GROUPS, OpenFrames, data_set, open_frames, per_frame_groups, read_until
 from allpacs.decode.scale import stated_scale
 from allpacs.domain.errors import UndecodablePixels
@@ -48,7 +48,7 @@ def read_slide_instance(path: Path) -> SlideInstance:
 
     Source: PS3.3 C.8.12.4 (Whole Slide Microscopy Image), C.7.6.16.2.2.4 (Concatenations), C.8.12.14 (Pyramid).
     """
-    with opened(path) as file, blaming_sender("the header cannot be read"):
+    with opened(path) as file, as_input_fault("the header cannot be read"):
         stream, _, syntax = data_set(file)
         with stream:
             header = read_until(stream, syntax, PER_FRAME_GROUPS)
@@ -311,7 +311,7 @@ def _middle(x: NDArray[np.int64], y: NDArray[np.int64], z: NDArray[np.float64]) 
 
 def _places(path: Path, frames: int) -> Iterator[tuple[int, int, float, str]]:
     """Yield column, row, depth and optical path of each frame, one item of the sequence read at a time."""
-    with opened(path) as file, blaming_sender("the places of the frames cannot be read"):
+    with opened(path) as file, as_input_fault("the places of the frames cannot be read"):
         stream, _, syntax = data_set(file)
         with stream:
             header = read_until(stream, syntax, PER_FRAME_GROUPS)

@@ -34,14 +34,18 @@ from pynetdicom.presentation import PresentationContext, build_context, build_ro
 from pynetdicom.sop_class import Verification
 from pynetdicom.status import STORAGE_SERVICE_CLASS_STATUS, code_to_category
 
+from allpacs.dicom import status as status_codes
 from allpacs.dicom.network.requestor import ExplainedHandshake, hold_at_checkpoint, send_without_delay
 from allpacs.dicom.tls import Tls
 from allpacs.domain.errors import ConfigFault, DeliveryRejected, DeliveryUnavailable
 from allpacs.domain.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, is_ae_title
 
-DUPLICATE = 0x0111
-_PROCESSING_FAILURE = 0x0110  # what many archives answer while their database is down
-_RESOURCE_LIMITATION = 0x0213
+#: Statuses that may pass: the object is sent again later.
+_TEMPORARY = {
+    status_codes.PROCESSING_FAILURE,
+    status_codes.RESOURCE_LIMITATION,
+    *range(status_codes.OUT_OF_RESOURCES, status_codes.OUT_OF_RESOURCES_LAST + 1),
+}
 
 #: (SOP Class UID, Transfer Syntax UID) of one presentation context.
 Context = tuple[str, str]
@@ -58,11 +62,11 @@ class Verdict(Enum):
 
 def judge(status: int) -> Verdict:
     """Judge a C-STORE-RSP status by the table above."""
-    if status == 0x0000:
+    if status == status_codes.SUCCESS:
         return Verdict.STORED
-    if status == DUPLICATE or code_to_category(status) == "Warning":
+    if status == status_codes.DUPLICATE_SOP_INSTANCE or code_to_category(status) == "Warning":
         return Verdict.WARNING
-    if 0xA700 <= status <= 0xA7FF or status in (_PROCESSING_FAILURE, _RESOURCE_LIMITATION):
+    if status in _TEMPORARY:
         return Verdict.LATER
     return Verdict.LATER if code_to_category(status) == "Cancel" else Verdict.NEVER
 
@@ -138,7 +142,7 @@ def echo(
         raise DeliveryUnavailable(rejected.reason) from rejected
     if "Status" not in answer:
         raise DeliveryUnavailable(f"{peer.name}: no answer to C-ECHO within {timeout_s:g} s")
-    if answer.Status != 0x0000:
+    if answer.Status != status_codes.SUCCESS:
         raise DeliveryUnavailable(f"{peer.name}: C-ECHO answered {status_text(answer.Status)}")
     return f"{peer.name} answered C-ECHO: 0x0000"
 

@@ -21,7 +21,6 @@ from pydicom.uid import Comprehensive3DSRStorage, ComprehensiveSRStorage, MediaS
 from pynetdicom.association import Association
 
 from allpacs.deliver.association import (
-    DUPLICATE,
     Context,
     Peer,
     Verdict,
@@ -35,6 +34,7 @@ from allpacs.deliver.association import (
 from allpacs.deliver.commitment import request_commitment
 from allpacs.deliver.comprehensive import as_comprehensive
 from allpacs.dicom.commitment import Reference
+from allpacs.dicom.status import DUPLICATE_SOP_INSTANCE, SUCCESS
 from allpacs.dicom.tls import Tls
 from allpacs.domain.artefacts import DICOM_KINDS, Artefact, ArtefactKind, Asked, Commitment, Receipt
 from allpacs.domain.errors import DeliveryRejected, DeliveryUnavailable
@@ -220,12 +220,15 @@ class SentFile:
     @property
     def stored(self) -> bool:
         """Whether the peer has it now. After 0x0111 it has something else under that UID, or does not say."""
-        return self.status not in (None, DUPLICATE) and judge(self.status) in (Verdict.STORED, Verdict.WARNING)
+        return self.status not in (None, DUPLICATE_SOP_INSTANCE) and judge(self.status) in (
+            Verdict.STORED,
+            Verdict.WARNING,
+        )
 
     @property
     def warned(self) -> bool:
         """Whether the peer has it and said that something about it is not as it should be."""
-        return self.stored and self.status != 0x0000
+        return self.stored and self.status != SUCCESS
 
 
 def send_files(

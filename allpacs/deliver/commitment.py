@@ -24,6 +24,7 @@ from allpacs.dicom.commitment import (
     event_information,
     read_event,
 )
+from allpacs.dicom.status import SUCCESS
 from allpacs.domain.artefacts import Asked, Commitment
 from allpacs.domain.errors import DeliveryUnavailable, InputFault
 
@@ -69,7 +70,7 @@ def request_commitment(
             )
             if "Status" not in status:
                 raise DeliveryUnavailable(f"{peer.name}: no answer to the storage commitment request")
-            if status.Status != 0x0000:
+            if status.Status != SUCCESS:
                 return Commitment(Asked.NOT_OFFERED, f"storage commitment refused (0x{status.Status:04X})")
             if answered.wait(wait_s):
                 # Released before, the association would have no place for our answer: the library's thread ends over
@@ -111,5 +112,5 @@ def report_commitment(peer: Peer, answer: Answer) -> None:
             raise DeliveryUnavailable(f"{peer.name}: the association was aborted by the peer") from None
     if "Status" not in status:
         raise DeliveryUnavailable(f"{peer.name}: no answer to the storage commitment report")
-    if status.Status != 0x0000:
+    if status.Status != SUCCESS:
         raise DeliveryUnavailable(f"{peer.name}: storage commitment report answered 0x{status.Status:04X}")

@@ -33,6 +33,7 @@ from pydicom.uid import Comprehensive3DSRStorage
 from allpacs.deliver.association import Verdict, judge, status_text
 from allpacs.deliver.comprehensive import as_comprehensive
 from allpacs.deliver.http import address_name, retry_after_s
+from allpacs.dicom.status import PROCESSING_FAILURE, SOP_CLASS_NOT_SUPPORTED
 from allpacs.dicom.tls import Tls
 from allpacs.domain.artefacts import DICOM_KINDS, Artefact, ArtefactKind, Receipt
 from allpacs.domain.errors import DeliveryRejected, DeliveryUnavailable
@@ -43,9 +44,6 @@ _LATER = frozenset({408, 425, 429})
 # Attributes of the answer (PS3.18 Table 10.5.3-3), as DICOM JSON names them.
 _REFERENCED, _FAILED = "00081199", "00081198"
 _UID, _FAILURE_REASON, _WARNING_REASON = "00081155", "00081197", "00081196"
-
-
-_SOP_CLASS_NOT_SUPPORTED = 0x0122
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +110,7 @@ class StowRsDestination:
             return Receipt(detail="nothing sent")
         sent = {one.uid: one.content for one in objects}
         said = self._store(sent)
-        unknown = [uid for uid, reason in said.failed.items() if reason == _SOP_CLASS_NOT_SUPPORTED and uid in sent]
+        unknown = [uid for uid, reason in said.failed.items() if reason == SOP_CLASS_NOT_SUPPORTED and uid in sent]
         instead = {uid: other for uid in unknown if (other := _comprehensive(sent[uid])) is not None}
         if instead:
             sent = {uid: content for uid, content in sent.items() if uid not in instead} | dict(instead.values())
@@ -149,7 +147,9 @@ class StowRsDestination:
         try:
             told = json.loads(answer.content)
             stored = {_uid(item): _number(item, _WARNING_REASON) for item in _items(told, _REFERENCED)}
-            failed = {_uid(item): _number(item, _FAILURE_REASON) or 0x0110 for item in _items(told, _FAILED)}
+            failed = {
+                _uid(item): _number(item, _FAILURE_REASON) or PROCESSING_FAILURE for item in _items(told, _FAILED)
+            }
         except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError):
             raise DeliveryUnavailable(f"{self._name}: its answer is cut off or broken") from None
         return _Said(answer.status_code, stored, failed)

@@ -19,14 +19,10 @@ from pydicom.errors import InvalidDicomError
 from pynetdicom import AE, ALL_TRANSFER_SYNTAXES, AllStoragePresentationContexts, evt
 from pynetdicom.sop_class import Verification
 
+from allpacs.dicom import status
 from allpacs.domain.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, is_uid
 
 _HOST = "127.0.0.1"
-
-_SUCCESS = 0x0000
-_DUPLICATE = 0x0111
-_OUT_OF_RESOURCES = 0xA700
-_CANNOT_UNDERSTAND = 0xC000
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,9 +149,9 @@ class Archive:
             header = dcmread(BytesIO(part10), specific_tags=tags, stop_before_pixels=True)
             sop_instance, sop_class, study, series = (str(header[keyword].value) for keyword in tags)
         except (InvalidDicomError, EOFError, KeyError, ValueError):
-            return _CANNOT_UNDERSTAND
+            return status.CANNOT_UNDERSTAND
         if not (is_uid(sop_instance) and is_uid(study)):  # they become names of files
-            return _CANNOT_UNDERSTAND
+            return status.CANNOT_UNDERSTAND
         instance = KeptInstance(
             sop_instance,
             sop_class,
@@ -168,17 +164,17 @@ class Archive:
             try:
                 if instance.path.exists():
                     if instance.path.read_bytes() != part10:
-                        return _DUPLICATE
+                        return status.DUPLICATE_SOP_INSTANCE
                 else:
                     _write(instance.path, part10)
             except OSError:
-                return _OUT_OF_RESOURCES
+                return status.OUT_OF_RESOURCES
             known = self._kept.get(sop_instance)
             if known is not None:
                 instance = replace(known, times_received=known.times_received + 1)
             self._kept[sop_instance] = instance
             self._changed.notify_all()
-        return _SUCCESS
+        return status.SUCCESS
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -15,6 +15,7 @@ from typing import Final
 from pydicom.dataset import Dataset
 from pydicom.uid import UID
 
+from allpacs.dicom.status import PROCESSING_FAILURE
 from allpacs.domain.errors import InputFault
 from allpacs.domain.identity import is_uid
 
@@ -26,11 +27,6 @@ SOP_INSTANCE_UID: Final = "1.2.840.10008.1.20.1.1"
 REQUEST: Final = 1
 ALL_COMMITTED: Final = 1
 SOME_FAILED: Final = 2
-
-#: Failure Reasons (PS3.3 C.14.1.1).
-NO_SUCH_INSTANCE: Final = 0x0112
-PROCESSING_FAILURE: Final = 0x0110
-CLASS_INSTANCE_CONFLICT: Final = 0x0119
 
 #: References of one request that are looked at, at most: a request is held in memory.
 MOST_REFERENCES: Final = 50_000

@@ -15,7 +15,7 @@ from typing import Any
 import structlog
 
 from allpacs.audit.trail import AuditTrail, NoTrail
-from allpacs.deliver.port import Committing, Destination
+from allpacs.deliver.destination import Committing, Destination
 from allpacs.deliver.retry import DeadLetter, RetryAfter, RetryPolicy, decide
 from allpacs.domain.artefacts import Artefact, ArtefactKind, Asked
 from allpacs.domain.errors import AllpacsError, DeliveryRejected, DeliveryUnavailable, StoreFault
@@ -27,7 +27,7 @@ from allpacs.telemetry import metrics
 _log = structlog.get_logger("allpacs.flow.delivery")
 
 
-class Delivering:
+class DeliveryStep:
     """The steps of deliveries, over the store: each can be run twice with the effect of once.
 
     Parameters

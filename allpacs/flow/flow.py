@@ -40,16 +40,16 @@ from dbos import error as engine_errors
 from sqlalchemy.exc import SQLAlchemyError
 
 from allpacs.audit.trail import AuditTrail
-from allpacs.deliver.port import Destination
+from allpacs.deliver.destination import Destination
 from allpacs.domain.errors import AllpacsError, StoreDamaged, StoreFault
-from allpacs.flow.delivery import Delivering
+from allpacs.flow.delivery import DeliveryStep
 from allpacs.flow.engine import JsonSerializer, delivery_id, kind, reading_id
-from allpacs.flow.model_swap import InService
+from allpacs.flow.housekeeping import MAX_RECOVERIES, Housekeeping
+from allpacs.flow.model_swap import ActiveModel
 from allpacs.flow.options import FlowOptions
-from allpacs.flow.upkeep import MAX_RECOVERIES, Upkeep
 from allpacs.store.records import DeliveryState, RevisionState
 from allpacs.store.store import Store
-from allpacs.study.steps import Reading
+from allpacs.study.steps import StudySteps
 from allpacs.telemetry import metrics, tracing
 
 _log = structlog.get_logger("allpacs.flow")
@@ -72,8 +72,8 @@ _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.5, 30.0
 T = TypeVar("T")
 
 
-class TermsChangedError(AllpacsError):
-    """A reading was begun on other terms (bundle, size of chunks) than those in use now."""
+class FingerprintMismatch(AllpacsError):
+    """A reading was begun on other fingerprint (bundle, size of chunks) than those in use now."""
 
 
 class Flow:
@@ -83,7 +83,7 @@ class Flow:
         self,
         *,
         store: Store,
-        readings: InService,
+        readings: ActiveModel,
         destinations: Mapping[str, Destination],
         options: FlowOptions,
         on_engine_lost: Callable[[], object],
@@ -96,7 +96,7 @@ class Flow:
         self._options = options
         self._now = now
         self._on_engine_lost = on_engine_lost
-        self._delivering = Delivering(
+        self._delivering = DeliveryStep(
             store=store,
             destinations=destinations,
             retry=options.retry,
@@ -104,7 +104,7 @@ class Flow:
             patiently=self._patiently,
             audit=audit,
         )
-        self._upkeep = Upkeep(store=store, options=options, now=now, on_name_taken=on_engine_lost)
+        self._housekeeping = Housekeeping(store=store, options=options, now=now, on_name_taken=on_engine_lost)
         self._dispatched_at = time.monotonic()
         self._stop = threading.Event()
         self._wake = threading.Event()
@@ -141,7 +141,7 @@ class Flow:
 
     def start(self) -> None:
         """Take up what this worker had begun, then whatever is due."""
-        self._upkeep.come()
+        self._housekeeping.register()
         # Not to those of a worker with other settings: while workers are restarted one by one, it may send to
         # destinations that this one does not know.
         DBOS.listen_queues([READ_QUEUE, READ_SMALL_QUEUE, *map(self._queue_of, self._destinations)])
@@ -164,7 +164,7 @@ class Flow:
         self._wake.set()
         self._dispatcher.join()
         with suppress(StoreFault):
-            self._upkeep.leave()
+            self._housekeeping.deregister()
         DBOS.destroy(destroy_registry=True, workflow_completion_timeout_sec=int(finish_within_s))
 
     @property
@@ -195,7 +195,7 @@ class Flow:
             self._wake.clear()
 
     def _dispatch(self) -> None:
-        self._upkeep.do_what_is_due()
+        self._housekeeping.do_what_is_due()
         seen: set[str] = set()
         for study_uid, revision in self._store.revisions.close_due(self._now()):
             _log.info("study_closed", study_uid=study_uid, revision=revision)
@@ -287,17 +287,17 @@ class Flow:
                 return result
 
     def _read_study(self, study_uid: str, revision: int, attempt: int) -> str:
-        with self._readings.held() as reading:
+        with self._readings.current() as reading:
             return self._read_with(reading, study_uid, revision, attempt)
 
-    def _read_with(self, reading: Reading, study_uid: str, revision: int, attempt: int) -> str:
+    def _read_with(self, reading: StudySteps, study_uid: str, revision: int, attempt: int) -> str:
         started = self._now()
 
         def step(name: str, function: Callable[..., Any], *more: Any) -> Any:
-            return self._step(name, self._on, study_uid, revision, reading, terms, function, *more)
+            return self._step(name, self._on, study_uid, revision, reading, fingerprint, function, *more)
 
         try:
-            chunks, terms = self._step("plan", self._plan, study_uid, revision, reading)
+            chunks, fingerprint = self._step("plan", self._plan, study_uid, revision, reading)
             for chunk in range(chunks):
                 step("cells", reading.find_cells, chunk)
                 step("classify", reading.classify, chunk)
@@ -305,10 +305,10 @@ class Flow:
             self._step("release", reading.discard_work, study_uid, revision)
         except AllpacsError as fault:
             reading.discard_work(study_uid, revision)
-            if kind(fault) == TermsChangedError.__name__:
+            if kind(fault) == FingerprintMismatch.__name__:
                 return self._patiently(self._begin_again, study_uid, revision, attempt)
             return self._patiently(
-                self._upkeep.needs_attention, study_uid, revision, f"{kind(fault)}: {fault}", attempt
+                self._housekeeping.needs_attention, study_uid, revision, f"{kind(fault)}: {fault}", attempt
             )
         except SQLAlchemyError as fault:
             self._engine_lost(fault)
@@ -319,7 +319,7 @@ class Flow:
             # Its text may quote patient data, so only its type is kept.
             reason = f"internal error: {type(error).__name__}"
             reading.discard_work(study_uid, revision)
-            return self._patiently(self._upkeep.needs_attention, study_uid, revision, reason, attempt)
+            return self._patiently(self._housekeeping.needs_attention, study_uid, revision, reason, attempt)
         _log.info(
             "study_read",
             study_uid=study_uid,
@@ -342,27 +342,33 @@ class Flow:
         _log.critical("engine_lost", reason=type(error).__name__)
         self._on_engine_lost()
 
-    def _plan(self, study_uid: str, revision: int, reading: Reading) -> tuple[int, str]:
+    def _plan(self, study_uid: str, revision: int, reading: StudySteps) -> tuple[int, str]:
         if self._store.reviews.signed(study_uid, revision) is not None:  # a person made it: there is nothing to read
             self._store.revisions.set_state(study_uid, revision, RevisionState.READING)
-            return 0, reading.terms
+            return 0, reading.fingerprint
         digest = reading.pipeline.bundle.digest
         self._store.revisions.set_state(study_uid, revision, RevisionState.READING, bundle_digest=digest)
         deleted = self._store.retention.deleted(study_uid, revision)
         if deleted:
             raise StoreDamaged(f"{deleted} of its instances were deleted after retention: send the whole study again")
-        return reading.begin(study_uid, revision), reading.terms
+        return reading.begin(study_uid, revision), reading.fingerprint
 
     def _on(
-        self, study_uid: str, revision: int, reading: Reading, terms: str, function: Callable[..., T], *more: Any
+        self,
+        study_uid: str,
+        revision: int,
+        reading: StudySteps,
+        fingerprint: str,
+        function: Callable[..., T],
+        *more: Any,
     ) -> T:
-        """Run a step on the terms that the reading began on: no report mixes the answers of two models."""
-        if terms != reading.terms:
-            raise TermsChangedError("bundle or settings were changed while the study was read")
+        """Run a step if the fingerprint is still the same: no report mixes the answers of two models."""
+        if fingerprint != reading.fingerprint:
+            raise FingerprintMismatch("bundle or settings were changed while the study was read")
         return function(study_uid, revision, *more)
 
     def _begin_again(self, study_uid: str, revision: int, attempt: int) -> str:
-        """Queue a reading that was begun on other terms, unless its report is on its way already."""
+        """Queue a reading that was begun on other fingerprint, unless its report is on its way already."""
         _log.warning(
             "reading_begins_again", study_uid=study_uid, revision=revision, reason="bundle or settings changed"
         )
@@ -371,7 +377,7 @@ class Flow:
             self._settle(study_uid, revision)
         return str(state or RevisionState.QUEUED)
 
-    def _report(self, study_uid: str, revision: int, reading: Reading) -> dict[str, int]:
+    def _report(self, study_uid: str, revision: int, reading: StudySteps) -> dict[str, int]:
         summary = reading.report(study_uid, revision)
         made = self._store.artefacts.paths(study_uid, revision).keys()
         wanted = [name for name, one in sorted(self._destinations.items()) if not one.takes.isdisjoint(made)]

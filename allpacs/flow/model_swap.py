@@ -1,6 +1,6 @@
 """Another bundle without a restart: new studies are read with it, those that were begun end with the old one.
 
-The store holds the request (`allpacs use-bundle`, the console). Each worker looks for it, loads the bundle beside the
+The store holds the request (`allpacs use-model`, the console). Each worker looks for it, loads the bundle beside the
 one in service and lets it pass the same gate as at a start: digests, signature, golden cells. Only then do new studies
 go to it. One that fails is refused with one log line, and nothing changes. The old network is let go of with the last
 study that was begun with it.
@@ -20,7 +20,7 @@ import structlog
 from allpacs.domain.errors import ModelFault, StoreFault
 from allpacs.store.bundles import BundleChange
 from allpacs.store.store import Store
-from allpacs.study.steps import Reading
+from allpacs.study.steps import StudySteps
 
 _log = structlog.get_logger("allpacs.flow.model_swap")
 
@@ -30,25 +30,25 @@ _LOOK_S = 1.0
 
 @dataclass(slots=True)
 class _InUse:
-    reading: Reading
+    reading: StudySteps
     release: Callable[[], None]
     studies: int = 0
 
 
-class InService:
+class ActiveModel:
     """The reading that new studies get; an older one lives on until its last study has ended."""
 
-    def __init__(self, reading: Reading, release: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, reading: StudySteps, release: Callable[[], None] = lambda: None) -> None:
         self._changing = threading.Lock()
         self._current = _InUse(reading, release)
 
     @property
-    def current(self) -> Reading:
+    def latest(self) -> StudySteps:
         """What a study that begins now is read with."""
         return self._current.reading
 
     @contextmanager
-    def held(self) -> Iterator[Reading]:
+    def current(self) -> Iterator[StudySteps]:
         """Give a study the current reading, and keep that for it until the block ends."""
         with self._changing:
             mine = self._current
@@ -62,7 +62,7 @@ class InService:
             if ends:
                 mine.release()
 
-    def use(self, reading: Reading, release: Callable[[], None] = lambda: None) -> None:
+    def use(self, reading: StudySteps, release: Callable[[], None] = lambda: None) -> None:
         """Give studies that begin from now on another reading.
 
         Parameters

@@ -14,6 +14,7 @@ import structlog
 from pydicom import dcmread
 from pydicom.errors import InvalidDicomError
 
+from allpacs.dicom.status import CANNOT_UNDERSTAND, DATA_SET_DOES_NOT_MATCH
 from allpacs.domain.errors import AllpacsError, InstanceRefused
 from allpacs.receive.admit import admit
 from allpacs.receive.header import read_header
@@ -54,7 +55,7 @@ def recover(store: Store, *, quiet_s: float, max_age_s: float, now: float | None
                 transfer_syntax_uid=transfer_syntax_uid,
             )
             if store.spool.instance_path(identity.study_uid, identity.sop_instance_uid) != path:
-                raise InstanceRefused(0xA900, "lies in another study's folder")
+                raise InstanceRefused(DATA_SET_DOES_NOT_MATCH, "lies in another study's folder")
             store.receiving.keep_instance(
                 identity,
                 meta,
@@ -89,6 +90,6 @@ def _split(path: Path) -> tuple[bytes, bytes]:
     """Return preamble with File Meta Information, and the data set, of a Part 10 file."""
     content = path.read_bytes()
     if content[128:132] != b"DICM" or content[132:136] != b"\x02\x00\x00\x00":
-        raise InstanceRefused(0xC000, "no Part 10 file")
+        raise InstanceRefused(CANNOT_UNDERSTAND, "no Part 10 file")
     end = 144 + int.from_bytes(content[140:144], "little")
     return content[:end], content[end:]

@@ -23,15 +23,16 @@ from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.tag import BaseTag, Tag
 
+from allpacs.dicom.status import (
+    CANNOT_UNDERSTAND,
+    DATA_SET_DOES_NOT_MATCH,
+    INVALID_SOP_INSTANCE,
+    NOT_AUTHORISED,
+    SOP_CLASS_NOT_SUPPORTED,
+)
 from allpacs.domain.errors import InstanceRefused
 from allpacs.domain.identity import MANUFACTURER, is_uid
 from allpacs.domain.instance import InstanceIdentity
-
-INVALID_UID: Final = 0x0117
-SOP_CLASS_NOT_SUPPORTED: Final = 0x0122
-NOT_AUTHORISED: Final = 0x0124
-DOES_NOT_MATCH: Final = 0xA900
-CANNOT_UNDERSTAND: Final = 0xC000
 
 #: SOP Classes we take, by UID (PS3.4 Table B.5-1).
 ACCEPTED_SOP_CLASSES: Final[Mapping[str, str]] = MappingProxyType(
@@ -94,9 +95,9 @@ def admit(header: Dataset, *, sop_class_uid: str, sop_instance_uid: str, transfe
         series_uid=_uid(header, _SERIES_UID, "Series Instance UID"),
     )
     if identity.sop_class_uid != sop_class_uid:
-        raise InstanceRefused(DOES_NOT_MATCH, "SOP Class UID of the data set is not that of the request")
+        raise InstanceRefused(DATA_SET_DOES_NOT_MATCH, "SOP Class UID of the data set is not that of the request")
     if identity.sop_instance_uid != sop_instance_uid:
-        raise InstanceRefused(DOES_NOT_MATCH, "SOP Instance UID of the data set is not that of the request")
+        raise InstanceRefused(DATA_SET_DOES_NOT_MATCH, "SOP Instance UID of the data set is not that of the request")
     if _text(header, _MANUFACTURER) == MANUFACTURER and _text(header, _MODEL_NAME) == OWN_MODEL_NAME:
         raise InstanceRefused(NOT_AUTHORISED, "a result of allpacs is not taken as input")
     return identity
@@ -113,7 +114,7 @@ def _uid(header: Dataset, tag: BaseTag, name: str) -> str:
     if not text:
         raise InstanceRefused(CANNOT_UNDERSTAND, f"{name} is missing or empty")
     if not is_uid(text):
-        raise InstanceRefused(INVALID_UID, f"{name} is not a valid UID")
+        raise InstanceRefused(INVALID_SOP_INSTANCE, f"{name} is not a valid UID")
     return text
 
 

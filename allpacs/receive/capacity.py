@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from allpacs.domain.errors import StoreFault
-from allpacs.receive.port import Sink
+from allpacs.receive.sink import Sink
 
 #: Between two questions for the length of the queue, seconds.
 _ASK_EVERY_S = 1.0

@@ -19,12 +19,10 @@ from pynetdicom import evt
 from pynetdicom.association import Association
 
 from allpacs.dicom import commitment as service
+from allpacs.dicom import status as status_codes
 from allpacs.domain.errors import AllpacsError, InputFault, StoreFault
-from allpacs.receive.port import CommitmentSink, Owed
+from allpacs.receive.sink import CommitmentSink, PendingReport
 
-_SUCCESS: Final = 0x0000
-_PROCESSING_FAILURE: Final = 0x0110
-_NO_SUCH_OBJECT: Final = 0x0112
 _INVALID_ARGUMENT: Final = 0x0115
 _NO_SUCH_CLASS: Final = 0x0118
 _NO_SUCH_ACTION: Final = 0x0123
@@ -86,7 +84,7 @@ class CommitmentService:
         if not _in_own_context(event):
             return _NO_SUCH_CLASS, None
         if event.request.RequestedSOPInstanceUID != service.SOP_INSTANCE_UID:
-            return _NO_SUCH_OBJECT, None
+            return status_codes.NO_SUCH_SOP_INSTANCE, None
         if event.action_type != service.REQUEST:
             return _NO_SUCH_ACTION, None
         try:
@@ -101,12 +99,12 @@ class CommitmentService:
         now = self._clock()
         instances = [(one.sop_class_uid, one.sop_instance_uid) for one in references]
         try:
-            self._sink.owe(calling_ae, transaction_uid, instances, now=now, due_at=now + _FIRST_WAIT_S)
+            self._sink.schedule(calling_ae, transaction_uid, instances, now=now, due_at=now + _FIRST_WAIT_S)
         except StoreFault as fault:
             self._open.pop((calling_ae, transaction_uid), None)
             _log.error("commitment_refused", calling_ae=calling_ae, reason=str(fault))
-            return _PROCESSING_FAILURE, None
-        return _SUCCESS, None
+            return status_codes.PROCESSING_FAILURE, None
+        return status_codes.SUCCESS, None
 
     def on_event_report(self, event: evt.Event) -> tuple[int, None]:
         """Take the answer of a peer that we asked."""
@@ -123,18 +121,18 @@ class CommitmentService:
             known = self._sink.answered(answer.transaction_uid, committed, answer.reason)
         except StoreFault as fault:  # the peer may tell us again; otherwise it is asked again
             _log.error("commitment_not_noted", calling_ae=calling_ae, reason=str(fault))
-            return _PROCESSING_FAILURE, None
+            return status_codes.PROCESSING_FAILURE, None
         if not known:
             _log.warning("commitment_not_asked_for", calling_ae=calling_ae)
             return _INVALID_ARGUMENT, None
         _log.info("commitment_received", calling_ae=calling_ae, detail=answer.reason or "committed")
-        return _SUCCESS, None
+        return status_codes.SUCCESS, None
 
     def _run(self) -> None:
         while not self._stop.wait(_POLL_S):
             self._forget_what_ended()
             try:
-                self._share_out(self._sink.owed(self._clock()))
+                self._share_out(self._sink.due(self._clock()))
             except Exception as error:  # noqa: BLE001 - a thread that ended would leave senders without answers
                 self._wait_after(error)
 
@@ -145,39 +143,39 @@ class CommitmentService:
                 self._open.pop(key, None)
         self._tellers = {calling_ae: teller for calling_ae, teller in self._tellers.items() if teller.is_alive()}
 
-    def _share_out(self, due: Sequence[Owed]) -> None:
+    def _share_out(self, due: Sequence[PendingReport]) -> None:
         """Have each sender told by a thread of its own, so that one that cannot be reached holds up no other."""
-        by_sender: dict[str, list[tuple[Owed, ReportBack]]] = {}
-        for owed in due:
-            way = self._way_to(owed)
+        by_sender: dict[str, list[tuple[PendingReport, ReportBack]]] = {}
+        for pending in due:
+            way = self._way_to(pending)
             if way is not None:
-                by_sender.setdefault(owed.calling_ae, []).append((owed, way))
+                by_sender.setdefault(pending.calling_ae, []).append((pending, way))
             # Its association may be that of another receiver on the same store.
-            elif self._clock() - owed.received_at > 60.0:
-                self._sink.paid(owed)
+            elif self._clock() - pending.received_at > 60.0:
+                self._sink.confirm(pending)
                 reason = "its association is gone, and receive.sources names no address for it"
-                _log.warning("commitment_not_told", calling_ae=owed.calling_ae, reason=reason)
+                _log.warning("commitment_not_told", calling_ae=pending.calling_ae, reason=reason)
         for calling_ae, its_due in by_sender.items():
             if calling_ae not in self._tellers or not self._tellers[calling_ae].is_alive():
                 teller = threading.Thread(target=self._tell, args=(its_due,), name="commitment-teller", daemon=True)
                 self._tellers[calling_ae] = teller
                 teller.start()
 
-    def _way_to(self, owed: Owed) -> ReportBack | None:
+    def _way_to(self, pending: PendingReport) -> ReportBack | None:
         """Return how to tell a sender; None where it cannot be told from here."""
-        report_back = self._report_back.get(owed.calling_ae)
+        report_back = self._report_back.get(pending.calling_ae)
         if report_back is not None:
             return report_back
-        association = self._open.get((owed.calling_ae, owed.transaction_uid))
+        association = self._open.get((pending.calling_ae, pending.transaction_uid))
         if association is None or not association.is_established:
             return None
         return partial(_report_on, association)
 
-    def _tell(self, due: Sequence[tuple[Owed, ReportBack]]) -> None:
+    def _tell(self, due: Sequence[tuple[PendingReport, ReportBack]]) -> None:
         """Tell one sender, until it cannot be told: what is left comes again in a later turn."""
         try:
-            for owed, way in due:
-                if self._stop.is_set() or not self._answer(owed, way):
+            for pending, way in due:
+                if self._stop.is_set() or not self._answer(pending, way):
                     break
         except Exception as error:  # noqa: BLE001 - as above
             self._wait_after(error)
@@ -186,41 +184,43 @@ class CommitmentService:
         _log.error("commitment_postponed", reason=str(error) if isinstance(error, StoreFault) else type(error).__name__)
         self._stop.wait(1.0)
 
-    def _answer(self, owed: Owed, report_back: ReportBack) -> bool:
+    def _answer(self, pending: PendingReport, report_back: ReportBack) -> bool:
         """Tell a sender what it asked; return whether there is no reason to leave it alone for now."""
-        wait_s = min(_LONGEST_WAIT_S, 2.0**owed.attempts)
-        if not self._sink.postpone(owed, self._clock() + wait_s):
+        wait_s = min(_LONGEST_WAIT_S, 2.0**pending.attempts)
+        if not self._sink.postpone(pending, self._clock() + wait_s):
             return True  # another receiver is at it
-        answer = self._judge(owed)
+        answer = self._judge(pending)
         try:
             report_back(answer)
         except (AllpacsError, RuntimeError, ValueError) as failure:
-            if self._clock() - owed.received_at > _GIVE_UP_S:
-                self._sink.paid(owed)
+            if self._clock() - pending.received_at > _GIVE_UP_S:
+                self._sink.confirm(pending)
             reason = str(failure) if isinstance(failure, AllpacsError) else type(failure).__name__
-            _log.warning("commitment_postponed", calling_ae=owed.calling_ae, reason=reason, next_attempt_s=wait_s)
+            _log.warning("commitment_postponed", calling_ae=pending.calling_ae, reason=reason, next_attempt_s=wait_s)
             return False
-        self._sink.paid(owed)
-        self._open.pop((owed.calling_ae, owed.transaction_uid), None)
+        self._sink.confirm(pending)
+        self._open.pop((pending.calling_ae, pending.transaction_uid), None)
         _log.info(
             "commitment_told",
-            calling_ae=owed.calling_ae,
+            calling_ae=pending.calling_ae,
             count=len(answer.committed),
             refused=len(answer.failed),
         )
         return True
 
-    def _judge(self, owed: Owed) -> service.Answer:
+    def _judge(self, pending: PendingReport) -> service.Answer:
         """Return what we commit to: what is in the index and whole in the spool, under the class it was asked by."""
-        held = self._sink.held([uid for _, uid in owed.instances])
+        held = self._sink.held([uid for _, uid in pending.instances])
         committed, failed = [], {}
-        for one in (service.Reference(*pair) for pair in owed.instances):
+        for one in (service.Reference(*pair) for pair in pending.instances):
             kept_as = held.get(one.sop_instance_uid)
             if kept_as == one.sop_class_uid:
                 committed.append(one)
             else:
-                failed[one] = service.NO_SUCH_INSTANCE if kept_as is None else service.CLASS_INSTANCE_CONFLICT
-        return service.Answer(owed.transaction_uid, tuple(committed), failed)
+                failed[one] = (
+                    status_codes.NO_SUCH_SOP_INSTANCE if kept_as is None else status_codes.CLASS_INSTANCE_CONFLICT
+                )
+        return service.Answer(pending.transaction_uid, tuple(committed), failed)
 
 
 def _in_own_context(event: evt.Event) -> bool:
@@ -235,5 +235,5 @@ def _report_on(association: Any, answer: service.Answer) -> None:
     status, _ = association.send_n_event_report(
         service.event_information(answer), answer.event_type, service.SOP_CLASS_UID, service.SOP_INSTANCE_UID
     )
-    if "Status" not in status or status.Status != _SUCCESS:
+    if "Status" not in status or status.Status != status_codes.SUCCESS:
         raise RuntimeError("the sender did not take the answer")

@@ -14,8 +14,9 @@ from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRLittleEnd
 from pydicom.valuerep import EXPLICIT_VR_LENGTH_32
 
 from allpacs.dicom.deflate import inflated
+from allpacs.dicom.status import CANNOT_UNDERSTAND
 from allpacs.domain.errors import InputFault, InstanceRefused
-from allpacs.receive.admit import CANNOT_UNDERSTAND, COUNT_TAGS, DECIDING_TAGS
+from allpacs.receive.admit import COUNT_TAGS, DECIDING_TAGS
 
 _PIXEL_DATA: Final = 0x7FE00010
 _ITEM: Final = 0xFFFEE000

@@ -7,11 +7,10 @@ sent handed to the sink. 0x0000 is answered only after the sink has returned.
 from __future__ import annotations
 
 import os
-import struct
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, BinaryIO, Final
@@ -23,56 +22,29 @@ from pynetdicom import AE, evt
 from pynetdicom.sop_class import Verification
 
 from allpacs.dicom.commitment import SOP_CLASS_UID as COMMITMENT_SOP_CLASS_UID
+from allpacs.dicom.file_meta import file_meta
 from allpacs.dicom.network import messages
-from allpacs.dicom.network.listener import Listener, Network, SharedListener
+from allpacs.dicom.network.listener import Listener, SharedListener
 from allpacs.dicom.network.reactor import WaitingHandler
+from allpacs.dicom.status import OUT_OF_RESOURCES, SUCCESS
 from allpacs.dicom.tls import Tls
 from allpacs.domain.errors import InstanceRefused, StoreFault
 from allpacs.domain.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, is_uid
 from allpacs.domain.instance import InstanceIdentity
 from allpacs.receive.admit import ACCEPTED_SOP_CLASSES, admit, expected_instances
-from allpacs.receive.capacity import Capacity, CapacityLimits, RateLimit
+from allpacs.receive.capacity import Capacity, RateLimit
 from allpacs.receive.commitment import CommitmentService
+from allpacs.receive.config import ReceiverConfig, SourceRule
 from allpacs.receive.header import read_header
 from allpacs.receive.large import LargeDataSet
 from allpacs.receive.memory import Memory
-from allpacs.receive.port import Sink, TransferAudit
+from allpacs.receive.sink import Sink, TransferAudit
 from allpacs.telemetry import metrics, tracing
 
 #: A data set of more goes by disk while it comes; so does one that fills a quarter of the memory for all.
 _LARGE_BYTES: Final = 64_000_000
-#: File Meta Information Version (0002,0001).
-_VERSION: Final = struct.pack("<HH2s2xL2s", 2, 1, b"OB", 2, b"\x00\x01")
-SUCCESS: Final = 0x0000
-OUT_OF_RESOURCES: Final = 0xA700
 
 _log = structlog.get_logger("allpacs.receive")
-
-
-@dataclass(frozen=True, slots=True)
-class SourceRule:
-    """When the studies of one sender are complete.
-
-    Attributes
-    ----------
-    quiet_s:
-        A study is complete when nothing new has come for so long.
-    close_on_release:
-        A study is complete when its association is released in good order (an aborted one waits for quiet).
-    max_age_s:
-        A study that never goes quiet is taken as complete so long after its first instance.
-    instances_per_s:
-        A sender that is faster is held back; None: as fast as it can.
-    count_in:
-        Keyword of the attribute (`allpacs.receive.admit.COUNT_TAGS`) in which it says how many instances a study has:
-        with that many it is complete. None: it does not say.
-    """
-
-    quiet_s: float = 10.0
-    close_on_release: bool = False
-    max_age_s: float = 3600.0
-    instances_per_s: float | None = None
-    count_in: str | None = None
 
 
 @dataclass(slots=True)
@@ -90,45 +62,18 @@ class _Tally:
 
 
 class StorageScp:
-    """Listens for associations and gives what is admitted to the sink.
+    """Accepts associations and hands every admitted instance to the sink.
 
     Parameters
     ----------
     sink:
-        Keeps the instances.
-    host, port:
-        Address to listen on; port 0 takes a free one (see `port` after `start`).
-    ae_title:
-        Ours; with `require_called_ae`, associations that call another one are rejected.
-    transfer_syntaxes:
-        UIDs of those we take for every Storage SOP Class.
-    rules:
-        By calling AE title; `default_rule` for all others.
-    allowed_calling:
-        AE titles that may associate; empty: any.
-    allowed_networks:
-        Addresses whose connections are taken; empty: any.
+        Stores the instances.
     tls:
-        Asked for the settings of each connection; None: no TLS.
-    max_associations:
-        Served at a time; further ones are rejected for now (PS3.8 section 9.3.4: local limit exceeded).
-    max_pdu_bytes:
-        Largest P-DATA-TF PDU we take.
-    acse_timeout_s, dimse_timeout_s, network_timeout_s:
-        How long we wait for an association message, a DIMSE message, a whole PDU.
-    message_timeout_s:
-        How long one message may take from its first PDU to its last.
-    max_memory_bytes:
-        Unfinished messages of all associations together; one may fill half of it (`allpacs.receive.memory.Memory`).
-        Large instances go by disk and do not count (`allpacs.receive.large`).
-    limits:
-        When instances are refused with 0xA700.
+        Returns the TLS settings for each connection; None: no TLS.
     commitments:
         Answers requests for storage commitment; None: the service is not offered.
-    shares_port:
-        Whether other processes listen on the same port.
     audit:
-        Is told of transfers and of peers that were refused; None: nobody is.
+        Records transfers and refused peers; None: no audit.
     clock:
         Returns UTC seconds since the epoch.
     """
@@ -136,69 +81,34 @@ class StorageScp:
     def __init__(
         self,
         sink: Sink,
+        config: ReceiverConfig,
         *,
-        ae_title: str,
-        transfer_syntaxes: Sequence[str],
-        host: str = "127.0.0.1",
-        port: int = 0,
-        rules: Mapping[str, SourceRule] | None = None,
-        default_rule: SourceRule | None = None,
-        allowed_calling: Collection[str] = (),
-        require_called_ae: bool = True,
-        allowed_networks: Collection[Network] = (),
         tls: Tls | None = None,
-        max_associations: int = 32,
-        max_pdu_bytes: int = 131_072,
-        acse_timeout_s: float = 30.0,
-        dimse_timeout_s: float = 30.0,
-        network_timeout_s: float = 60.0,
-        message_timeout_s: float = 900.0,
-        max_memory_bytes: int = 2_000_000_000,
-        limits: CapacityLimits | None = None,
         commitments: CommitmentService | None = None,
-        shares_port: bool = False,
         audit: TransferAudit | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._sink = sink
-        self._address = (host, port)
-        self._rules = dict(rules or {})
-        self._default_rule = default_rule or SourceRule()
+        self._config = config
         self._clock = clock
-        self._capacity = Capacity(sink, limits or CapacityLimits())
-        self._memory = Memory(max_memory_bytes)
-        self._large_from = min(_LARGE_BYTES, max_memory_bytes // 4)
+        self._capacity = Capacity(sink, config.limits)
+        self._memory = Memory(config.max_memory_bytes)
+        self._large_from = min(_LARGE_BYTES, config.max_memory_bytes // 4)
         self._large: dict[Any, LargeDataSet] = {}  # of unfinished messages
-        self._message_timeout_s = message_timeout_s
         self._rates = {
             ae_title: RateLimit(rule.instances_per_s)
-            for ae_title, rule in self._rules.items()
+            for ae_title, rule in config.rules.items()
             if rule.instances_per_s is not None
         }
         self._commitments = commitments
-        self._listener = SharedListener if shares_port else Listener
         self._audit = audit
-        self._allowed_networks = tuple(allowed_networks)
         self._tls = tls
         self._server: Any = None
         self._tallies: dict[Any, _Tally] = {}
-
-        self._ae = AE(ae_title)
-        self._ae.implementation_class_uid = UID(IMPLEMENTATION_CLASS_UID)
-        self._ae.implementation_version_name = IMPLEMENTATION_VERSION_NAME
-        self._ae.require_called_aet = require_called_ae
-        self._ae.require_calling_aet = sorted(allowed_calling)
-        self._ae.maximum_associations = max_associations
-        self._ae.maximum_pdu_size = max_pdu_bytes
-        self._ae.acse_timeout = acse_timeout_s
-        self._ae.dimse_timeout = dimse_timeout_s
-        self._ae.network_timeout = network_timeout_s
-        self._ae.add_supported_context(Verification)
-        for sop_class_uid in ACCEPTED_SOP_CLASSES:
-            self._ae.add_supported_context(sop_class_uid, list(transfer_syntaxes))
+        self._ae = _application_entity(config)
         if commitments is not None:
-            # Senders are its SCU; peers that we asked are its SCP, and say so by role selection. The library would take
-            # deflated data sets, too, and inflate them without bound.
+            # Senders are the SCU of this service; PACS that allpacs asked are its SCP and say so by role selection.
+            # Deflated data sets are not offered: pynetdicom would inflate them without a limit.
             plain = [ExplicitVRLittleEndian, ImplicitVRLittleEndian]
             self._ae.add_supported_context(COMMITMENT_SOP_CLASS_UID, plain, scu_role=True, scp_role=True)
 
@@ -206,7 +116,7 @@ class StorageScp:
     def port(self) -> int:
         """TCP port that is listened on."""
         if self._server is None:
-            return self._address[1]
+            return self._config.port
         return int(self._server.server_address[1])
 
     def start(self) -> None:
@@ -233,17 +143,20 @@ class StorageScp:
                 (evt.EVT_N_EVENT_REPORT, self._commitments.on_event_report),
             ]
         self._server = self._ae.make_server(
-            self._address, server_class=self._listener, evt_handlers=handlers, request_handler=WaitingHandler
+            (self._config.host, self._config.port),
+            server_class=SharedListener if self._config.shares_port else Listener,
+            evt_handlers=handlers,
+            request_handler=WaitingHandler,
         )
         self._server.tls = self._tls
-        self._server.allowed_networks = self._allowed_networks
+        self._server.allowed_networks = tuple(self._config.allowed_networks)
         if self._audit is not None:
             self._server.on_refused = partial(self._audit.refused, "")
         self._server.handshake_timeout_s = self._ae.acse_timeout
         threading.Thread(target=self._server.serve_forever, name="listener", daemon=True).start()
         if self._commitments is not None:
             self._commitments.start()
-        _log.info("receiver_started", ae_title=self._ae.ae_title, host=self._address[0], port=self.port)
+        _log.info("receiver_started", ae_title=self._ae.ae_title, host=self._config.host, port=self.port)
 
     @property
     def listening(self) -> bool:
@@ -312,12 +225,12 @@ class StorageScp:
             sop_instance_uid=str(event.request.AffectedSOPInstanceUID),
             transfer_syntax_uid=transfer_syntax_uid,
         )
-        rule = self._rules.get(tally.calling_ae, self._default_rule)
+        rule = self._config.rules.get(tally.calling_ae, self._config.default_rule)
         size = encoded.seek(0, os.SEEK_END)
         self._capacity.check(size)
         outcome = self._sink.keep_instance(
             identity,
-            _file_meta(identity),
+            file_meta(identity),
             encoded,
             calling_ae=tally.calling_ae,
             received_at=now,
@@ -337,7 +250,9 @@ class StorageScp:
 
     def _look_at_count(self, study_uid: str, header: Dataset, rule: SourceRule, now: float) -> None:
         """Make a study due that has all the instances of which its sender has spoken."""
-        expected = None if rule.count_in is None else expected_instances(header, rule.count_in)
+        expected = (
+            None if rule.instance_count_attribute is None else expected_instances(header, rule.instance_count_attribute)
+        )
         if expected is None:
             return
         try:
@@ -360,7 +275,7 @@ class StorageScp:
     def _on_released(self, event: evt.Event) -> None:
         tally = self._tallies.get(event.assoc)
         if tally is not None and tally.study_uids:
-            rule = self._rules.get(tally.calling_ae, self._default_rule)
+            rule = self._config.rules.get(tally.calling_ae, self._config.default_rule)
             if rule.close_on_release:
                 try:
                     self._sink.association_ended(tally.study_uids, self._clock())
@@ -391,7 +306,7 @@ class StorageScp:
             self._memory.give_back(event.assoc)
         elif not self._memory.take(event.assoc, len(event.data), self._ae.network_timeout):
             self._cut(event, "larger than half of receive.max_memory_mb, or no room in time")
-        if now - began > self._message_timeout_s:
+        if now - began > self._config.message_timeout_s:
             self._cut(event, "a message that took too long")
         if event.assoc not in self._tallies:  # it ended meanwhile
             self._memory.give_back(event.assoc)
@@ -446,6 +361,24 @@ class StorageScp:
         )
 
 
+def _application_entity(config: ReceiverConfig) -> AE:
+    """Return the application entity with the services of the receiver, but for storage commitment."""
+    ae = AE(config.ae_title)
+    ae.implementation_class_uid = UID(IMPLEMENTATION_CLASS_UID)
+    ae.implementation_version_name = IMPLEMENTATION_VERSION_NAME
+    ae.require_called_aet = config.require_called_ae
+    ae.require_calling_aet = sorted(config.allowed_calling)
+    ae.maximum_associations = config.max_associations
+    ae.maximum_pdu_size = config.max_pdu_bytes
+    ae.acse_timeout = config.acse_timeout_s
+    ae.dimse_timeout = config.dimse_timeout_s
+    ae.network_timeout = config.network_timeout_s
+    ae.add_supported_context(Verification)
+    for sop_class_uid in ACCEPTED_SOP_CLASSES:
+        ae.add_supported_context(sop_class_uid, list(config.transfer_syntaxes))
+    return ae
+
+
 def _trace(tally: _Tally, identity: InstanceIdentity, began: float, outcome: str) -> None:
     """Tell of an instance that was kept, within its association, within its study."""
     now, study_uid = time.monotonic(), identity.study_uid
@@ -462,27 +395,3 @@ def _trace(tally: _Tally, identity: InstanceIdentity, began: float, outcome: str
         sop_instance_uid=identity.sop_instance_uid,
         status=outcome,
     ).end()
-
-
-def _file_meta(identity: InstanceIdentity) -> bytes:
-    """Return preamble, prefix and File Meta Information (PS3.10 section 7.1): allpacs is what writes the file.
-
-    Put together here: pydicom's way by a data set takes a third of a millisecond, of each instance.
-    """
-    group = (
-        _VERSION
-        + _meta_element(0x0002, b"UI", identity.sop_class_uid)
-        + _meta_element(0x0003, b"UI", identity.sop_instance_uid)
-        + _meta_element(0x0010, b"UI", identity.transfer_syntax_uid)
-        + _meta_element(0x0012, b"UI", IMPLEMENTATION_CLASS_UID)
-        + _meta_element(0x0013, b"SH", IMPLEMENTATION_VERSION_NAME)
-    )
-    return b"\x00" * 128 + b"DICM" + struct.pack("<HH2sHL", 2, 0, b"UL", 4, len(group)) + group
-
-
-def _meta_element(element: int, vr: bytes, text: str) -> bytes:
-    """Return an element of group 0002: explicit VR little endian, of even length (PS3.5 section 7.1.2)."""
-    value = text.encode("ascii")
-    if len(value) % 2:
-        value += b"\x00" if vr == b"UI" else b" "
-    return struct.pack("<HH2sH", 2, element, vr, len(value)) + value

@@ -36,7 +36,7 @@ class Attached:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class CellPicture:
+class CellImage:
     """One cell for the key images.
 
     Attributes
@@ -96,7 +96,7 @@ class ReportContext:
     thumbnails: Mapping[str, bytes] = field(default_factory=dict)
     signed: Signed | None = None
     signed_before: bool = False
-    pictures: Mapping[str, CellPicture] = field(default_factory=dict)
+    pictures: Mapping[str, CellImage] = field(default_factory=dict)
     attached: tuple[Attached, ...] = ()
     annotations_above: int = 2_000
     annotated: tuple[str, ...] = ()

@@ -24,7 +24,7 @@ from allpacs.domain.artefacts import Artefact, ArtefactKind
 from allpacs.domain.findings import CellFinding, CellLabel, NotAssessable, StudyFindings
 from allpacs.domain.identity import derive_uid
 from allpacs.report import wording
-from allpacs.report.context import CellPicture, ReportContext, result_uid
+from allpacs.report.context import CellImage, ReportContext, result_uid
 from allpacs.report.document import Series, part_10, result_object
 from allpacs.report.source import Headers
 
@@ -158,7 +158,7 @@ def _add_cell(
     corner: tuple[int, int],
     cell: CellFinding,
     place: str,
-    picture: CellPicture,
+    picture: CellImage,
     *,
     changed: bool,
 ) -> None:

@@ -27,13 +27,13 @@ class StoreSettings(Section):
         description="SQLAlchemy URL of the index; unset: SQLite in the store's folder",
         examples=["postgresql+psycopg://allpacs@db.hospital.example/allpacs"],
     )
-    keep_days: float | None = Field(
+    retain_images_days: float | None = Field(
         None,
         ge=0,
         description="what was received is deleted so long after delivery, days; unset: never",
         examples=[90.0],
     )
-    history_days: float | None = Field(
+    retain_audit_days: float | None = Field(
         None,
         gt=0,
         description="events of the index's audit and the memory of work that ended are deleted after so long, days; "

@@ -26,7 +26,7 @@ class SourceSettings(Section):
     close_on_release: bool = Field(
         False, description="the study is complete when this sender releases its association; do not wait for quiet"
     )
-    cells: Literal["whole_frame", "nucleus"] | None = Field(
+    cell_finder: Literal["whole_frame", "nucleus"] | None = Field(
         None,
         description="how cells are found in this sender's images; unset: chosen by the picture",
         examples=["nucleus"],
@@ -37,7 +37,7 @@ class SourceSettings(Section):
         description="distance of pixels where neither the image nor its red cells tell, micrometres",
         examples=[0.1],
     )
-    count_in: Literal["NumberOfStudyRelatedInstances", "ImagesInAcquisition"] | None = Field(
+    instance_count_attribute: Literal["NumberOfStudyRelatedInstances", "ImagesInAcquisition"] | None = Field(
         None,
         description="attribute in which this sender says how many instances a study has; unset: it does not",
         examples=["NumberOfStudyRelatedInstances"],

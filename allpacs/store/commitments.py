@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from allpacs.domain.identity import comprehensive_uid
 from allpacs.store import schema
 from allpacs.store.database import Database
-from allpacs.store.records import CommitmentRow, OwedAnswer
+from allpacs.store.records import CommitmentRow, PendingReport
 from allpacs.store.spool import Spool
 
 _ASKED = schema.commitments.c
@@ -123,7 +123,7 @@ class Commitments:
 
     # ------------------------------------------------------------------------------------------------ asked of us
 
-    def owe(
+    def schedule(
         self, calling_ae: str, transaction_uid: str, instances: Iterable[tuple[str, str]], *, now: float, due_at: float
     ) -> None:
         """Note what a sender asked us to commit to; when this returns, it will be answered."""
@@ -141,13 +141,13 @@ class Commitments:
                 .on_conflict_do_nothing()
             )
 
-    def owed(self, now: float) -> list[OwedAnswer]:
+    def due(self, now: float) -> list[PendingReport]:
         """Return what is to be answered now, oldest first."""
         query = sa.select(schema.commitment_requests).where(_OWED.next_attempt_at <= now).order_by(_OWED.received_at)
         with self._database.reading() as connection:
             rows = connection.execute(query).all()
         return [
-            OwedAnswer(
+            PendingReport(
                 calling_ae=row.calling_ae,
                 transaction_uid=row.transaction_uid,
                 instances=tuple((one[0], one[1]) for one in json.loads(row.body)),
@@ -157,20 +157,20 @@ class Commitments:
             for row in rows
         ]
 
-    def postpone(self, owed: OwedAnswer, until: float) -> bool:
-        """Note that it is being answered, and again at that time unless `paid`; False: somebody else has done so."""
+    def postpone(self, pending: PendingReport, until: float) -> bool:
+        """Claim a report and set its next attempt; return False if another process has claimed it."""
         with self._database.writing() as connection:
             claimed = connection.execute(
                 sa.update(schema.commitment_requests)
-                .where(*_is(owed), _OWED.attempts == owed.attempts)
-                .values(attempts=owed.attempts + 1, next_attempt_at=until)
+                .where(*_is(pending), _OWED.attempts == pending.attempts)
+                .values(attempts=pending.attempts + 1, next_attempt_at=until)
             )
         return claimed.rowcount == 1
 
-    def paid(self, owed: OwedAnswer) -> None:
+    def confirm(self, pending: PendingReport) -> None:
         """Note that a sender has been told, or cannot be."""
         with self._database.writing() as connection:
-            connection.execute(sa.delete(schema.commitment_requests).where(*_is(owed)))
+            connection.execute(sa.delete(schema.commitment_requests).where(*_is(pending)))
 
     def held(self, sop_instance_uids: Sequence[str]) -> dict[str, str]:
         """Return the SOP Class UID of those instances that are in the index and, whole, in the spool."""
@@ -193,5 +193,5 @@ class Commitments:
             return False
 
 
-def _is(owed: OwedAnswer) -> tuple[sa.ColumnElement[bool], ...]:
-    return _OWED.calling_ae == owed.calling_ae, _OWED.transaction_uid == owed.transaction_uid
+def _is(pending: PendingReport) -> tuple[sa.ColumnElement[bool], ...]:
+    return _OWED.calling_ae == pending.calling_ae, _OWED.transaction_uid == pending.transaction_uid

@@ -10,6 +10,7 @@ from typing import Any, BinaryIO, Literal, NamedTuple
 
 import sqlalchemy as sa
 
+from allpacs.dicom.status import DUPLICATE_SOP_INSTANCE
 from allpacs.domain.errors import InstanceRefused, StoreFault
 from allpacs.domain.instance import InstanceIdentity
 from allpacs.store import schema
@@ -20,7 +21,6 @@ from allpacs.store.records import RECEIVING, RevisionState
 from allpacs.store.spool import Buffer, Content, Spool
 
 #: Status "Duplicate SOP Instance" (PS3.7 section C.5.6).
-DUPLICATE_SOP_INSTANCE = 0x0111
 
 
 #: What a study's row begins with.

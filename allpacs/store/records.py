@@ -174,7 +174,7 @@ class CommitmentRow:
 
 
 @dataclass(frozen=True, slots=True)
-class OwedAnswer:
+class PendingReport:
     """What a sender asked us to commit to and has not been told yet.
 
     Attributes

@@ -43,7 +43,7 @@ class Workers:
             )
         return counted.rowcount == 1
 
-    def leave(self, executor_id: str, incarnation: str) -> None:
+    def deregister(self, executor_id: str, incarnation: str) -> None:
         """Say that this worker has stopped: what it left may be taken over at once."""
         with self._database.writing() as connection:
             connection.execute(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from pydicom.uid import DeflatedExplicitVRLittleEndian, MultiFrameTrueColorSecondaryCaptureImageStorage
 
-from allpacs.decode.artificial import file_made_by_artificial_intelligence
+from allpacs.decode.ai_generated import file_made_by_artificial_intelligence
 from allpacs.decode.part10 import open_frames
 from allpacs.domain.errors import UndecodablePixels
 from allpacs.domain.findings import InstanceFindings

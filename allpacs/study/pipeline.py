@@ -21,8 +21,8 @@ from allpacs.classify import aggregate
 from allpacs.classify.bundle import Bundle
 from allpacs.classify.preprocess import LYMPHOBLAST_UM, prepare
 from allpacs.classify.quality import judge
-from allpacs.decode.anything import read_frames_of
-from allpacs.decode.artificial import file_made_by_artificial_intelligence
+from allpacs.decode.ai_generated import file_made_by_artificial_intelligence
+from allpacs.decode.open import read_frames_of
 from allpacs.domain.errors import UndecodablePixels
 from allpacs.domain.findings import CellFinding, InstanceFindings, NotAssessable, Remark, RemarkKind
 from allpacs.domain.image import COARSEST_UM, FINEST_UM, Cell, Frame, Scale, ScaleOrigin, UnreadableFrame
@@ -34,7 +34,7 @@ Crops = NDArray[np.uint8]
 _ARTIFICIAL = Remark(RemarkKind.LEFT_OUT, "Left out on purpose: it was made by artificial intelligence.")
 
 #: Asks the model: crops to ``float32`` logits of shape (n, labels); a row that could not be judged is not finite.
-AskModel = Callable[[Crops], NDArray[np.float32]]
+Predict = Callable[[Crops], NDArray[np.float32]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class ImageFile:
 
     Attributes
     ----------
-    cells_by:
+    cell_finder:
         Way of finding cells; None: chosen by the picture.
     spacing_um:
         What the operator says of the sender's images, where neither the object nor red cells tell.
@@ -53,7 +53,7 @@ class ImageFile:
     sop_instance_uid: str
     sop_class_uid: str
     series_uid: str
-    cells_by: str | None = None
+    cell_finder: str | None = None
     spacing_um: float | None = None
 
 
@@ -73,16 +73,16 @@ class Pipeline:
     max_pixels: int = 100_000_000
     max_cells: int = 10_000
 
-    def decision_digest(self, cells_by: Iterable[str | None]) -> str:
+    def decision_digest(self, cell_finder: Iterable[str | None]) -> str:
         """Return the digest of everything besides the images and the model that decides the outcome.
 
         Parameters
         ----------
-        cells_by:
+        cell_finder:
             How cells are found in the images, as `ImageFile` has it.
         """
-        ways = sorted({way or "by the picture" for way in cells_by})
-        decisions = {"max_pixels": self.max_pixels, "max_cells": self.max_cells, "cells_by": ways}
+        ways = sorted({way or "by the picture" for way in cell_finder})
+        decisions = {"max_pixels": self.max_pixels, "max_cells": self.max_cells, "cell_finder": ways}
         return "sha256:" + hashlib.sha256(json.dumps(decisions, sort_keys=True).encode()).hexdigest()
 
     def find(self, image: ImageFile) -> tuple[InstanceFindings, Crops]:
@@ -113,7 +113,7 @@ class Pipeline:
                 if isinstance(frame, UnreadableFrame):
                     unreadable.append(frame)
                     continue
-                finder = finder_for(frame, image.cells_by)
+                finder = finder_for(frame, image.cell_finder)
                 found, measured = finder.find_and_measure(frame)
                 own, conflict = choose_scale(
                     frame.scale, measured, _configured(image), segmented=finder.name == WholeFrame.name
@@ -131,7 +131,7 @@ class Pipeline:
                         cell_number=number,
                         box=cell.box,
                         outline=cell.outline,
-                        reason=self.judged_unfit(frame.rgb, cell, own),
+                        reason=self.rejection_reason(frame.rgb, cell, own),
                     )
                     cells.append(finding)
                     crops.append(self.prepared(frame.rgb, cell, own))
@@ -146,17 +146,17 @@ class Pipeline:
         )
         return findings, self.stack(crops)
 
-    def label(self, findings: InstanceFindings, crops: Crops, ask: AskModel) -> InstanceFindings:
+    def label(self, findings: InstanceFindings, crops: Crops, predict: Predict) -> InstanceFindings:
         """Ask the model about every cell that has no reason yet, and return the findings with labels."""
-        return self.label_all([findings], [crops], ask)[0]
+        return self.label_all([findings], [crops], predict)[0]
 
     def label_all(
-        self, findings: Sequence[InstanceFindings], crops: Sequence[Crops], ask: AskModel
+        self, findings: Sequence[InstanceFindings], crops: Sequence[Crops], predict: Predict
     ) -> list[InstanceFindings]:
         """Label the cells of several instances with one request, so that batches fill."""
         asked = [[cell.reason is None for cell in instance.cells] for instance in findings]
         wanted = [own[np.array(mask, dtype=bool)] for own, mask in zip(crops, asked, strict=True) if any(mask)]
-        logits = iter(ask(np.concatenate(wanted))) if wanted else iter(())
+        logits = iter(predict(np.concatenate(wanted))) if wanted else iter(())
         bundle = self.bundle
         labelled = []
         for instance, mask in zip(findings, asked, strict=True):
@@ -171,7 +171,7 @@ class Pipeline:
             labelled.append(replace(instance, cells=cells))
         return labelled
 
-    def judged_unfit(self, rgb: NDArray[np.uint8], cell: Cell, scale: Scale | None) -> NotAssessable | None:
+    def rejection_reason(self, rgb: NDArray[np.uint8], cell: Cell, scale: Scale | None) -> NotAssessable | None:
         """Return why a cell of a frame must not be judged, or None."""
         reason = judge(rgb, cell, self.bundle.quality)
         if reason is None and self.bundle.preprocessing.needs_scale and (scale is None or not scale.usable):

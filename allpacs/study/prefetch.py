@@ -11,7 +11,7 @@ K = TypeVar("K", bound=Hashable)
 T = TypeVar("T")
 
 
-class Ahead(Generic[K, T]):
+class Prefetcher(Generic[K, T]):
     """Results by key, each worked out once and handed out once; may be called from any thread.
 
     Parameters

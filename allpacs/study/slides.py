@@ -162,7 +162,7 @@ def _cells_in(
         if tile is None:
             continue
         part, frame, left, top = tile
-        reason = pipeline.judged_unfit(rgb, cell, plan.scale)
+        reason = pipeline.rejection_reason(rgb, cell, plan.scale)
         finding = _placed(plan, part, frame, (left, top), (x, y), box, cell, (window.x, window.y), reason)
         yield part, finding, pipeline.prepared(rgb, cell, plan.scale)
 

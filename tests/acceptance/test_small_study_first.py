@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from allpacs.app import Worker, make_receiver, open_store
 from allpacs.store.records import RevisionState
 from allpacs.store.store import Store
-from allpacs.study.pipeline import AskModel
+from allpacs.study.pipeline import Predict
 from conformance.support.network import wait_until
 from faults.worker_process import brightness_logits
 from support.hospital import StubHospital, drawn_study
@@ -88,9 +88,9 @@ def _hospital(folder: Path) -> Iterator[tuple[StubHospital, Store]]:
 
 
 @contextmanager
-def _working(hospital: StubHospital, store: Store, ask: AskModel, go_on: threading.Event) -> Iterator[None]:
-    """Run a worker; what `ask` waits for is given in the end, whatever happened."""
-    worker = Worker(hospital.settings, store, ask=ask)
+def _working(hospital: StubHospital, store: Store, predict: Predict, go_on: threading.Event) -> Iterator[None]:
+    """Run a worker; what `predict` waits for is given in the end, whatever happened."""
+    worker = Worker(hospital.settings, store, predict=predict)
     worker.start()
     try:
         yield

@@ -1,4 +1,4 @@
-"""What the port `allpacs.deliver.port.Destination` promises, asked of every implementation in `allpacs/deliver`."""
+"""Every implementation in `allpacs/deliver` keeps what `allpacs.deliver.destination.Destination` promises."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ import pytest
 
 import allpacs.deliver
 from allpacs.deliver.c_store import CStoreDestination
+from allpacs.deliver.destination import Destination
 from allpacs.deliver.fhir_rest import FhirRestDestination
 from allpacs.deliver.folder import FolderDestination
 from allpacs.deliver.mllp import MllpDestination
-from allpacs.deliver.port import Destination
 from allpacs.deliver.stow_rs import StowRsDestination
 from allpacs.demo.archive import Archive
 from allpacs.demo.fhir_endpoint import FhirEndpoint

@@ -752,9 +752,9 @@ def test_a_name_that_another_process_has_taken_is_told_at_the_next_beat(store: S
     store.workers.register("one", "b")
     assert not store.workers.beat("one", "a")
     assert store.workers.beat("one", "b")
-    store.workers.leave("one", "a")
+    store.workers.deregister("one", "a")
     assert store.workers.others("")["one"] > 0
-    store.workers.leave("one", "b")
+    store.workers.deregister("one", "b")
     assert store.workers.others("") == {"one": 0}
 
 
@@ -935,16 +935,16 @@ def test_old_questions_are_forgotten_and_their_answers_no_longer_known(store: St
 
 
 def test_what_is_owed_is_answered_by_one_of_several_receivers(store: Store) -> None:
-    store.commitments.owe("PACS", "1.1", [("1.2", "1.3")], now=100.0, due_at=101.0)
-    store.commitments.owe("PACS", "1.1", [("1.2", "1.3")], now=100.0, due_at=101.0)
-    assert store.commitments.owed(100.5) == []
-    (owed,) = store.commitments.owed(101.0)
+    store.commitments.schedule("PACS", "1.1", [("1.2", "1.3")], now=100.0, due_at=101.0)
+    store.commitments.schedule("PACS", "1.1", [("1.2", "1.3")], now=100.0, due_at=101.0)
+    assert store.commitments.due(100.5) == []
+    (owed,) = store.commitments.due(101.0)
     assert [store.commitments.postpone(owed, 105.0) for _ in range(2)] == [True, False]
-    assert store.commitments.owed(104.0) == []
-    (again,) = store.commitments.owed(105.0)
+    assert store.commitments.due(104.0) == []
+    (again,) = store.commitments.due(105.0)
     assert (again.attempts, again.instances) == (1, (("1.2", "1.3"),))
-    store.commitments.paid(again)
-    assert store.commitments.owed(1e9) == []
+    store.commitments.confirm(again)
+    assert store.commitments.due(1e9) == []
 
 
 def test_a_revision_says_how_large_its_study_was_when_it_closed(store: Store) -> None:

@@ -23,7 +23,7 @@ from allpacs.settings import SHIPPED_BUNDLE, Settings, load_settings
 from allpacs.store.bundles import BundleState
 from allpacs.store.records import RevisionState
 from allpacs.store.store import Store
-from allpacs.study.pipeline import AskModel
+from allpacs.study.pipeline import Predict
 from conformance.support.network import wait_until
 from faults.worker_process import brightness_logits
 from support.hospital import StubHospital, drawn_study
@@ -66,8 +66,8 @@ def _settled(store: Store, number: int) -> BundleState:
 
 
 @contextmanager
-def _working(hospital: StubHospital, store: Store, ask: AskModel) -> Iterator[Worker]:
-    worker = Worker(load_settings(hospital.config), store, ask=ask)
+def _working(hospital: StubHospital, store: Store, predict: Predict) -> Iterator[Worker]:
+    worker = Worker(load_settings(hospital.config), store, predict=predict)
     worker.start()
     try:
         yield worker
@@ -121,7 +121,7 @@ def test_a_study_ends_with_the_bundle_it_began_with_and_the_next_has_the_new_one
             assert len(hospital.reports) == 2
             wait_until(lambda: gc.collect() >= 0 and old() is None, 30, "the old one's end")
         # A worker that starts later has it from its beginning; one whose settings name another bundle has not.
-        assert Worker(hospital.settings, store, ask=ask)._model.digest == load_bundle(new).digest
+        assert Worker(hospital.settings, store, predict=brightness_logits)._model.digest == load_bundle(new).digest
         assert store.bundles.wanted(tmp_path) is None
         receiver.stop()
         store.close()

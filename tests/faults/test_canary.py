@@ -92,7 +92,7 @@ def test_names_stay_where_they_belong(
         configure_logs("debug", "json")
         audit = make_audit(hospital.settings, "work")
         start_tracing(hospital.settings, "work")
-        worker = Worker(hospital.settings, store, ask=brightness_logits, audit=audit)
+        worker = Worker(hospital.settings, store, predict=brightness_logits, audit=audit)
         worker.start()
         monitor = start_monitor(hospital.settings, store, 0, healthy=worker.healthy, ready=worker.ready)
         assert monitor is not None

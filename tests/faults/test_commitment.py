@@ -43,7 +43,7 @@ def _plugin(
         with CommittingPacs(port, hospital.port, answering, **pacs) as committing:  # type: ignore[arg-type]
             drawn_study(tmp_path / "drawn", [1])
             assert all(one.status == 0 for one in hospital.send(tmp_path / "drawn" / "dicom"))
-            worker = Worker(hospital.settings, store, ask=brightness_logits)
+            worker = Worker(hospital.settings, store, predict=brightness_logits)
             worker.start()
             try:
                 yield store, committing

@@ -26,7 +26,7 @@ def test_old_events_and_ended_workflows_are_deleted_and_nothing_is_done_again(
         receiver = make_receiver(hospital.settings, store)
         receiver.start()
         drawn_study(tmp_path / "drawn", [1])
-        worker = Worker(hospital.settings, store, ask=brightness_logits)
+        worker = Worker(hospital.settings, store, predict=brightness_logits)
         worker.start()
         try:
             hospital.send(tmp_path / "drawn" / "dicom")
@@ -34,7 +34,7 @@ def test_old_events_and_ended_workflows_are_deleted_and_nothing_is_done_again(
                 lambda: [one.state for one in store.studies.latest()] == [RevisionState.DELIVERED], 60, "delivered"
             )
             store.audit.record("asked", at=time.time())
-            flow, upkeep = worker._flow, worker._flow._upkeep
+            flow, upkeep = worker._flow, worker._flow._housekeeping
             upkeep.purge()
             assert len(DBOS.list_workflows()) == 3  # a reading and two deliveries
             assert store.audit.latest()[0].event == "asked"

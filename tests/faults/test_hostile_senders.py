@@ -27,6 +27,7 @@ from faults.raw_sender import (
     echo_request,
     store_request,
 )
+from support.receivers import make_scp
 
 pytestmark = pytest.mark.slow
 
@@ -62,7 +63,7 @@ def receive(store: Store) -> Iterator[Callable[..., StorageScp]]:
     started: list[StorageScp] = []
 
     def start(**options: object) -> StorageScp:
-        scp = StorageScp(store.receiving, ae_title="ALLPACS", transfer_syntaxes=[EXPLICIT], **options)  # type: ignore[arg-type]
+        scp = make_scp(store.receiving, ae_title="ALLPACS", transfer_syntaxes=[EXPLICIT], **options)  # type: ignore[arg-type]
         scp.start()
         started.append(scp)
         return scp

@@ -53,7 +53,7 @@ def test_studies_come_in_and_are_delivered_all_the_same(
         store = open_store(hospital.settings)
         receiver = make_receiver(hospital.settings, store)
         receiver.start()
-        worker = start_worker(hospital.config, ask=slow_logits)
+        worker = start_worker(hospital.config, predict=slow_logits)
         refused = 0
         try:
             for number in range(3):
@@ -73,12 +73,12 @@ def test_studies_come_in_and_are_delivered_all_the_same(
                 restart.join(60)
                 assert not restart.is_alive()
                 if not worker.is_alive():  # the engine's database went: the supervisor starts it again
-                    worker = start_worker(hospital.config, ask=slow_logits)
+                    worker = start_worker(hospital.config, predict=slow_logits)
 
             def delivered() -> bool:
                 nonlocal worker
                 if not worker.is_alive():
-                    worker = start_worker(hospital.config, ask=slow_logits)
+                    worker = start_worker(hospital.config, predict=slow_logits)
                 try:
                     states = [one.state for one in store.studies.latest()]
                 except StoreFault:

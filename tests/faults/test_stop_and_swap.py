@@ -40,7 +40,7 @@ def _labelled(store: Store) -> int:
 def test_sigterm_ends_the_worker_soon_and_the_next_one_goes_on(tmp_path: Path, database_url: str | None) -> None:
     with StubHospital(tmp_path, quiet_s=0.0, database_url=database_url, extra=ONE_BY_ONE) as hospital:
         store = _received(hospital, tmp_path / "drawn", 16)
-        with worker(hospital.config, ask=slow_logits) as first:
+        with worker(hospital.config, predict=slow_logits) as first:
             wait_until(lambda: _labelled(store) >= 3, 60, "three cells labelled")
             asked = time.monotonic()
             first.terminate()
@@ -49,7 +49,7 @@ def test_sigterm_ends_the_worker_soon_and_the_next_one_goes_on(tmp_path: Path, d
             assert first.exitcode == 0
         done = _labelled(store)
         assert 3 <= done < 16
-        with worker(hospital.config, ask=brightness_logits):
+        with worker(hospital.config, predict=brightness_logits):
             wait_until(lambda: store.studies.latest()[0].state == RevisionState.DELIVERED, 60, "delivered")
         assert len(hospital.reports) == 1
         assert store.revisions.get(store.studies.latest()[0].study_uid, 1).attempts == 1
@@ -61,7 +61,7 @@ def test_a_study_that_another_bundle_began_is_read_again_from_its_start(tmp_path
     shutil.copytree(SHIPPED_BUNDLE, swapped)
     with StubHospital(tmp_path, quiet_s=0.0, extra=f'{ONE_BY_ONE}[model]\nbundle = "{swapped}"\n') as hospital:
         store = _received(hospital, tmp_path / "drawn", 8)
-        with worker(hospital.config, ask=stuck_logits) as first:
+        with worker(hospital.config, predict=stuck_logits) as first:
             wait_until(lambda: _labelled(store) >= 2, 60, "two cells labelled")
             first.kill()
             first.join(30)

@@ -76,14 +76,14 @@ def test_a_disk_that_fills_while_a_study_is_read_holds_it_up_and_nothing_else(sm
     with StubHospital(tmp_path, quiet_s=0.0, extra=QUICK) as hospital:
         store = _received(hospital, tmp_path / "drawn", 8)
         study_uid = store.studies.latest()[0].study_uid
-        with worker(hospital.config, ask=slow_logits):
+        with worker(hospital.config, predict=slow_logits):
             wait_until(lambda: len(store.findings.get(study_uid, 1, stage="classify")) >= 1, 60, "the first cell")
             ballast = _fill(small_disk)
             time.sleep(3)
             assert not hospital.reports
             ballast.unlink()
         # The engine's own database may have been the one to find the disk full: its worker ends and is started again.
-        with worker(hospital.config, ask=brightness_logits):
+        with worker(hospital.config, predict=brightness_logits):
             wait_until(lambda: _delivered(store), 60, "delivered once there is space again")
         assert len(hospital.reports) == 1
         assert len(hospital.ehr.resources("DiagnosticReport")) == 1
@@ -99,7 +99,7 @@ def _in_process(hospital: StubHospital, store: Store, **options: object) -> Iter
     def flow(**parts: object) -> Flow:
         return Flow(**(parts | options))  # type: ignore[arg-type]
 
-    part = Worker(hospital.settings, store, ask=brightness_logits, flow_type=flow)
+    part = Worker(hospital.settings, store, predict=brightness_logits, flow_type=flow)
     part.start()
     try:
         yield
@@ -219,7 +219,7 @@ def test_work_whose_workflow_failed_before_it_began_is_done_all_the_same(
 
     with StubHospital(tmp_path, quiet_s=0.0, extra=QUICK) as hospital:
         store = _received(hospital, tmp_path / "drawn", 1)
-        monkeypatch.setattr("allpacs.flow.upkeep._SWEEP_S", 0.5)
+        monkeypatch.setattr("allpacs.flow.housekeeping._SWEEP_S", 0.5)
         monkeypatch.setattr(Flow, "_read_study", failing_once("read", read))
         monkeypatch.setattr(Flow, "_deliver_once", failing_once("deliver", deliver))
         with _in_process(hospital, store):

@@ -48,9 +48,9 @@ def test_a_dead_workers_study_is_ended_by_another_from_its_checkpoints(
     with StubHospital(tmp_path, quiet_s=0.0, database_url=database_url, extra=WORK) as hospital:
         store = _received(hospital, tmp_path / "drawn")
         study_uid = store.studies.latest()[0].study_uid
-        with worker(_named(hospital, "one"), ask=stuck_logits) as first:
+        with worker(_named(hospital, "one"), predict=stuck_logits) as first:
             wait_until(lambda: _labelled(store) >= 2, 60, "two cells labelled")
-            with worker(_named(hospital, "two"), ask=brightness_logits):
+            with worker(_named(hospital, "two"), predict=brightness_logits):
                 wait_until(lambda: len(store.workers.others("")) == 2, 30, "both beat")
                 first.kill()
                 first.join(30)
@@ -79,8 +79,8 @@ def test_workers_share_the_studies_and_each_is_read_once(tmp_path: Path) -> None
             assert all(one.status == 0 for one in hospital.send(tmp_path / str(number) / "dicom"))
         receiver.stop()
         with (
-            worker(_named(hospital, "one"), ask=slow_logits),
-            worker(_named(hospital, "two"), ask=slow_logits),
+            worker(_named(hospital, "one"), predict=slow_logits),
+            worker(_named(hospital, "two"), predict=slow_logits),
         ):
             wait_until(
                 lambda: {one.state for one in store.studies.latest()} == {RevisionState.DELIVERED}, 90, "all delivered"
@@ -101,7 +101,7 @@ def test_a_worker_with_older_settings_leaves_a_new_destination_to_those_that_kno
         store = open_store(hospital.settings)
         receiver = make_receiver(hospital.settings, store)
         receiver.start()
-        with worker(_named(hospital, "one"), ask=brightness_logits), worker(newer, ask=brightness_logits):
+        with worker(_named(hospital, "one"), predict=brightness_logits), worker(newer, predict=brightness_logits):
             wait_until(lambda: len(store.workers.others("")) == 2, 30, "both beat")
             for number in range(8):
                 drawn_study(tmp_path / str(number), [number])
@@ -127,7 +127,7 @@ def test_of_two_workers_by_one_name_the_earlier_ends(tmp_path: Path) -> None:
 
             return Flow(**(parts | {"on_engine_lost": lambda: ended.append(True)}))  # type: ignore[arg-type]
 
-        first = Worker(settings, store, ask=brightness_logits, flow_type=flow)  # type: ignore[arg-type]
+        first = Worker(settings, store, predict=brightness_logits, flow_type=flow)  # type: ignore[arg-type]
         first.start()
         store.workers.register("worker-1", "another process")
         wait_until(lambda: ended, 30, "the earlier one's end")

@@ -19,7 +19,7 @@ from allpacs.app import Worker, open_store
 from allpacs.app.supervisor import end_process, until_stopped
 from allpacs.flow import Flow
 from allpacs.settings import load_settings
-from allpacs.study.pipeline import AskModel
+from allpacs.study.pipeline import Predict
 
 T = TypeVar("T")
 
@@ -52,7 +52,7 @@ def stuck_logits(crops: NDArray[np.uint8]) -> NDArray[np.float32]:
     return brightness_logits(crops)
 
 
-def run_worker(config: Path, die_at: int | None, ask: AskModel = brightness_logits) -> None:
+def run_worker(config: Path, die_at: int | None, predict: Predict = brightness_logits) -> None:
     """Run the worker until SIGTERM, or until its flow passes the point ``die_at`` (counted from 0)."""
     passed = 0
 
@@ -75,7 +75,7 @@ def run_worker(config: Path, die_at: int | None, ask: AskModel = brightness_logi
         passed += 1
 
     settings = load_settings(config)
-    part = Worker(settings, open_store(settings), ask=ask, flow_type=DyingFlow)
+    part = Worker(settings, open_store(settings), predict=predict, flow_type=DyingFlow)
     part.start()
     until_stopped(os.getppid())  # the fork server, which ends with the test's process
     part.stop()
@@ -86,9 +86,9 @@ _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(["faults.worker_process", "allpacs.flow", "allpacs.study.steps"])
 
 
-def start_worker(config: Path, die_at: int | None = None, ask: AskModel = brightness_logits) -> ForkServerProcess:
+def start_worker(config: Path, die_at: int | None = None, predict: Predict = brightness_logits) -> ForkServerProcess:
     """Start a worker in a process of its own."""
-    process = _context.Process(target=run_worker, args=(config, die_at, ask), daemon=True)
+    process = _context.Process(target=run_worker, args=(config, die_at, predict), daemon=True)
     process.start()
     return process
 
@@ -103,9 +103,11 @@ def end_worker(process: ForkServerProcess) -> None:
 
 
 @contextmanager
-def worker(config: Path, die_at: int | None = None, ask: AskModel = brightness_logits) -> Iterator[ForkServerProcess]:
+def worker(
+    config: Path, die_at: int | None = None, predict: Predict = brightness_logits
+) -> Iterator[ForkServerProcess]:
     """Run a worker in a process of its own while the block runs."""
-    process = start_worker(config, die_at, ask)
+    process = start_worker(config, die_at, predict)
     try:
         yield process
     finally:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from allpacs.cells.choose import FINDERS, central_cell, finder_for
-from allpacs.cells.port import CellFinder
+from allpacs.cells.finder import CellFinder
 from allpacs.domain.image import Frame
 
 NOISE = hnp.arrays(np.uint8, st.tuples(st.integers(1, 40), st.integers(1, 40), st.just(3)))

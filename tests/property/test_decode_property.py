@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from allpacs.decode.anything import read_frames_of
+from allpacs.decode.open import read_frames_of
 from allpacs.decode.part10 import read_header
 from allpacs.domain.errors import InputFault
 from allpacs.domain.image import Frame

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from allpacs.decode.anything import read_frames_of
+from allpacs.decode.open import read_frames_of
 from allpacs.decode.part10 import read_header
 from allpacs.decode.slide import SlideLevel, read_slide_instance
 from allpacs.domain.errors import InputFault

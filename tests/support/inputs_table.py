@@ -21,7 +21,7 @@ sys.path.append(str(Path(__file__).parents[1] / "unit" / "decode"))
 
 import decode_samples as samples
 from allpacs.app import accepted_transfer_syntaxes
-from allpacs.decode.anything import read_frames_of
+from allpacs.decode.open import read_frames_of
 from allpacs.decode.slide import SlideLevel, read_slide_instance
 from allpacs.domain.errors import InstanceRefused, UndecodablePixels
 from allpacs.domain.image import Frame

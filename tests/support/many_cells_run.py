@@ -36,8 +36,9 @@ from allpacs.domain.image import Frame, UnreadableFrame  # noqa: E402
 from allpacs.domain.instance import InstanceIdentity  # noqa: E402
 from allpacs.settings import SHIPPED_BUNDLE  # noqa: E402
 from allpacs.store.store import Store  # noqa: E402
+from allpacs.study.options import StudyOptions  # noqa: E402
 from allpacs.study.pipeline import Crops, ImageFile, Pipeline  # noqa: E402
-from allpacs.study.steps import Reading, ReadingOptions  # noqa: E402
+from allpacs.study.steps import StudySteps  # noqa: E402
 from faults.worker_process import brightness_logits  # noqa: E402
 from support.slide_run import follow, peak_mb  # noqa: E402
 
@@ -103,12 +104,12 @@ def read_only(files: list[Path], folder: Path, max_cells: int) -> dict[str, obje
                 identity, b"", data_set, calling_ae="X", received_at=1.0, quiet_s=0.0, max_age_s=1.0
             )
     ((study_uid, revision),) = store.revisions.close_due(10.0)
-    reading = Reading(
+    reading = StudySteps(
         store=store,
         pipeline=DrawnCells(load_bundle(SHIPPED_BUNDLE), max_cells=max_cells),
-        ask=brightness_logits,
+        predict=brightness_logits,
         work_folder=folder / "work",
-        options=ReadingOptions(chunk_instances=32, cells_by={}, host_name="here"),
+        options=StudyOptions(chunk_instances=32, cell_finder={}, host_name="here"),
     )
     chunks = reading.begin(study_uid, revision)
     peaks = {"before": round(peak_mb(os.getpid()))}

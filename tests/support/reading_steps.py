@@ -13,8 +13,9 @@ from allpacs.domain.artefacts import ArtefactKind
 from allpacs.domain.instance import InstanceIdentity
 from allpacs.settings import SHIPPED_BUNDLE
 from allpacs.store.store import Store
+from allpacs.study.options import StudyOptions
 from allpacs.study.pipeline import Pipeline
-from allpacs.study.steps import Reading, ReadingOptions
+from allpacs.study.steps import StudySteps
 
 STUDY = "1.2.826.1"
 
@@ -64,17 +65,17 @@ def reading_of(
     key_images: int = 0,
     chunk: int = 2,
     kind: type[Pipeline] = Pipeline,
-) -> Reading:
-    return Reading(
+) -> StudySteps:
+    return StudySteps(
         store=store,
         pipeline=kind(load_bundle(SHIPPED_BUNDLE), max_cells=max_cells),
-        ask=ask,
+        predict=ask,
         work_folder=tmp_path / "work",
-        options=ReadingOptions(chunk_instances=chunk, cells_by={}, host_name="here", key_images=key_images),
+        options=StudyOptions(chunk_instances=chunk, cell_finder={}, host_name="here", key_images=key_images),
     )
 
 
-def read_study(reading: Reading, revision: int = 1) -> int:
+def read_study(reading: StudySteps, revision: int = 1) -> int:
     chunks = reading.begin(STUDY, revision)
     for chunk in range(chunks):
         reading.find_cells(STUDY, revision, chunk)

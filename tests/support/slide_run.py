@@ -44,7 +44,7 @@ def peak_mb(pid: int) -> float:
 def plugin(hospital: StubHospital, *, stand_in: bool) -> Iterator[Callable[[], dict[str, int]]]:
     """Run receiver and worker while the block runs; yield what tells their process ids."""
     if stand_in:
-        with hospital.running("receive") as receiver, worker(hospital.config, ask=brightness_logits) as work:
+        with hospital.running("receive") as receiver, worker(hospital.config, predict=brightness_logits) as work:
             yield lambda: {"receive": receiver.pid, "work": work.pid or 0}
     else:
         with hospital.running("serve"):

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from allpacs.domain.errors import ConfigFault
-from training.datasets.port import NORMAL, DataSet, Sample
+from training.datasets.dataset import NORMAL, DataSet, Sample
 
 __all__ = ["DATA_SETS", "NORMAL", "DataSet", "Sample", "folder_of", "read"]
 

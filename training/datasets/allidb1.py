@@ -9,7 +9,7 @@ import csv
 from pathlib import Path
 
 from allpacs.domain.errors import InputFault
-from training.datasets.port import NORMAL, DataSet, Sample, images_in
+from training.datasets.dataset import NORMAL, DataSet, Sample, images_in
 
 #: µm per pixel at half size: median of 60 fields, measured on their red cells (0.158 to 0.211: two cameras).
 SPACING_UM = 0.18

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from training.datasets.port import NORMAL, DataSet, Sample, images_in
+from training.datasets.dataset import NORMAL, DataSet, Sample, images_in
 
 #: µm per pixel: median of 60 images, measured on their red cells (0.060 to 0.125: two cameras).
 SPACING_UM = 0.09

@@ -6,7 +6,7 @@ from pathlib import Path
 from xml.etree import ElementTree as ET
 
 from allpacs.domain.errors import InputFault
-from training.datasets.port import DataSet, Sample, images_in
+from training.datasets.dataset import DataSet, Sample, images_in
 
 #: µm per pixel: median of 30 fields, measured on their red cells.
 SPACING_UM = 0.080

@@ -16,7 +16,7 @@ from functools import cache
 from pathlib import Path
 
 from allpacs.domain.errors import InputFault
-from training.datasets.port import DataSet, Sample, images_in
+from training.datasets.dataset import DataSet, Sample, images_in
 
 _FACTS = Path(__file__).parent.parent / "facts" / "cnmc.csv.xz"
 _NAME = re.compile(r"UID_([Hh]?\d+)_\d+_\d+_(all|hem)")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from allpacs.domain.errors import InputFault
-from training.datasets.port import DataSet, Sample, images_in
+from training.datasets.dataset import DataSet, Sample, images_in
 
 _IMAGES = {".bmp", ".jpg", ".jpeg", ".png", ".tif", ".tiff"}
 

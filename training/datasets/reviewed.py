@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from allpacs.domain.errors import InputFault
-from training.datasets.port import DataSet, Sample, images_in
+from training.datasets.dataset import DataSet, Sample, images_in
 
 
 def _read(folder: Path) -> list[Sample]:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from training.datasets.port import DataSet, Sample, images_in
+from training.datasets.dataset import DataSet, Sample, images_in
 
 #: µm per pixel: median of 120 fields, measured on their red cells (0.24 to 0.51: fields were scaled to one size).
 SPACING_UM = 0.38

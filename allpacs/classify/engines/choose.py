@@ -16,7 +16,7 @@ from typing import Literal
 import structlog
 
 from allpacs.classify.bundle import Bundle, verify_engine
-from allpacs.classify.engines.port import Engine
+from allpacs.classify.engines.engine import Engine
 from allpacs.domain.errors import ModelFault
 
 _log = structlog.get_logger("allpacs.classify.engines")

@@ -26,8 +26,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from allpacs.classify.bundle import Bundle, load_bundle, verify_engine
+from allpacs.classify.engines.engine import LayerGradients, OutOfDeviceMemory, checked_batch, checked_labels
 from allpacs.classify.engines.explanation import paired_layers, signs
-from allpacs.classify.engines.port import LayerGradients, OutOfDeviceMemory, checked_batch, checked_labels
 from allpacs.domain.errors import ModelFault
 
 #: Of `INFERENCE_PRECISION_HINT`: what the network computes in.
@@ -106,7 +106,7 @@ class OpenVinoEngine:
         return {"f32": "FP32", "bf16": "BF16"}[precision] in capabilities
 
     def logits(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Return the network's logits, ``float32`` of shape (n, labels); see `allpacs.classify.engines.port.Engine`."""
+        """Return the network's logits, ``float32`` of shape (n, labels); see `Engine.logits`."""
         checked_batch(batch, self._side)
         parts = np.array_split(batch, min(len(batch), len(self._requests)))
         asked = self._requests[: len(parts)]
@@ -117,7 +117,7 @@ class OpenVinoEngine:
         return np.concatenate([request.get_output_tensor(0).data for request in asked])
 
     def layer_gradients(self, batch: NDArray[np.uint8], labels: NDArray[np.int64]) -> tuple[LayerGradients, ...]:
-        """Return what some layers say for a label; see `allpacs.classify.engines.port.Explainer`."""
+        """Return what some layers say for a label; see `allpacs.classify.engines.engine.Explainer`."""
         checked_batch(batch, self._side)
         checked_labels(labels, len(batch))
         with self._asked:
@@ -141,7 +141,7 @@ class _Explanation:
         self._outputs = outputs
 
     def logits(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Return the logits; see `allpacs.classify.engines.port.Engine`."""
+        """Return the logits; see `Engine.logits`."""
         return self.answer(batch, np.zeros(len(batch), np.int64))[0]
 
     def answer(self, batch: NDArray[np.uint8], labels: NDArray[np.int64]) -> list[NDArray[np.float32]]:

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from allpacs.classify.bundle import Bundle
-from allpacs.classify.engines.port import OutOfDeviceMemory, checked_batch
+from allpacs.classify.engines.engine import OutOfDeviceMemory, checked_batch
 from allpacs.domain.errors import ModelFault
 
 _HEADER_LENGTH = "Inference-Header-Content-Length"
@@ -68,7 +68,7 @@ class RemoteEngine:
         self._input, self._dtype = self._tensors(self._ask("GET", self._path).json())
 
     def logits(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Return the network's logits, ``float32`` of shape (n, labels); see `allpacs.classify.engines.port.Engine`."""
+        """Return the network's logits, ``float32`` of shape (n, labels); see `Engine.logits`."""
         checked_batch(batch, self._side)
         tensor = np.ascontiguousarray(batch, _DTYPES[self._dtype]).tobytes()
         request = {

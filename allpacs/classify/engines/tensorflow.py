@@ -20,9 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from allpacs.classify.bundle import Bundle
+from allpacs.classify.engines.engine import LayerGradients, OutOfDeviceMemory, checked_batch, checked_labels
 from allpacs.classify.engines.explanation import explaining_graph, paired_layers, signs
 from allpacs.classify.engines.network import FAMILY, network_of
-from allpacs.classify.engines.port import LayerGradients, OutOfDeviceMemory, checked_batch, checked_labels
 from allpacs.domain.errors import ModelFault
 
 
@@ -73,14 +73,14 @@ class TensorFlowEngine:
             self.logits(np.zeros((size, side, side, 3), np.uint8))
 
     def logits(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Return the network's logits, ``float32`` of shape (n, labels); see `allpacs.classify.engines.port.Engine`."""
+        """Return the network's logits, ``float32`` of shape (n, labels); see `Engine.logits`."""
         checked_batch(batch, self._side)
         with self._faults(len(batch)):
             answer: NDArray[np.float32] = self.graph(self._tf.constant(batch)).numpy()
         return answer
 
     def layer_gradients(self, batch: NDArray[np.uint8], labels: NDArray[np.int64]) -> tuple[LayerGradients, ...]:
-        """Return what two layers say for a label; see `allpacs.classify.engines.port.Explainer`."""
+        """Return what two layers say for a label; see `allpacs.classify.engines.engine.Explainer`."""
         checked_batch(batch, self._side)
         checked_labels(labels, len(batch))
         with self._faults(len(batch)):

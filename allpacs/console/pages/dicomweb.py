@@ -26,7 +26,7 @@ from starlette.responses import Response, StreamingResponse
 from allpacs.console.patients import Patient
 from allpacs.console.pictures import jpeg
 from allpacs.console.visit import Visit
-from allpacs.decode.anything import read_frame_of
+from allpacs.decode.open import read_frame_of
 from allpacs.decode.part10 import read_header
 from allpacs.domain.errors import UndecodablePixels
 from allpacs.domain.identity import is_uid

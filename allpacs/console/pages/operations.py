@@ -17,8 +17,8 @@ from allpacs.dicom.tls import Tls, TlsFiles, client_tls
 from allpacs.domain.errors import DeliveryUnavailable, InputFault, ModelFault
 from allpacs.domain.identity import is_uid
 from allpacs.settings import CStoreSettings, FhirSettings, FolderSettings, Settings
-from allpacs.store.again import ask_again
 from allpacs.store.records import DeliveryState, RevisionState
+from allpacs.store.retries import retry_study
 from allpacs.telemetry.recent_log import recent_lines
 
 _log = structlog.get_logger("allpacs.console")
@@ -86,7 +86,7 @@ def retry(visit: Visit) -> Response:
     wanted = [given] if given else _given_up(visit)
     now = time.time()
     for study_uid in wanted:
-        asked = ask_again(visit.store, study_uid, now=now)
+        asked = retry_study(visit.store, study_uid, now=now)
         if not asked.nothing:
             visit.store.audit.record(
                 "asked_again", at=now, study_uid=study_uid, reason=f"by {visit.someone.identifier}"
@@ -95,7 +95,7 @@ def retry(visit: Visit) -> Response:
     return RedirectResponse(f"/operations?asked={len(wanted)}", 303)
 
 
-def use_bundle(visit: Visit) -> Response:
+def use_model(visit: Visit) -> Response:
     """Ask the workers to read new studies with the bundle of another folder.
 
     Raises

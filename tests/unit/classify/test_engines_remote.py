@@ -14,7 +14,7 @@ import pytest
 
 from allpacs.classify.bundle import Bundle, load_bundle
 from allpacs.classify.engines.choose import ModelServer, start_engine
-from allpacs.classify.engines.port import OutOfDeviceMemory
+from allpacs.classify.engines.engine import OutOfDeviceMemory
 from allpacs.classify.engines.remote import RemoteEngine
 from allpacs.domain.errors import ModelFault
 from allpacs.settings import SHIPPED_BUNDLE

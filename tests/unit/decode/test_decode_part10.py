@@ -36,7 +36,7 @@ from pydicom.uid import (
 
 import decode_samples as samples
 from allpacs.decode import part10
-from allpacs.decode.anything import read_frame_of
+from allpacs.decode.open import read_frame_of
 from allpacs.decode.part10 import SUPPORTED_TRANSFER_SYNTAXES, read_frames, read_header
 from allpacs.dicom import deflate as inflate
 from allpacs.domain.errors import InputFault, StoreFault, UndecodablePixels

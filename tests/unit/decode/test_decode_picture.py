@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 import decode_samples as samples
-from allpacs.decode.anything import read_frames_of
+from allpacs.decode.open import read_frames_of
 from allpacs.decode.picture import lossy_ratio, read_picture
 from allpacs.domain.errors import StoreFault, UndecodablePixels
 

@@ -30,6 +30,7 @@ from allpacs.store.store import Store
 from conformance.support.certificates import Authority
 from conformance.support.network import wait_until
 from support.deliver_samples import bundle, fhir_artefact, http_server
+from support.receivers import make_scp
 
 Start = Callable[..., StorageScp]
 
@@ -47,7 +48,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
     started: list[StorageScp] = []
 
     def start_scp(**arguments: Any) -> StorageScp:
-        scp = StorageScp(store.receiving, ae_title="ALLPACS", transfer_syntaxes=["1.2.840.10008.1.2.1"], **arguments)
+        scp = make_scp(store.receiving, ae_title="ALLPACS", transfer_syntaxes=["1.2.840.10008.1.2.1"], **arguments)
         scp.start()
         started.append(scp)
         return scp

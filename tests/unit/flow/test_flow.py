@@ -8,7 +8,7 @@ import pytest
 
 from allpacs.domain.errors import StoreFault
 from allpacs.flow.engine import JsonSerializer, WorkflowError, kind
-from allpacs.flow.flow import TermsChangedError
+from allpacs.flow.flow import FingerprintMismatch
 
 
 @pytest.mark.parametrize("value", [None, 3, "text", ["1.2", 2], {"args": ["1.2", 1], "kwargs": {}}])
@@ -30,5 +30,5 @@ def test_of_an_exception_only_its_kind_is_remembered() -> None:
 
 def test_a_change_of_terms_is_known_again_after_a_restart() -> None:
     serializer = JsonSerializer()
-    assert kind(serializer.deserialize(serializer.serialize(TermsChangedError("x")))) == "TermsChangedError"
+    assert kind(serializer.deserialize(serializer.serialize(FingerprintMismatch("x")))) == "FingerprintMismatch"
     assert kind(StoreFault("disk")) == "StoreFault"

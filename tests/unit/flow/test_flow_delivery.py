@@ -12,7 +12,7 @@ from allpacs.domain.artefacts import Artefact, ArtefactKind, Asked, Commitment, 
 from allpacs.domain.errors import AllpacsError, DeliveryRejected, DeliveryUnavailable
 from allpacs.domain.identity import comprehensive_uid
 from allpacs.domain.instance import InstanceIdentity
-from allpacs.flow.delivery import Delivering
+from allpacs.flow.delivery import DeliveryStep
 from allpacs.store.records import DeliveryRow, DeliveryState, RevisionState
 from allpacs.store.store import Store
 from support.deliver_samples import sr_artefact
@@ -60,7 +60,7 @@ class Case:
         self.store = Store.open(folder)
         self.now = 1000.0
         self.destination = destination
-        self.delivering = Delivering(
+        self.delivering = DeliveryStep(
             store=self.store,
             destinations={"pacs": destination},
             retry=RetryPolicy(first_s=2.0, cap_s=300.0, max_attempts=max_attempts),

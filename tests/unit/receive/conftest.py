@@ -11,6 +11,7 @@ import pytest
 from allpacs.receive.scp import StorageScp
 from allpacs.store.store import Store
 from receive_peer import TRANSFER_SYNTAXES, Peer
+from support.receivers import make_scp
 
 
 @pytest.fixture
@@ -26,7 +27,7 @@ def receiver(store: Store) -> Iterator[Callable[..., StorageScp]]:
     started: list[StorageScp] = []
 
     def start(sink: Any = None, **arguments: Any) -> StorageScp:
-        scp = StorageScp(
+        scp = make_scp(
             sink or store.receiving, **{"ae_title": "ALLPACS", "transfer_syntaxes": TRANSFER_SYNTAXES, **arguments}
         )
         scp.start()

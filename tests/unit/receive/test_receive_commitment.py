@@ -98,15 +98,15 @@ def test_what_is_kept_is_committed_to_on_the_senders_association(
     assert (event_type, told.TransactionUID) == (1, "1.2.9")
     assert [item.ReferencedSOPInstanceUID for item in told.ReferencedSOPSequence] == ["1.2.3.5.1", "1.2.3.5.2"]
     assert "FailedSOPSequence" not in told
-    assert store.commitments.owed(time.time() + 1e6) == []
+    assert store.commitments.due(time.time() + 1e6) == []
 
 
 def _all_told(store: Store) -> bool:
     """Wait until every sender was told; return whether they were."""
     deadline = time.monotonic() + 10
-    while store.commitments.owed(time.time() + 1e6) and time.monotonic() < deadline:
+    while store.commitments.due(time.time() + 1e6) and time.monotonic() < deadline:
         time.sleep(0.05)
-    return store.commitments.owed(time.time() + 1e6) == []
+    return store.commitments.due(time.time() + 1e6) == []
 
 
 def test_an_instance_that_comes_while_we_tell_is_not_taken_for_the_answer(
@@ -232,7 +232,7 @@ def test_a_sender_with_an_address_is_told_there_and_told_again_until_it_takes_it
 
 
 def test_a_request_outlives_the_receiver(store: Store) -> None:
-    store.commitments.owe("PACS", "1.2.9", [(MICROSCOPIC, "1.2.3.5.1")], now=time.time(), due_at=0.0)
+    store.commitments.schedule("PACS", "1.2.9", [(MICROSCOPIC, "1.2.3.5.1")], now=time.time(), due_at=0.0)
     told: list[Answer] = []
     service = CommitmentService(store.commitments, report_back={"PACS": told.append})
     service.start()
@@ -242,7 +242,7 @@ def test_a_request_outlives_the_receiver(store: Store) -> None:
         time.sleep(0.02)
     service.stop()
     assert told[0].failed == {Reference(MICROSCOPIC, "1.2.3.5.1"): 0x0112}
-    assert store.commitments.owed(time.time() + 1e6) == []
+    assert store.commitments.due(time.time() + 1e6) == []
 
 
 @pytest.mark.parametrize(
@@ -258,7 +258,7 @@ def test_a_request_that_is_none_gets_its_status(
 ) -> None:
     scp = receiver(commitments=CommitmentService(store.commitments))
     assert Asking().ask(scp.port, Reference(MICROSCOPIC, "1.2.3"), **how) == status
-    assert store.commitments.owed(time.time() + 1e6) == []
+    assert store.commitments.due(time.time() + 1e6) == []
 
 
 def _report(port: int, answer: Answer) -> int:
@@ -323,12 +323,12 @@ def test_a_deflated_request_in_a_context_for_images_is_not_inflated(
     information = action_information("1.2.9", [Reference(MICROSCOPIC, "1.2.3")])
     request.ActionInformation = BytesIO(encoded(information, DEFLATED))
     assert peer.ask(request, context).Status == 0x0118
-    assert store.commitments.owed(time.time() + 1e6) == []
+    assert store.commitments.due(time.time() + 1e6) == []
 
 
 def _owe(store: Store, calling_ae: str, *transactions: str) -> None:
     for transaction in transactions:
-        store.commitments.owe(calling_ae, transaction, [(MICROSCOPIC, "1.2.3")], now=time.time(), due_at=0.0)
+        store.commitments.schedule(calling_ae, transaction, [(MICROSCOPIC, "1.2.3")], now=time.time(), due_at=0.0)
 
 
 def test_a_sender_that_cannot_be_reached_holds_up_no_other_and_no_stop(store: Store) -> None:
@@ -357,7 +357,7 @@ def test_a_sender_that_cannot_be_reached_holds_up_no_other_and_no_stop(store: St
     let_go.set()
     for teller in service._tellers.values():
         teller.join(10)
-    left = {(owed.transaction_uid, owed.attempts) for owed in store.commitments.owed(time.time() + 1e6)}
+    left = {(owed.transaction_uid, owed.attempts) for owed in store.commitments.due(time.time() + 1e6)}
     assert left == {("1.1", 1), ("1.2", 0)}
 
 

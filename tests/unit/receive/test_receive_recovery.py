@@ -10,10 +10,10 @@ import pytest
 from pynetdicom.dsutils import encode
 
 from allpacs.commands.verify import verify
+from allpacs.dicom.file_meta import file_meta
 from allpacs.domain.artefacts import Artefact, ArtefactKind
 from allpacs.domain.instance import InstanceIdentity
 from allpacs.flow.recovery import UNKNOWN_AE, recover
-from allpacs.receive.scp import _file_meta
 from allpacs.settings import Settings
 from allpacs.store.store import Store
 from receive_peer import MICROSCOPIC, make_instance
@@ -35,7 +35,7 @@ def identity(number: int) -> InstanceIdentity:
 def parts(number: int) -> tuple[bytes, bytes]:
     data_set = encode(make_instance(number), False, True)
     assert data_set is not None
-    return _file_meta(identity(number)), data_set
+    return file_meta(identity(number)), data_set
 
 
 def keep(store: Store, number: int) -> str:

@@ -24,9 +24,11 @@ from allpacs.domain.errors import StoreFault
 from allpacs.domain.identity import IMPLEMENTATION_CLASS_UID
 from allpacs.receive.admit import ACCEPTED_SOP_CLASSES
 from allpacs.receive.capacity import CapacityLimits
-from allpacs.receive.scp import SourceRule, StorageScp
+from allpacs.receive.config import SourceRule
+from allpacs.receive.scp import StorageScp
 from allpacs.store.store import Store
 from receive_peer import MICROSCOPIC, TRANSFER_SYNTAXES, Peer, encoded, make_instance
+from support.receivers import make_scp
 
 Start = Callable[..., StorageScp]
 Connect = Callable[..., Peer]
@@ -319,7 +321,7 @@ def test_studies_are_due_by_the_rule_of_their_source(receiver: Start, connect: C
 def test_a_study_is_due_when_it_has_as_many_instances_as_its_sender_says(
     receiver: Start, connect: Connect, store: Store, said: str | None, due_after: int | None
 ) -> None:
-    rule = SourceRule(quiet_s=500.0, count_in="ImagesInAcquisition")
+    rule = SourceRule(quiet_s=500.0, instance_count_attribute="ImagesInAcquisition")
     peer = connect(receiver(rules={"PACS": rule}, clock=lambda: 1000.0).port)
     for number in (1, 2, 3):
         data_set = make_instance(number)
@@ -344,10 +346,10 @@ def test_stopping_lets_an_association_end_and_frees_the_port(receiver: Start, co
 
 def test_receivers_that_share_a_port_each_take_some_of_the_associations(tmp_path: Path, connect: Connect) -> None:
     stores = [Store.open(tmp_path / name) for name in "ab"]
-    first = StorageScp(stores[0].receiving, ae_title="ALLPACS", transfer_syntaxes=TRANSFER_SYNTAXES, shares_port=True)
+    first = make_scp(stores[0].receiving, ae_title="ALLPACS", transfer_syntaxes=TRANSFER_SYNTAXES, shares_port=True)
     first.start()
     others = {"port": first.port, "ae_title": "ALLPACS", "transfer_syntaxes": TRANSFER_SYNTAXES, "shares_port": True}
-    second = StorageScp(stores[1].receiving, **others)  # type: ignore[arg-type]
+    second = make_scp(stores[1].receiving, **others)  # type: ignore[arg-type]
     second.start()
     try:
         for number in range(24):
@@ -398,12 +400,13 @@ SERVE = """
 import sys
 from pathlib import Path
 from allpacs.telemetry.logs import configure_logs
+from allpacs.receive.config import ReceiverConfig
 from allpacs.receive.scp import StorageScp
 from allpacs.store.store import Store
 
 configure_logs("debug", "json")
 store = Store.open(Path(sys.argv[1]))
-scp = StorageScp(store.receiving, ae_title="ALLPACS", transfer_syntaxes=["1.2.840.10008.1.2.1"])
+scp = StorageScp(store.receiving, ReceiverConfig(ae_title="ALLPACS", transfer_syntaxes=["1.2.840.10008.1.2.1"]))
 scp.start()
 heavy = {"tensorflow", "keras", "alembic", "highdicom", "fhir", "dbos", "skimage", "scipy", "pydantic"}
 print(scp.port, sorted(heavy & set(sys.modules)), flush=True)

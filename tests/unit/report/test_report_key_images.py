@@ -15,7 +15,7 @@ from pydicom.dataset import Dataset
 
 from allpacs.demo.synthetic import draw_cell
 from allpacs.domain.artefacts import ArtefactKind
-from allpacs.report.context import CellPicture, ReportContext
+from allpacs.report.context import CellImage, ReportContext
 from allpacs.report.key_images import COLUMNS, PAGE_WIDTH, ROWS, key_cells, key_images, page_height
 from allpacs.study.results import results
 from conformance.support.report_samples import CONTEXT, SERIES, many_cells, usual_headers, usual_study
@@ -23,11 +23,11 @@ from conformance.support.report_samples import CONTEXT, SERIES, many_cells, usua
 SIDE = 64
 
 
-def picture(seed: int, *, explained: bool = True) -> CellPicture:
+def picture(seed: int, *, explained: bool = True) -> CellImage:
     rgb = draw_cell(seed, blast=True, size_px=SIDE)
     rows, columns = np.mgrid[0:SIDE, 0:SIDE]
     evidence = np.exp(-((rows - 30.0) ** 2 + (columns - 30.0) ** 2) / 150.0).astype(np.float32)
-    return CellPicture(rgb, evidence * (rgb.max(axis=2) > 0) if explained else None)
+    return CellImage(rgb, evidence * (rgb.max(axis=2) > 0) if explained else None)
 
 
 def context(explained: bool = True) -> ReportContext:

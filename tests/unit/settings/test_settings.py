@@ -106,11 +106,11 @@ def test_an_unknown_section_of_the_environment_is_an_error(monkeypatch: pytest.M
 
 def test_an_ae_title_in_the_environment_keeps_its_case(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ALLPACS_RECEIVE__SOURCES__SCANNER_1__QUIET_S", "3")
-    monkeypatch.setenv("ALLPACS_RECEIVE__SOURCES__SCANNER_1__CELLS", "nucleus")
+    monkeypatch.setenv("ALLPACS_RECEIVE__SOURCES__SCANNER_1__CELL_FINDER", "nucleus")
     settings = load_settings(_file(tmp_path, "[receive.sources.SCANNER_1]\nclose_on_release = true\n"))
     assert list(settings.receive.sources) == ["SCANNER_1"]
     source = settings.receive.sources["SCANNER_1"]
-    assert (source.quiet_s, source.cells, source.close_on_release) == (3.0, "nucleus", True)
+    assert (source.quiet_s, source.cell_finder, source.close_on_release) == (3.0, "nucleus", True)
 
 
 def test_an_error_names_the_environment_where_it_comes_from_there(

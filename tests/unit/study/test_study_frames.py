@@ -15,7 +15,7 @@ from pydicom.uid import (
     MultiFrameTrueColorSecondaryCaptureImageStorage,
 )
 
-from allpacs.decode import kept_open
+from allpacs.decode import open_files
 from allpacs.demo.synthetic import draw_cell, draw_field
 from allpacs.domain.findings import InstanceFindings, RemarkKind
 from allpacs.domain.image import Frame, ScaleOrigin, UnreadableFrame
@@ -182,15 +182,15 @@ def test_a_reading_that_was_killed_between_parts_goes_on(tmp_path: Path) -> None
 
 def test_a_file_is_opened_once_for_all_its_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opened = []
-    real = kept_open.open_frames
+    real = open_files.open_frames
 
     def counted(path: Path, **how: int):  # type: ignore[no-untyped-def]
         opened.append(path)
         return real(path, **how)
 
-    monkeypatch.setattr(kept_open, "open_frames", counted)
+    monkeypatch.setattr(open_files, "open_frames", counted)
     paths = [_many(tmp_path / f"{name}.dcm", FRAMES) for name in "abc"]
-    files = kept_open.KeptOpen(2)
+    files = open_files.KeptOpen(2)
 
     def read(path: Path, first: int, last: int) -> list[int]:
         return [one.number for one in files.read(path, range(first, last + 1), max_pixels=1_000_000)]

@@ -15,7 +15,7 @@ from allpacs.domain.artefacts import ArtefactKind
 from allpacs.domain.review import Reviewer
 from allpacs.store.records import RevisionState
 from allpacs.store.store import Store
-from allpacs.study.steps import Reading
+from allpacs.study.steps import StudySteps
 from support.reading_steps import STUDY, read_study, reading_of, receive, stored_study
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "decode"))
@@ -41,7 +41,7 @@ def store(tmp_path: Path) -> Iterator[Store]:
     store.close()
 
 
-def sign(store: Store, reading: Reading, revision: int) -> None:
+def sign(store: Store, reading: StudySteps, revision: int) -> None:
     store.revisions.set_state(STUDY, revision, RevisionState.REPORTED)
     reviewer = Reviewer("Specialist^Sam", "Hospital", "sam")
     store.reviews.sign(STUDY, revision, seen_version=0, reviewer=reviewer, by="sam", now=20.0)

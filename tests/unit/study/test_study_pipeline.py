@@ -33,9 +33,9 @@ def pipeline() -> Pipeline:
     return Pipeline(load_bundle(SHIPPED_BUNDLE), max_pixels=1_000_000)
 
 
-def _file(tmp_path: Path, rgb: NDArray[np.uint8], name: str = "image.png", cells_by: str | None = None) -> ImageFile:
+def _file(tmp_path: Path, rgb: NDArray[np.uint8], name: str = "image.png", cell_finder: str | None = None) -> ImageFile:
     Image.fromarray(rgb).save(tmp_path / name)
-    return ImageFile(tmp_path / name, f"1.2.{len(name)}", "", "", cells_by)
+    return ImageFile(tmp_path / name, f"1.2.{len(name)}", "", "", cell_finder)
 
 
 def _surely(score: float):  # type: ignore[no-untyped-def]
@@ -117,7 +117,7 @@ def test_answers_go_to_the_cells_they_were_asked_for(pipeline: Pipeline, tmp_pat
 
 def test_another_way_of_finding_cells_is_another_decision(pipeline: Pipeline, tmp_path: Path) -> None:
     field = draw_field(seed=1, cells=5)
-    assert len(pipeline.find(_file(tmp_path, field, cells_by="whole_frame"))[0].cells) == 1
+    assert len(pipeline.find(_file(tmp_path, field, cell_finder="whole_frame"))[0].cells) == 1
     assert pipeline.decision_digest([None]) != pipeline.decision_digest(["nucleus"])
     assert pipeline.decision_digest(["nucleus", None]) == pipeline.decision_digest([None, "nucleus", None])
 

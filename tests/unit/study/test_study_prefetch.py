@@ -6,13 +6,13 @@ import threading
 
 import pytest
 
-from allpacs.study.prefetch import Ahead
+from allpacs.study.prefetch import Prefetcher
 
 PATIENCE_S = 20.0
 
 
 def test_what_was_begun_is_taken_and_not_worked_out_again() -> None:
-    ahead: Ahead[int, str] = Ahead(1)
+    ahead: Prefetcher[int, str] = Prefetcher(1)
     begun = threading.Event()
 
     def work() -> str:
@@ -27,7 +27,7 @@ def test_what_was_begun_is_taken_and_not_worked_out_again() -> None:
 
 
 def test_what_waits_for_a_thread_is_done_by_who_needs_it() -> None:
-    ahead: Ahead[int, str] = Ahead(1)
+    ahead: Prefetcher[int, str] = Prefetcher(1)
     busy = threading.Event()
     ahead.begin(1, lambda: str(busy.wait(PATIENCE_S)))
     ahead.begin(2, lambda: "ahead")
@@ -37,7 +37,7 @@ def test_what_waits_for_a_thread_is_done_by_who_needs_it() -> None:
 
 
 def test_a_failure_reaches_who_takes_it() -> None:
-    ahead: Ahead[int, str] = Ahead(1)
+    ahead: Prefetcher[int, str] = Prefetcher(1)
     begun = threading.Event()
 
     def fail() -> str:
@@ -51,7 +51,7 @@ def test_a_failure_reaches_who_takes_it() -> None:
 
 
 def test_what_is_forgotten_is_worked_out_anew() -> None:
-    ahead: Ahead[int, str] = Ahead(1)
+    ahead: Prefetcher[int, str] = Prefetcher(1)
     ahead.begin(1, lambda: "ahead")
     ahead.begin(2, lambda: "ahead")
     ahead.forget(lambda key: key == 1)

@@ -21,7 +21,7 @@ from pydicom.dataset import Dataset
 from allpacs.domain.artefacts import Artefact, ArtefactKind
 from allpacs.domain.findings import CellLabel, StudyFindings
 from allpacs.domain.review import CellReview, Decision, Review, Reviewer
-from allpacs.report.context import CellPicture, ReportContext
+from allpacs.report.context import CellImage, ReportContext
 from allpacs.report.sr import structured_report
 from allpacs.study.results import results as write_results
 from allpacs.study.signing import findings_as_signed, signed_results
@@ -295,7 +295,7 @@ def test_pixelmed_finds_no_template_error(tmp_path: Path) -> None:
 
 def test_key_images_of_a_signed_report_follow_the_person() -> None:
     shades = {cell.tracking_uid: 20 * place for place, cell in enumerate(CELLS, start=1)}
-    pictures = {uid: CellPicture(np.full((8, 8, 3), shade, np.uint8)) for uid, shade in shades.items()}
+    pictures = {uid: CellImage(np.full((8, 8, 3), shade, np.uint8)) for uid, shade in shades.items()}
     reviewed, signed = (
         {one.kind: one for one in made}
         for made in (

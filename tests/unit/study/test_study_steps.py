@@ -20,8 +20,10 @@ from allpacs.domain.geometry import BoxPx
 from allpacs.settings import SHIPPED_BUNDLE
 from allpacs.store.store import Store
 from allpacs.study import steps as reading_module
+from allpacs.study.cell_images import CellImageStore
+from allpacs.study.options import StudyOptions
 from allpacs.study.pipeline import Pipeline
-from allpacs.study.steps import Reading, ReadingOptions
+from allpacs.study.steps import StudySteps
 from support.console_samples import painted_study
 from support.reading_steps import STUDY, read_study, reading_of, stored_study
 
@@ -36,18 +38,18 @@ def bundle() -> Bundle:
 
 
 def _terms(
-    folder: Path, bundle: Bundle, *, chunk: int = 32, pixels: int = 100, cells_by: Mapping[str, str] | None = None
+    folder: Path, bundle: Bundle, *, chunk: int = 32, pixels: int = 100, cell_finder: Mapping[str, str] | None = None
 ) -> str:
     store = Store.open(folder)
-    reading = Reading(
+    reading = StudySteps(
         store=store,
         pipeline=Pipeline(bundle, max_pixels=pixels),
-        ask=_unasked,
+        predict=_unasked,
         work_folder=folder / "work",
-        options=ReadingOptions(chunk_instances=chunk, cells_by=cells_by or {}, host_name="here"),
+        options=StudyOptions(chunk_instances=chunk, cell_finder=cell_finder or {}, host_name="here"),
     )
     store.close()
-    return reading.terms
+    return reading.fingerprint
 
 
 def test_terms_change_with_whatever_may_change_the_answer_or_the_steps(
@@ -58,7 +60,7 @@ def test_terms_change_with_whatever_may_change_the_answer_or_the_steps(
     others = [
         _terms(tmp_path, bundle, chunk=8),
         _terms(tmp_path, bundle, pixels=99),
-        _terms(tmp_path, bundle, cells_by={"SCANNER": "nucleus"}),
+        _terms(tmp_path, bundle, cell_finder={"SCANNER": "nucleus"}),
         _terms(tmp_path, replace(bundle, digest="sha256:other")),
     ]
     monkeypatch.setattr(reading_module, "PARTING", "another way of cutting")
@@ -67,34 +69,23 @@ def test_terms_change_with_whatever_may_change_the_answer_or_the_steps(
 
 def test_terms_do_not_depend_on_the_order_of_senders(tmp_path: Path, bundle: Bundle) -> None:
     ways = {"A": "nucleus", "B": "whole_frame"}
-    assert _terms(tmp_path, bundle, cells_by=ways) == _terms(
-        tmp_path, bundle, cells_by=dict(reversed(list(ways.items())))
+    assert _terms(tmp_path, bundle, cell_finder=ways) == _terms(
+        tmp_path, bundle, cell_finder=dict(reversed(list(ways.items())))
     )
 
 
-def test_cells_that_the_model_cannot_explain_are_shown_without(
-    tmp_path: Path, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_cells_that_the_model_cannot_explain_are_shown_without(tmp_path: Path, bundle: Bundle) -> None:
     def explain(*_: object) -> NDArray[np.float32]:
         raise ModelFault("no gradients")
 
     store = Store.open(tmp_path)
-    options = ReadingOptions(chunk_instances=32, cells_by={}, host_name="here", key_images=4)
-    reading = Reading(
-        store=store,
-        pipeline=Pipeline(bundle),
-        ask=_unasked,
-        explain=explain,
-        work_folder=tmp_path / "work",
-        options=options,
-    )
     cell = CellFinding("1.2.3", 1, 1, BoxPx(0, 0, 9, 9), (), label=CellLabel.ALL, probability_all=0.9)
     instance = InstanceFindings("1.2.3", "1.2.4", "1.2.5", 1, (cell,))
     findings = study_findings("1.2.6", 1, bundle.identity, "sha256:0", [instance])
     crop = np.full((128, 128, 3), 90, np.uint8)
-    monkeypatch.setattr(reading, "_cells_with_crops", lambda _: ((cell, crop) for cell in findings.cells))
     with capture_logs() as lines:
-        pictures = reading._pictures(findings, findings).key
+        images = CellImageStore(store, explain, key_images=4)
+        pictures = images.of(findings, findings, lambda: [(cell, crop) for cell in findings.cells]).key
     store.close()
     assert pictures
     assert all(picture.evidence is None for picture in pictures.values())

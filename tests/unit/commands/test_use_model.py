@@ -1,4 +1,4 @@
-"""``allpacs use-bundle``: what is asked, what workers answer, what is refused before anybody is asked."""
+"""``allpacs use-model``: what is asked, what workers answer, what is refused before anybody is asked."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from allpacs.app import open_store
 from allpacs.cli import app
-from allpacs.commands.use_bundle import ask_for, changes_json
+from allpacs.commands.use_model import ask_for, changes_json
 from allpacs.domain.errors import ModelFault
 from allpacs.settings import SHIPPED_BUNDLE, Settings, load_settings
 from allpacs.store.store import Store
@@ -69,9 +69,9 @@ def test_what_is_no_bundle_is_asked_of_nobody(settings: Settings, tmp_path: Path
 
 def test_the_command_asks_and_lists(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ALLPACS_STORE__FOLDER", str(tmp_path / "store"))
-    asked = CliRunner().invoke(app, ["use-bundle", str(SHIPPED_BUNDLE), "--wait", "0"])
+    asked = CliRunner().invoke(app, ["use-model", str(SHIPPED_BUNDLE), "--wait", "0"])
     assert asked.exit_code == 0, asked.output
     assert "no worker has answered yet" in asked.output
-    listed = CliRunner().invoke(app, ["use-bundle"])
+    listed = CliRunner().invoke(app, ["use-model"])
     assert "asked" in listed.output
     assert str(SHIPPED_BUNDLE) in listed.output.replace("\n", "")

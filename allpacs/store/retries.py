@@ -8,7 +8,7 @@ from allpacs.store.store import Store
 
 
 @dataclass(frozen=True, slots=True)
-class AskedAgain:
+class RetryResult:
     """What will be done again.
 
     Attributes
@@ -28,10 +28,10 @@ class AskedAgain:
         return self.read is None and not self.delivered
 
 
-def ask_again(store: Store, study_uid: str, *, now: float) -> AskedAgain:
+def retry_study(store: Store, study_uid: str, *, now: float) -> RetryResult:
     """Read a study again that needs attention, and deliver again what was given up; doing so twice changes nothing."""
     revision = store.revisions.read_again(study_uid)
     revived = store.deliveries.revive(study_uid, now=now)
     for revised, _ in revived:
         store.revisions.settle(study_uid, revised, now=now)
-    return AskedAgain(revision, tuple(revived))
+    return RetryResult(revision, tuple(revived))

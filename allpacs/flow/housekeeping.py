@@ -53,7 +53,7 @@ _MOST_FORGOTTEN = 1000
 _MOST_FAILED = 1000
 
 
-class Upkeep:
+class Housekeeping:
     """The upkeep of one worker process.
 
     Parameters
@@ -81,13 +81,13 @@ class Upkeep:
         self._purging: threading.Thread | None = None
         self._heard: dict[str, tuple[int, float]] = {}  # of other workers: their count, and since when it stands
 
-    def come(self) -> None:
+    def register(self) -> None:
         """Say that this worker is there."""
         self._store.workers.register(self._options.executor_id, self._incarnation)
 
-    def leave(self) -> None:
+    def deregister(self) -> None:
         """Say that this worker stops in order: others take up what it leaves at once."""
-        self._store.workers.leave(self._options.executor_id, self._incarnation)
+        self._store.workers.deregister(self._options.executor_id, self._incarnation)
         if self._purging is not None:
             self._purging.join(_PURGE_ENDS_WITHIN_S)
 

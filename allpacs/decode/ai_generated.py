@@ -7,7 +7,7 @@ from pathlib import Path
 from pydicom import Dataset
 from pydicom.tag import BaseTag, Tag
 
-from allpacs.decode.guard import blaming_sender, opened
+from allpacs.decode.guard import as_input_fault, opened
 from allpacs.decode.part10 import data_set, looks_like_part10, read_until
 from allpacs.domain.errors import UndecodablePixels
 
@@ -34,7 +34,7 @@ def file_made_by_artificial_intelligence(path: Path) -> bool:
             return False
         file.seek(0)
         try:
-            with blaming_sender("the header cannot be read"):
+            with as_input_fault("the header cannot be read"):
                 stream, _, syntax = data_set(file)
                 with stream:
                     # It stands before the image's own attributes.

@@ -97,7 +97,7 @@ class Sink(Protocol):
         """
 
 
-class Owed(Protocol):
+class PendingReport(Protocol):
     """What a sender asked us to commit to and has not been told yet."""
 
     @property
@@ -124,18 +124,18 @@ class Owed(Protocol):
 class CommitmentSink(Protocol):
     """Remembers both sides of Storage Commitment durably; every call may raise `StoreFault`."""
 
-    def owe(
+    def schedule(
         self, calling_ae: str, transaction_uid: str, instances: Iterable[tuple[str, str]], *, now: float, due_at: float
     ) -> None:
         """Note what a sender asked."""
 
-    def owed(self, now: float) -> Sequence[Owed]:
+    def due(self, now: float) -> Sequence[PendingReport]:
         """Return what is to be answered now."""
 
-    def postpone(self, owed: Any, until: float) -> bool:
-        """Note that it is being answered, and again at that time unless `paid`; False: somebody else has done so."""
+    def postpone(self, pending: Any, until: float) -> bool:
+        """Claim a report and set its next attempt; return False if another process has claimed it."""
 
-    def paid(self, owed: Any) -> None:
+    def confirm(self, pending: Any) -> None:
         """Note that it has been answered, or cannot be."""
 
     def held(self, sop_instance_uids: Sequence[str]) -> Mapping[str, str]:

@@ -1,4 +1,4 @@
-"""``allpacs use-bundle``: ask the workers for another bundle, wait for their answer, and show what was asked."""
+"""``allpacs use-model``: ask the workers for another bundle, wait for their answer, and show what was asked."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def ask_for(store: Store, settings: Settings, folder: Path, *, wait_s: float) ->
     if change.state is BundleState.REFUSED:
         raise ModelFault(f"{name} is refused, the bundle in service stays: {change.reason}")
     if change.state is BundleState.ASKED:
-        return f"{name} is asked for; no worker has answered yet: see allpacs use-bundle"
+        return f"{name} is asked for; no worker has answered yet: see allpacs use-model"
     return f"new studies are read with {name} ({change.digest})"
 
 
