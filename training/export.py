@@ -93,6 +93,7 @@ def export(run: Path, out: Path, *, name: str, version: str, fold: int) -> Bundl
             "dense_units": recipe.network.dense_units,
             "dropout": recipe.network.dropout,
             **({"activation": recipe.network.activation} if recipe.network.activation != "silu" else {}),
+            **({"pooling": recipe.network.pooling} if recipe.network.pooling != "last" else {}),
             **({"size_path": True} if recipe.network.size_path else {}),
         },
         "preprocessing": contract,

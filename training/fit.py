@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from allpacs.classify.engines.network import set_state, state_of
+from allpacs.classify.engines.network import POOLED, set_state, state_of
 from allpacs.domain.errors import ModelFault
 from training import devices
 from training.augment import augment
@@ -228,10 +228,16 @@ def set_head_norm(model: Any, pixels: Pixels, seed: int, pictures: int = 1024) -
     import keras
 
     some = np.random.default_rng(seed).permutation(len(pixels))[:pictures]
-    features = logits_of(keras.Model(model.input, model.get_layer("avg_pool").output), pixels[some])
+    features = logits_of(keras.Model(model.input, pooled_layer(model).output), pixels[some])
     norm = model.get_layer("head_bn")
     norm.moving_mean.assign(features.mean(axis=0))
     norm.moving_variance.assign(features.var(axis=0))
+
+
+def pooled_layer(model: Any) -> Any:
+    """Return the layer that the head begins at."""
+    names = {layer.name for layer in model.layers}
+    return model.get_layer(next(name for name in POOLED.values() if name in names))
 
 
 def zero_last_layer(model: Any) -> None:

@@ -144,8 +144,9 @@ def start_from_lite2(b3: State, lite2: dict[str, Array]) -> State:
                 continue
             _copy_block(state, block, lite2, f"_blocks.{source}")
             source += 1
-    _copy_conv(state, "top_conv", lite2["_conv_head.weight"])
-    _copy_bn(state, "top_bn", lite2, "_bn1")
+    if "top_conv/kernel" in state:  # not where the network ends at an earlier level
+        _copy_conv(state, "top_conv", lite2["_conv_head.weight"])
+        _copy_bn(state, "top_bn", lite2, "_bn1")
     return state
 
 

@@ -22,6 +22,7 @@ def build(
     imagenet: bool = False,
     seed: int = 0,
     activation: str = "silu",
+    pooling: str = "last",
     size_path: bool = False,
 ) -> Any:
     """Return a network.
@@ -43,13 +44,15 @@ def build(
         raise ConfigFault(f"no network is named {name!r}: write one of {', '.join(_NETWORKS)}")
     if imagenet and name not in _KERAS:
         raise ConfigFault(f"{name} has no ImageNet weights in Keras: set network.weights to none or to a file")
-    if activation != "silu" or size_path:
+    if activation != "silu" or pooling != "last" or size_path:
         if name != "efficientnetb3" or imagenet:
-            raise ConfigFault("network.activation and size_path are for efficientnetb3 without weights of Keras's own")
+            raise ConfigFault(
+                "network.activation, pooling and size_path are for efficientnetb3 without weights of Keras's own"
+            )
         labels = [str(number) for number in range(classes)]
         return build_network(
             labels, input_px=input_px, dense_units=dense_units, dropout=dropout, activation=activation,
-            size_path=size_path,
+            pooling=pooling, size_path=size_path,
         )  # fmt: skip
     try:
         return _NETWORKS[name](classes, input_px, dense_units, dropout, "imagenet" if imagenet else None)

@@ -38,7 +38,9 @@ def draw(figures: Figures, folder: Path) -> list[Path]:
         drawn.append(_confusion(figures, folder / "confusion.png"))
     if figures.judged is not None:
         drawn += [_roc(figures.judged, folder / "roc.png"), _reliability(figures.judged, folder / "reliability.png")]
-    if figures.run is not None and (gallery := _gallery(figures.run, figures.classes, folder / "errors.png")):
+    if figures.run is not None and (
+        gallery := _gallery(figures.run, [*figures.classes, *figures.facts.get("outputs", [])], folder / "errors.png")
+    ):
         drawn.append(gallery)
     return drawn
 
@@ -130,7 +132,7 @@ def _reliability(judged: Judged, path: Path) -> Path:
     return path
 
 
-def _gallery(run: Path, classes: list[str], path: Path) -> Path | None:
+def _gallery(run: Path, outputs: list[str], path: Path) -> Path | None:
     """The pictures that the models were most wrong about."""
     import matplotlib.pyplot as plt
 
@@ -139,7 +141,7 @@ def _gallery(run: Path, classes: list[str], path: Path) -> Path | None:
     for errors in sorted(run.glob("fold*/errors.npz")):
         with np.load(errors) as stored:
             for pixels, place, called in zip(stored["pixels"], stored["places"], stored["called"], strict=True):
-                told = [*classes, "OTHER"][int(called)]
+                told = outputs[int(called)]
                 shown.append((pixels, f"{pictures[place]['label']}, called {told}\n{pictures[place]['image']}"))
     if not shown:
         return None

@@ -91,6 +91,13 @@ class Network(_Section):
         features of `views` augmented pictures of each cell.
     activation:
         Of EfficientNetB3: ``silu``, or ``relu6``, with which it starts as exactly what EfficientNet-Lite2 is.
+    pooling:
+        Of EfficientNetB3: ``last``, the average of the last layer, or ``levels`` (decision 0026).
+    components:
+        With ``frozen = ["*"]``: principal components that the head learns from, whitened (`training.whitening`); 0:
+        the features as they are.
+    input_dropout:
+        Dropout of these components, while the head learns.
     size_path:
         Whether the exported network has a weight for the cell's size, set on the cells of persons that the fold's
         network has not seen; figures are then of network and size together, each fold's weight set on the others.
@@ -109,6 +116,9 @@ class Network(_Section):
     dropout: Share = 0.45
     frozen: tuple[str, ...] = ()
     activation: Literal["silu", "relu6"] = "silu"
+    pooling: Literal["last", "levels"] = "last"
+    components: Annotated[int, Field(ge=0)] = 0
+    input_dropout: Share = 0.0
     size_path: bool = False
     skip_rate: Share = 0.2
     frozen_norms: bool = False
@@ -129,6 +139,8 @@ class Fit(_Section):
         by the root of their numbers, and in these subjects by the root of their pictures.
     weights:
         How often a class is drawn in relation to the others, by label; 1 where it is not named.
+    source_weights:
+        How often a data set is drawn in relation to the others of a class, by its name; 1 where it is not named.
     schedule:
         Of the learning rate: ``constant``, or ``cosine`` (warmed up, then down to a hundredth).
     weight_decay, clip_norm:
@@ -146,6 +158,7 @@ class Fit(_Section):
     clip_norm: Annotated[float, Field(ge=0)] = 0.0
     draw: Literal["even", "class", "subject"] = "even"
     weights: dict[str, Annotated[float, Field(gt=0)]] = {}
+    source_weights: dict[str, Annotated[float, Field(gt=0)]] = {}
     augment: tuple[str, ...] = ()
     mixed_precision: bool = False
     seed: int = 20

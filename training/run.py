@@ -25,7 +25,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -33,18 +32,29 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
 from allpacs.classify.aggregate import OTHER
-from allpacs.classify.engines.network import build_head, state_of
+from allpacs.classify.engines.network import build_head, set_state, state_of
 from allpacs.domain.errors import ConfigFault, InputFault
 from training import devices, networks
 from training.augment import augment
 from training.controls import simple_features
 from training.crops import Crops, joined, read_crops
 from training.datasets import read
-from training.fit import CHECKPOINT, Examples, Progress, fit, freeze, logits_of, set_head_norm, zero_last_layer
+from training.fit import (
+    CHECKPOINT,
+    Examples,
+    Progress,
+    fit,
+    freeze,
+    logits_of,
+    pooled_layer,
+    set_head_norm,
+    zero_last_layer,
+)
 from training.gate import drawn_outliers
-from training.recipe import Recipe
+from training.recipe import Fit, Recipe
 from training.splits import TEST, TRAIN, VALID, Split, balanced, group_of, make_split, unit_of
 from training.weights import begin
+from training.whitening import fit_whitening, folded
 
 WEIGHTS = "weights.safetensors"
 START = "start.safetensors"
@@ -180,25 +190,20 @@ def build(recipe: Recipe, classes: int, start: str = "none", *, size_path: bool 
     own = recipe.network
     model = networks.build(
         own.name, classes, recipe.data.input_px, dense_units=own.dense_units, dropout=own.dropout,
-        imagenet=start == "imagenet", seed=recipe.fit.seed, activation=own.activation, size_path=size_path,
+        imagenet=start == "imagenet", seed=recipe.fit.seed, activation=own.activation, pooling=own.pooling,
+        size_path=size_path,
     )  # fmt: skip
     networks.set_skip_rate(model, own.skip_rate)
     return model
 
 
-def shares_of(
-    cells: Crops, draw: str, weights: Mapping[str, float] = MappingProxyType({})
-) -> NDArray[np.float64] | None:
+def shares_of(cells: Crops, options: Fit) -> NDArray[np.float64] | None:
     """Return how often each picture is drawn; see `training.recipe.Fit`.
 
     With every cell alike, a few subjects would dominate; with every subject alike, single cells would be drawn over
     and over. The square root lies between. The sources of a class are drawn by the root of their numbers, too.
-
-    Parameters
-    ----------
-    weights:
-        How often a class is drawn in relation to the others; 1 where it is not named.
     """
+    draw = options.draw
     if draw == "even":
         return None
     subjects = Counter(group_of(s) for s in cells.samples)
@@ -212,8 +217,9 @@ def shares_of(
         if draw == "subject":
             for source in set(sources[mine]):
                 members = mine & (sources == source)
-                shares[members] *= np.sqrt(members.sum()) / shares[members].sum()
-        shares[mine] *= weights.get(str(label), 1.0) / shares[mine].sum()
+                weight = options.source_weights.get(str(source), 1.0)
+                shares[members] *= weight * np.sqrt(members.sum()) / shares[members].sum()
+        shares[mine] *= options.weights.get(str(label), 1.0) / shares[mine].sum()
     drawn: NDArray[np.float64] = shares / shares.sum()
     return drawn
 
@@ -287,9 +293,7 @@ def _learn_all(
             set_head_norm(model, cells.pixels[trained], recipe.fit.seed)
             zero_last_layer(model)
         freeze(model, recipe.network.frozen, norms=recipe.network.frozen_norms)
-        training = Examples(
-            cells.pixels[trained], targets[trained], shares_of(cells.pick(trained), recipe.fit.draw, recipe.fit.weights)
-        )
+        training = Examples(cells.pixels[trained], targets[trained], shares_of(cells.pick(trained), recipe.fit))
         at = fit(model, training, Examples(cells.pixels[validated], targets[validated]), recipe.fit, folder)
     return _Learned(state_of(model), lambda places: logits_of(model, cells.pixels[places]), at, begun)
 
@@ -302,20 +306,38 @@ def _learn_head(
     import keras
 
     views, _, width = features.of_views.shape
+    cells = prepared.cells
     keras.utils.set_random_seed(recipe.fit.seed)
+    whitening, seen = None, features.of_views
+    if recipe.network.components:
+        samples = [cells.samples[i] for i in trained]
+        whitening = fit_whitening(
+            features.of_views[0][trained], [s.label for s in samples], [group_of(s) for s in samples],
+            recipe.network.components,
+        )  # fmt: skip
+        seen = whitening.applied(features.of_views)
     head = build_head(
-        [str(c) for c in range(len(prepared.classes))], width,
-        dense_units=recipe.network.dense_units, dropout=recipe.network.dropout,
+        [str(c) for c in range(len(prepared.classes))], seen.shape[2], dense_units=recipe.network.dense_units,
+        dropout=recipe.network.dropout, input_dropout=recipe.network.input_dropout, norm=whitening is None,
     )  # fmt: skip
-    targets, shares = prepared.targets, shares_of(prepared.cells.pick(trained), recipe.fit.draw, recipe.fit.weights)
+    if whitening is not None:
+        zero_last_layer(head)
+    targets = prepared.targets
+    shares = shares_of(cells.pick(trained), recipe.fit)
     training = Examples(
-        features.of_views[:, trained].reshape(-1, width),
+        seen[:, trained].reshape(-1, seen.shape[2]),
         np.tile(targets[trained], (views, 1)),
         None if shares is None else np.tile(shares, views) / views,
     )
+    at = fit(head, training, Examples(seen[0][validated], targets[validated]), recipe.fit, folder)
+    state = state_of(head) if whitening is None else folded(state_of(head), whitening)
+    whole = build_head(
+        [str(c) for c in range(len(prepared.classes))], width, dense_units=recipe.network.dense_units,
+        dropout=recipe.network.dropout,
+    )  # fmt: skip
+    set_state(whole, state)
     plain = features.of_views[0]
-    at = fit(head, training, Examples(plain[validated], targets[validated]), recipe.fit, folder)
-    return _Learned(features.state | state_of(head), lambda places: logits_of(head, plain[places]), at, features.start)
+    return _Learned(features.state | state, lambda places: logits_of(whole, plain[places]), at, features.start)
 
 
 def _features(recipe: Recipe, start: str, prepared: Prepared, folder: Path) -> _Features:
@@ -329,7 +351,7 @@ def _features(recipe: Recipe, start: str, prepared: Prepared, folder: Path) -> _
     cells = prepared.cells
     model = build(recipe, len(prepared.classes), start)
     begun = begin(model, recipe, start, cells.pixels)
-    backbone = keras.Model(model.input, model.get_layer("avg_pool").output)
+    backbone = keras.Model(model.input, pooled_layer(model).output)
     views = []
     for view in range(recipe.network.views):
         print(f"features: view {view + 1} of {recipe.network.views}", flush=True)

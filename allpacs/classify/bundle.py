@@ -58,6 +58,8 @@ class Network(_Section):
         Rate, 0 to 1; only training uses it.
     activation:
         Of the backbone: ``silu``, EfficientNet's own, or ``relu6``.
+    pooling:
+        What the head sees: the ``last`` layer, averaged, or mean and deviation of several ``levels`` over the cell.
     size_path:
         Whether the cell's size has a weight of its own in each logit.
     """
@@ -66,6 +68,7 @@ class Network(_Section):
     dense_units: Annotated[int, Field(ge=1)]
     dropout: Annotated[float, Field(ge=0, lt=1)]
     activation: Literal["silu", "relu6"] = "silu"
+    pooling: Literal["last", "levels"] = "last"
     size_path: bool = False
 
 

@@ -22,7 +22,7 @@ from allpacs.classify.aggregate import LABELS, probability_all
 from allpacs.classify.batcher import Batcher
 from allpacs.classify.bundle import Bundle, load_bundle, save_golden, verify_engine, write_bundle
 from allpacs.classify.engines.engine import Engine, Explainer
-from allpacs.classify.engines.explanation import EXPLAINING_LAYERS
+from allpacs.classify.engines.explanation import explaining_layers
 from allpacs.classify.engines.network import build_network, load_weights, network_of, save_weights, set_state, state_of
 from allpacs.classify.engines.openvino import OpenVinoEngine, converted_network
 from allpacs.classify.engines.remote import RemoteEngine
@@ -71,10 +71,14 @@ def _scores(network: Any, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
 @pytest.fixture(scope="session")
 def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """Return a bundle of the real network at 64 px with random weights that tell the pictures apart."""
+    return made_bundle(tmp_path_factory.mktemp("tiny"), "last")
+
+
+def made_bundle(parent: Path, pooling: str) -> Bundle:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    folder = tmp_path_factory.mktemp("tiny") / "bundle"
+    folder = parent / "bundle"
     folder.mkdir()
-    network = build_network(LABELS, input_px=SIDE, dense_units=16)
+    network = build_network(LABELS, input_px=SIDE, dense_units=16, pooling=pooling)
     samples = pictures(16)
     # Random weights answer nearly the same whatever they see: the head is stretched until the samples' answers spread.
     state = state_of(network)
@@ -98,7 +102,7 @@ def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
         {
             "name": "tiny",
             "version": "0",
-            "network": {"name": "EfficientNetB3", "dense_units": 16, "dropout": 0.45},
+            "network": {"name": "EfficientNetB3", "dense_units": 16, "dropout": 0.45, "pooling": pooling},
             "preprocessing": Preprocessing(input_px=SIDE),
             "calibration": {"temperature": 1.0},
             "thresholds": {"all_at_least": threshold, "hem_at_most": threshold},
@@ -291,13 +295,15 @@ def test_mixed_precision_is_near_and_leaves_the_process_as_it_was(tiny_bundle: B
     assert not np.array_equal(answer, exact), "it computes in another precision"
 
 
-def test_engines_explain_alike(tiny_bundle: Bundle) -> None:
+@pytest.mark.parametrize("pooling", ["last", "levels"])
+def test_engines_explain_alike(pooling: str, tmp_path: Path) -> None:
     """OpenVINO runs the same gradients as TensorFlow; TensorFlow's own, by its tape, are the reference."""
     import tensorflow as tf
 
+    tiny_bundle = made_bundle(tmp_path, pooling)
     batch, labels = pictures(3), np.array([0, 1, 1])
     network = network_of(tiny_bundle)
-    layers = [network.get_layer(name).output for name in EXPLAINING_LAYERS]
+    layers = [network.get_layer(name).output for name in explaining_layers(network)]
     with tf.GradientTape(watch_accessed_variables=False) as tape:
         seen = tf.constant(batch, tf.float32)
         tape.watch(seen)
@@ -306,7 +312,7 @@ def test_engines_explain_alike(tiny_bundle: Bundle) -> None:
     gradients = tape.gradient(score, activations)
     for kind in (TensorFlowEngine, OpenVinoEngine):
         explained = kind(tiny_bundle, **kept(kind, tiny_bundle)).layer_gradients(batch, labels)
-        assert len(explained) == len(EXPLAINING_LAYERS)
+        assert len(explained) == len(explaining_layers(network))
         for layer, activation, gradient in zip(explained, activations, gradients, strict=True):
             np.testing.assert_allclose(layer.activations, activation.numpy(), rtol=1e-3, atol=1e-4)
             most = np.abs(gradient.numpy()).max()

@@ -17,20 +17,28 @@ from numpy.typing import NDArray
 from allpacs.classify.aggregate import LABELS
 from allpacs.classify.engines.engine import LayerGradients
 
-#: Layers whose maps explain an answer: the last ones at a sixteenth and a thirty-second of the picture's side. Those at
-#: an eighth were tried and left out: their maps are mostly noise.
-EXPLAINING_LAYERS = ("block6a_expand_activation", "top_activation")
+#: Layers whose maps explain an answer: the last ones at a sixteenth and a thirty-second of the crop's side. Maps at an
+#: eighth are mostly noise.
+_OF_LAST = ("block6a_expand_activation", "top_activation")
+#: The same where the head sees several levels and the network ends at a sixteenth.
+_OF_LEVELS = ("block4e_add", "block5e_add")
+
+
+def explaining_layers(network: Any) -> tuple[str, ...]:
+    """Return the names of the layers whose maps explain a network's answer."""
+    names = {layer.name for layer in network.layers}
+    return _OF_LAST if set(_OF_LAST) <= names else _OF_LEVELS
 
 
 def explaining_graph(tf: Any, network: Any, side: int) -> Any:
     """Return a ``tf.function`` from cells and their labels' signs to the layers' activations and gradients.
 
     It takes ``uint8`` cells (n, side, side, 3) and ``float32`` (n, outputs), see `signs`; it returns the logits
-    (n, outputs), the activations of `EXPLAINING_LAYERS` in their order, then the gradients, each ``float32``
+    (n, outputs), the activations of `explaining_layers` in their order, then the gradients, each ``float32``
     (n, height, width, channels). It is traced at its first use.
     """
     rules = _rules(tf)
-    layers = [network.get_layer(name).output for name in EXPLAINING_LAYERS]
+    layers = [network.get_layer(name).output for name in explaining_layers(network)]
     with_layers = type(network)(network.input, [*layers, network.output])
     outputs = int(network.output.shape[-1])
 
@@ -56,8 +64,8 @@ def signs(labels: NDArray[np.int64], outputs: int) -> NDArray[np.float32]:
 
 
 def paired_layers(answer: Sequence[NDArray[np.float32]]) -> tuple[LayerGradients, ...]:
-    """Return what `explaining_graph` answers after the logits layer by layer, in the order of `EXPLAINING_LAYERS`."""
-    half = len(EXPLAINING_LAYERS)
+    """Return what `explaining_graph` answers after the logits layer by layer, in the order of `explaining_layers`."""
+    half = len(answer) // 2
     return tuple(LayerGradients(a, g) for a, g in zip(answer[:half], answer[half:], strict=True))
 
 
@@ -115,6 +123,18 @@ def _rules(tf: Any) -> dict[str, str]:
         one, other = operation.inputs
         return summed(gradient, one), summed(gradient, other)
 
+    def backward_of_difference(operation: Any, gradient: Any) -> tuple[Any, Any]:
+        one, other = operation.inputs
+        return summed(gradient, one), summed(-gradient, other)
+
+    def backward_of_root(operation: Any, gradient: Any) -> Any:
+        return gradient / (2.0 * operation.outputs[0])
+
+    def backward_of_joining(operation: Any, gradient: Any) -> list[Any]:
+        *parts, _ = operation.inputs  # the axis is the last one
+        widths = [int(part.shape[-1]) for part in parts]
+        return [*tf.split(gradient, widths, axis=-1), None]
+
     def backward_of_bias(operation: Any, gradient: Any) -> tuple[Any, None]:
         del operation
         return gradient, None
@@ -136,6 +156,9 @@ def _rules(tf: Any) -> dict[str, str]:
         "Mean": backward_of_mean,
         "Mul": backward_of_product,
         "AddV2": backward_of_sum,
+        "Sub": backward_of_difference,
+        "Sqrt": backward_of_root,
+        "ConcatV2": backward_of_joining,
         "BiasAdd": backward_of_bias,
         "Relu": backward_of_relu,
         "Relu6": backward_of_relu6,

@@ -22,6 +22,11 @@ BLACK = 12
 
 #: Smallest share of the crop that a cell is taken to have.
 LEAST_SHARE = 1e-4
+
+#: Last layers of blocks 2 to 5, pooled by the head with `pooling` ``levels``.
+LEVELS = ("block2c_add", "block3c_add", "block4e_add", "block5e_add")
+#: The layers whose output is the head's input, by `pooling`.
+POOLED = {"last": "avg_pool", "levels": "levels"}
 _NUMBERED = re.compile(r"(?<=^normalization)_\d+$")
 
 
@@ -32,6 +37,7 @@ def build_network(
     dense_units: int = 256,
     dropout: float = 0.45,
     activation: str = "silu",
+    pooling: str = "last",
     size_path: bool = False,
     seed: int | None = None,
     mixed_precision: bool = False,
@@ -45,6 +51,11 @@ def build_network(
 
     With the `activation` ``relu6`` the backbone has ReLU6 where EfficientNet has SiLU, as EfficientNet-Lite does
     (R. Liu 2020, Higher accuracy on vision models with EfficientNet-Lite), whose ImageNet filters then fit it exactly.
+
+    With the `pooling` ``levels`` the head sees mean and standard deviation of every channel of `LEVELS` over the cell,
+    the logarithm of the cell's share of the crop, and its mean colour. The blocks behind the last level are left out.
+    The side of the input must then be a multiple of 16. Textures at several scales, measured over the cell alone, hold
+    on persons that were not trained on; the last layers do not (decision 0026).
 
     With a `size_path` the logarithm of the cell's share of the crop (`BLACK`) has a weight of its own in each logit,
     beside what the backbone sees. It is set after the training, on persons that the backbone has not seen: left to
@@ -70,7 +81,8 @@ def build_network(
             for layer in backbone.layers:
                 if isinstance(layer, keras.layers.Activation):
                     layer.activation = keras.activations.get(activation)
-        logits = _head(backbone.output, len(labels), dense_units, dropout)
+        pooled = _pooled_levels(backbone) if pooling == "levels" else backbone.output
+        logits = _head(pooled, len(labels), dense_units, dropout)
         if size_path:
             by_size = keras.layers.Dense(len(labels), use_bias=False, dtype="float32", name="size_logits")
             logits = keras.layers.Add(dtype="float32", name="logits")([logits, by_size(_log_share(backbone.input))])
@@ -79,22 +91,67 @@ def build_network(
         keras.config.set_dtype_policy(usual)
 
 
-def build_head(labels: Sequence[str], features: int, *, dense_units: int = 256, dropout: float = 0.45) -> Any:
-    """Return the layers behind the backbone alone, by the same names: pooled features (batch, features) to logits."""
+def build_head(
+    labels: Sequence[str],
+    features: int,
+    *,
+    dense_units: int = 256,
+    dropout: float = 0.45,
+    input_dropout: float = 0.0,
+    norm: bool = True,
+) -> Any:
+    """Return the layers behind the backbone alone, by the same names: pooled features (batch, features) to logits.
+
+    Parameters
+    ----------
+    input_dropout:
+        Dropout of the features.
+    norm:
+        Whether batch normalisation comes first; not where the features are whitened.
+    """
     import keras
 
     pooled = keras.Input((features,))
-    return keras.Model(pooled, _head(pooled, len(labels), dense_units, dropout), name="head")
+    dropped = keras.layers.Dropout(input_dropout, name="head_input_dropout")(pooled) if input_dropout else pooled
+    return keras.Model(pooled, _head(dropped, len(labels), dense_units, dropout, norm=norm), name="head")
 
 
-def _head(pooled: Any, labels: int, dense_units: int, dropout: float) -> Any:
+def _head(pooled: Any, labels: int, dense_units: int, dropout: float, *, norm: bool = True) -> Any:
     """Return BatchNormalization → Dense ReLU → Dropout → Dense on pooled features."""
     import keras
 
-    hidden = keras.layers.BatchNormalization(name="head_bn")(pooled)
+    hidden = keras.layers.BatchNormalization(name="head_bn")(pooled) if norm else pooled
     hidden = keras.layers.Dense(dense_units, activation="relu", name="head_dense")(hidden)
     hidden = keras.layers.Dropout(dropout, name="head_dropout")(hidden)
     return keras.layers.Dense(labels, dtype="float32", name="head_logits")(hidden)
+
+
+def _pooled_levels(backbone: Any) -> Any:
+    """Return mean and standard deviation of `LEVELS` over the cell, log share and mean colour, (batch, features).
+
+    Everything is float32: a variance is a small difference of large sums.
+    """
+    import keras
+    from keras import ops
+
+    pixels = ops.cast(backbone.input, "float32")
+    side = int(backbone.input.shape[1])
+    lit = ops.expand_dims(ops.cast(ops.max(pixels, axis=-1) > BLACK, "float32"), -1)
+    share = ops.maximum(ops.mean(lit, axis=(1, 2)), LEAST_SHARE)
+    features = []
+    for name in LEVELS:
+        level = ops.cast(backbone.get_layer(name).output, "float32")
+        step = side // int(level.shape[1])
+        if step * int(level.shape[1]) != side:
+            raise ModelFault(f"pooling of levels: the input side {side} px is not a multiple of 16")
+        weight = keras.layers.AveragePooling2D(step, dtype="float32", name=f"{name}_lit")(lit) / ops.reshape(
+            share, (-1, 1, 1, 1)
+        )
+        mean = ops.mean(level * weight, axis=(1, 2))
+        variance = ops.mean(level * level * weight, axis=(1, 2)) - mean * mean
+        features += [mean, ops.sqrt(ops.relu(variance) + 1e-6)]
+    colour = ops.mean(pixels * lit, axis=(1, 2)) / (share * 255.0)
+    return keras.layers.Concatenate(dtype="float32", name=POOLED["levels"])([*features, ops.log(share), colour])
 
 
 def _log_share(pixels: Any) -> Any:
@@ -150,6 +207,7 @@ def network_of(bundle: Bundle, *, mixed_precision: bool = False) -> Any:
         dense_units=bundle.network.dense_units,
         dropout=bundle.network.dropout,
         activation=bundle.network.activation,
+        pooling=bundle.network.pooling,
         size_path=bundle.network.size_path,
         mixed_precision=mixed_precision,
     )

@@ -104,3 +104,32 @@ def test_relu6_takes_the_place_of_silu_in_the_backbone_alone() -> None:
     activations = {layer.activation.__name__ for layer in network.layers if type(layer).__name__ == "Activation"}
     assert activations == {"relu6"}
     assert network.get_layer("head_dense").activation.__name__ == "relu"
+
+
+def test_levels_are_pooled_over_the_cell_alone() -> None:
+    network = build_network(["ALL", "HEM"], input_px=64, dense_units=16, pooling="levels", seed=3)
+    names = {layer.name for layer in network.layers}
+    assert "block5e_add" in names
+    assert not any(name.startswith(("block6", "block7", "top")) for name in names)
+    cells = np.zeros((1, 64, 64, 3), np.float32)
+    cells[0, 16:48, 16:48] = np.random.default_rng(1).integers(13, 255, (32, 32, 3))
+    import keras
+
+    pooled = keras.Model(network.input, [network.get_layer("levels").output, network.get_layer("block2c_add").output])
+    features, level = (np.asarray(one)[0] for one in pooled(cells))
+    inside = level[4:12, 4:12].reshape(-1, level.shape[-1])  # a quarter of the side: every position is all cell or none
+    channels = level.shape[-1]
+    np.testing.assert_allclose(features[:channels], inside.mean(axis=0), rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(features[channels : 2 * channels], inside.std(axis=0), rtol=1e-2, atol=2e-3)
+    np.testing.assert_allclose(features[-4], np.log(0.25), atol=1e-5)
+    np.testing.assert_allclose(features[-3:], cells[0, 16:48, 16:48].mean(axis=(0, 1)) / 255, atol=1e-4)
+
+
+def test_a_crop_without_a_cell_has_finite_levels() -> None:
+    network = build_network(["ALL", "HEM"], input_px=64, dense_units=16, pooling="levels", seed=3)
+    assert np.isfinite(np.asarray(network(np.zeros((1, 64, 64, 3), np.float32)))).all()
+
+
+def test_levels_need_a_side_that_their_scales_divide() -> None:
+    with pytest.raises(ModelFault, match="100 px is not a multiple of 16"):
+        build_network(["ALL", "HEM"], input_px=100, dense_units=16, pooling="levels")

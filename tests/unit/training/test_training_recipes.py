@@ -118,7 +118,7 @@ def test_a_run_becomes_a_bundle_that_serves_and_is_judged(
 ) -> None:
     run_folder, bundle_folder = tmp_path / "run", tmp_path / "bundle"
     monkeypatch.setattr(weights, "_FOR_STATISTICS", 64)
-    reproduce("best", few_images, run_folder, "lite2", "data.input_px=32", "split.folds=3", "fit.learning_rate=1e-2")
+    reproduce("best", few_images, run_folder, "lite2", "data.input_px=32", "split.folds=3", "fit.per_epoch=256")
     found = json.loads((run_folder / "figures.json").read_text())
     rows = {row["figure"] for row in found["figures"]}
     assert {"auroc of the cell's area", "auroc of area and mean colour", "auroc by subject", "false accept"} <= rows
@@ -134,6 +134,7 @@ def test_a_run_becomes_a_bundle_that_serves_and_is_judged(
     assert len(bundle.outputs) == 10
     assert bundle.preprocessing.needs_scale
     assert bundle.network.size_path
+    assert bundle.network.pooling == "levels"
     assert bundle.golden_scores() is not None
     assert "Of 100 lymphoblasts" in card
     assert start_engine(bundle, "tensorflow").name == "tensorflow"  # the golden cells come out as they were exported
@@ -158,7 +159,8 @@ def test_classes_and_sources_are_drawn_evenly_whatever_their_numbers(few_images:
 
     recipe = read_recipe("head", ("data.input_px=32", "split.folds=3"))
     cells = prepare(recipe, {"": few_images}, tmp_path).cells
-    shares = shares_of(cells, "subject")
+    options = recipe.fit
+    shares = shares_of(cells, options)
     assert shares is not None
     label, source = (np.array([getattr(s, name) for s in cells.samples]) for name in ("label", "source"))
     assert shares.sum() == pytest.approx(1)
@@ -167,9 +169,13 @@ def test_classes_and_sources_are_drawn_evenly_whatever_their_numbers(few_images:
     roots = {name: np.sqrt((hem & (source == name)).sum()) for name in set(source[hem])}
     expected = roots["PBC Barcelona"] / sum(roots.values()) / 3
     assert shares[hem & (source == "PBC Barcelona")].sum() == pytest.approx(expected)
-    weighed = shares_of(cells, "subject", {"ALL": 4.0})
+    weighed = shares_of(cells, options.model_copy(update={"weights": {"ALL": 4.0}}))
     assert weighed is not None
     assert weighed[label == "ALL"].sum() == pytest.approx(4 / 6)
+    more = shares_of(cells, options.model_copy(update={"source_weights": {"PBC Barcelona": 3.0}}))
+    assert more is not None
+    expected = 3 * roots["PBC Barcelona"] / (sum(roots.values()) + 2 * roots["PBC Barcelona"]) / 3
+    assert more[hem & (source == "PBC Barcelona")].sum() == pytest.approx(expected)
     unit = np.array([group_of(s) or "" for s in cells.samples])
     one, three = shares[unit == "C-NMC 2019:H10+H3"].sum(), (unit == "C-NMC 2019:H10+H3").sum()
     other, number = shares[unit == "C-NMC 2019:H12"].sum(), (unit == "C-NMC 2019:H12").sum()
