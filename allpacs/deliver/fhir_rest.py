@@ -5,14 +5,21 @@ How an answer is judged:
 =====================================================  ===================================================
 answer                                                 meaning
 =====================================================  ===================================================
-2xx, transaction-response, every entry 2xx             delivered
+2xx, transaction-response, every entry 2xx or 304      delivered; a status in words ("Created") counts as 2xx
+200 or 201 without a body, 204                         delivered: the server returns nothing of a transaction
+                                                       that succeeded (Prefer: return=minimal)
 408, 425, 429, 5xx (also of one entry)                 unavailable: tried again, not before Retry-After
+409, 423 (also of one entry)                           unavailable, at most ten times: another transaction changes
+                                                       the same resource, or holds a lock on it
+202                                                    unavailable: accepted, not processed; conditional requests make
+                                                       sending it again harmless
 no connection, time-out, answer cut off                unavailable: the transaction may have been committed,
                                                        conditional requests make sending it again harmless
-401, 403, 404, 409, 412, 422, other 4xx (or an entry)  rejected
+401, 403, 404, 412, 422, other 4xx (or an entry)       rejected
 3xx                                                    rejected: the address in the settings has to be mended
-2xx but not FHIR, not a transaction-response, or not   rejected: something else than a FHIR server answered,
-as many entries as were sent                           and whether anything was stored has to be looked up
+2xx but not FHIR, a batch-response, or not as many     rejected: something else than a transaction took place, and
+entries as were sent                                   a person has to look up what was stored
+an answer of more than 20 MB, decompressed             unavailable
 =====================================================  ===================================================
 
 An answer's free text (OperationOutcome diagnostics, reason phrases) may repeat patient data and is never copied.
@@ -30,7 +37,7 @@ from typing import Any
 
 import httpx
 
-from allpacs.deliver.http import address_name, retry_after_s
+from allpacs.deliver.http import AnswerTooLarge, address_name, bounded_request, retry_after_s
 from allpacs.deliver.smart import BackendServices
 from allpacs.dicom.tls import Tls
 from allpacs.domain.artefacts import Artefact, ArtefactKind, Receipt
@@ -40,12 +47,17 @@ _FHIR_JSON = "application/fhir+json"
 
 #: 4xx that say "later", not "never" (RFC 9110 15.5.9, RFC 8470, RFC 6585).
 _LATER = frozenset({408, 425, 429})
+#: Another transaction changes the same resource (RFC 9110 15.5.10, FHIR R4 3.1.0.11.2), or locks it (RFC 4918 11.3).
+_CONFLICTS = frozenset({409, 423})
+#: Attempts after which a conflict is no coincidence.
+_MOST_CONFLICTS = 10
+#: Phrases that servers write instead of a number as the status of an entry, in lower case.
+_PHRASES = {HTTPStatus(code).phrase.lower(): code for code in (200, 201, 202, 204, 304)}
 
 _WHAT_TO_DO = {
     401: "the server wants other credentials: check the bearer token or oauth of this destination",
     403: "the server forbids it: give this account the right to create and update",
     404: "nothing answers there: check the base address of this destination",
-    409: "it conflicts with what the server holds",
     412: "a conditional request matched several resources at the server",
     422: "the server's rules refuse a resource",
 }
@@ -146,10 +158,14 @@ class FhirRestDestination:
         if answer.status_code == HTTPStatus.UNAUTHORIZED and self._tokens is not None:
             self._tokens.forget()  # it may have been withdrawn before its time
             answer = self._answer(method, path, content)
+        if answer.status_code == HTTPStatus.ACCEPTED:
+            raise DeliveryUnavailable(f"{self._name}: 202 Accepted: the server has not processed the transaction yet")
         if not answer.is_success:
             raise self._failure(answer)
+        if not answer.content.strip() and method == "POST":
+            return {}  # the transaction is all or nothing, and its status says that it succeeded
         try:
-            resource = json.loads(answer.content)
+            resource = json.loads(answer.content.removeprefix(b"\xef\xbb\xbf"))
         except (ValueError, RecursionError):
             if "json" in answer.headers.get("Content-Type", ""):
                 raise DeliveryUnavailable(f"{self._name}: its JSON answer is cut off or broken") from None
@@ -172,7 +188,10 @@ class FhirRestDestination:
                 trust_env=False,
                 headers=self._headers,
             ) as client:
-                return client.request(method, self._base_url + path, content=content, headers=headers)
+                url = self._base_url + path
+                return bounded_request(client, method, url, self._timeout_s, content=content, headers=headers)
+        except AnswerTooLarge as large:
+            raise DeliveryUnavailable(f"{self._name}: {large}") from large
         except httpx.TimeoutException as late:
             raise DeliveryUnavailable(f"{self._name}: no answer within {self._timeout_s:g} s") from late
         except httpx.ConnectError as failure:
@@ -188,7 +207,8 @@ class FhirRestDestination:
             outcome = ""
         line = f"{self._name}: {_named(status)}{outcome}"
         if _may_pass(status):
-            return DeliveryUnavailable(line, retry_after_s(answer.headers.get("Retry-After"), self._now()))
+            wait_s = retry_after_s(answer.headers.get("Retry-After"), self._now())
+            return DeliveryUnavailable(line, wait_s, most_attempts=_MOST_CONFLICTS if status in _CONFLICTS else None)
         if answer.is_redirect:
             return DeliveryRejected(f"{line}: it points elsewhere; set base_url to the final address")
         return DeliveryRejected(f"{line}: {_WHAT_TO_DO.get(status, 'sending it again will not help')}")
@@ -207,6 +227,8 @@ def _entries(artefact: Artefact) -> list[str]:
 
 def _check_entries(sent: Sequence[str], answer: dict[str, Any]) -> list[int]:
     """Return the status of each entry of a transaction-response; raise unless there is one success for each sent."""
+    if not answer:
+        return [int(HTTPStatus.NO_CONTENT)] * len(sent)
     if answer.get("resourceType") != "Bundle" or answer.get("type") != "transaction-response":
         raise DeliveryRejected(f"the server answered no transaction-response{_outcome(answer)}; look up what it stored")
     entries = answer.get("entry")
@@ -216,24 +238,32 @@ def _check_entries(sent: Sequence[str], answer: dict[str, Any]) -> list[int]:
     statuses = []
     later: list[str] = []
     never: list[str] = []
+    conflict = True
     for number, (resource_type, entry) in enumerate(zip(sent, entries, strict=True), start=1):
         response = entry.get("response") if isinstance(entry, dict) else None
         response = response if isinstance(response, dict) else {}
-        match = _ENTRY_STATUS.match(str(response.get("status", "")))
-        status = int(match[1]) if match else 0
+        status = _entry_status(response.get("status"))
         statuses.append(status)
-        if not 200 <= status < 300:
+        if not 200 <= status < 300 and status != HTTPStatus.NOT_MODIFIED:
+            conflict = conflict and status in _CONFLICTS
             line = f"entry {number} ({resource_type}): {_named(status)}{_outcome(response.get('outcome'))}"
             (later if _may_pass(status) else never).append(line)
     if never:
         raise DeliveryRejected("; ".join(never))
     if later:
-        raise DeliveryUnavailable("; ".join(later))
+        raise DeliveryUnavailable("; ".join(later), most_attempts=_MOST_CONFLICTS if conflict else None)
     return statuses
 
 
+def _entry_status(stated: object) -> int:
+    """Return the number of an entry's status, which servers write as number, number and phrase, or phrase; 0: none."""
+    text = str(stated or "").strip()
+    match = _ENTRY_STATUS.match(text)
+    return int(match[1]) if match else _PHRASES.get(text.lower(), 0)
+
+
 def _may_pass(status: int) -> bool:
-    return status >= 500 or status in _LATER
+    return status >= 500 or status in _LATER or status in _CONFLICTS
 
 
 def _named(status: int) -> str:

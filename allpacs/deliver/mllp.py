@@ -9,9 +9,13 @@ AA, CA                                                  delivered
 AE, CE, AR, CR with error 206 (locked) or 207           unavailable: tried again
 (internal error)
 every other AE, CE, AR, CR                              rejected: a person has to look
-no connection, time-out, no or a broken answer, one     unavailable: the message may have been taken; its control id
-that is about another message                           tells the receiver that it is the same when it comes again
+no connection, time-out, no or a broken answer, only    unavailable: the message may have been taken; its control id
+answers about other messages, more than 1 MB            tells the receiver that it is the same when it comes again
 ======================================================  ============================================================
+
+Acknowledgements are read tolerantly, for a message that a receiver has taken must not be sent for ever: lines may end
+in CR, LF or both; text may be UTF-8 or ISO 8859-1; fields may be padded and codes in lower case; start or end of the
+frame may be missing; the error condition may stand in ERR-3, MSA-6 or ERR-1.
 
 An acknowledgement's free text may repeat patient data and is never copied.
 """
@@ -19,15 +23,22 @@ An acknowledgement's free text may repeat patient data and is never copied.
 from __future__ import annotations
 
 import asyncio
+import re
 import ssl
 from collections.abc import Sequence
 
 import hl7
-from hl7.mllp import InvalidBlockError, open_hl7_connection
+from hl7.mllp import open_hl7_connection
 
 from allpacs.dicom.tls import Tls
 from allpacs.domain.artefacts import Artefact, ArtefactKind, Receipt
 from allpacs.domain.errors import DeliveryRejected, DeliveryUnavailable
+
+#: End block character of MLLP; the carriage return after it may be missing.
+_FRAME_END = b"\x1c"
+#: An acknowledgement has some hundred bytes.
+_MOST_BYTES = 1_000_000
+_OLD_CONTROL_ID = 20
 
 _ACCEPTED = frozenset({"AA", "CA"})
 _REFUSED = frozenset({"AE", "CE", "AR", "CR"})
@@ -123,8 +134,7 @@ class MllpDestination:
                         return None
                     writer.writemessage(message)
                     await writer.drain()
-                    answer: hl7.Message = await reader.readmessage()
-                    return answer
+                    return await self._acknowledgement(reader, str(message["MSH.F10"]))
                 finally:
                     writer.close()
         except TimeoutError:
@@ -135,10 +145,34 @@ class MllpDestination:
         except OSError as failed:
             said = failed.strerror or type(failed).__name__
             raise DeliveryUnavailable(f"{self._name}: no connection, or it was lost ({said})") from None
-        except (asyncio.IncompleteReadError, asyncio.LimitOverrunError, InvalidBlockError):
-            raise DeliveryUnavailable(f"{self._name}: no whole acknowledgement came back") from None
         except (hl7.HL7Exception, LookupError, ValueError):
             raise DeliveryUnavailable(f"{self._name}: what came back is no HL7 message") from None
+
+    async def _acknowledgement(self, reader: asyncio.StreamReader, control_id: str) -> hl7.Message:
+        """Return the first acknowledgement of this message; without one, the last of another message.
+
+        Raises
+        ------
+        DeliveryUnavailable
+            The connection ended, or too much came, without an acknowledgement.
+        """
+        received, other, open_ = bytearray(), None, True
+        while open_ and len(received) <= _MOST_BYTES:
+            part = await reader.read(65_536)
+            open_ = bool(part)
+            received += part
+            *frames, rest = bytes(received).split(_FRAME_END)
+            # Without the end of its frame an acknowledgement counts once the receiver has hung up.
+            for frame in frames if open_ else [*frames, rest]:
+                answer = parsed(frame)
+                if answer is not None:
+                    if _acknowledges(answer, control_id):
+                        return answer
+                    other = answer
+            received = bytearray(rest)
+        if other is None:
+            raise DeliveryUnavailable(f"{self._name}: no whole acknowledgement came back")
+        return other
 
     def _context(self) -> ssl.SSLContext | None:
         return None if self._tls is None else self._tls()
@@ -148,10 +182,10 @@ class MllpDestination:
 
     def _judged(self, answer: hl7.Message | None, control_id: str) -> str:
         try:
-            code, about = str(answer["MSA.F1"]), str(answer["MSA.F2"])  # type: ignore[index]
+            code = str(answer["MSA.F1"]).strip().upper()  # type: ignore[index]
         except (LookupError, TypeError):
             raise DeliveryUnavailable(f"{self._name}: what came back is no acknowledgement") from None
-        if about != control_id:
+        if answer is None or not _acknowledges(answer, control_id):
             raise DeliveryUnavailable(f"{self._name}: what came back acknowledges another message")
         if code in _ACCEPTED:
             return code
@@ -164,10 +198,38 @@ class MllpDestination:
         raise DeliveryRejected(f"{said}: {_WHAT_TO_DO.get(error, 'sending it again will not help')}")
 
 
-def _error_condition(answer: hl7.Message | None) -> str:
-    """Return ERR-3.1, a code of table 0357; empty where it does not say, or says something else than digits."""
+def parsed(frame: bytes) -> hl7.Message | None:
+    """Return the HL7 message in the bytes of a frame, however its lines end; None if there is none."""
     try:
-        code = str(answer["ERR.F3.R1.C1"])  # type: ignore[index]
+        text = frame.decode("utf-8")
+    except UnicodeDecodeError:
+        text = frame.decode("iso-8859-1")  # it defines every byte
+    start = text.find("MSH")
+    if start < 0:
+        return None
+    lines = [line for line in re.split(r"[\r\n]+", text[start:]) if line.strip("\0 ")]
+    try:
+        return hl7.parse("\r".join(lines) + "\r")
+    except (hl7.HL7Exception, LookupError, ValueError):
+        return None
+
+
+def _acknowledges(answer: hl7.Message, control_id: str) -> bool:
+    """Whether MSA-2 names this message. Until HL7 2.3 control ids had 20 characters, and some receivers cut them."""
+    try:
+        about = str(answer["MSA.F2"]).strip()
     except (LookupError, TypeError):
-        return ""
-    return code if code.isdecimal() and len(code) == 3 else ""
+        return False
+    return about == control_id or (len(about) == _OLD_CONTROL_ID and control_id.startswith(about))
+
+
+def _error_condition(answer: hl7.Message | None) -> str:
+    """Return the code of table 0357 in ERR-3.1, MSA-6.1 or, as before HL7 2.5, ERR-1.4; empty if there is none."""
+    for place in ("ERR.F3.R1.C1", "MSA.F6.R1.C1", "ERR.F1.R1.C4.S1"):
+        try:
+            code = str(answer[place]).strip()  # type: ignore[index]
+        except (LookupError, TypeError):
+            continue
+        if code.isdecimal() and len(code) == 3:
+            return code
+    return ""

@@ -17,7 +17,7 @@ from authlib.oauth2.rfc7523 import private_key_jwt_sign
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-from allpacs.deliver.http import retry_after_s
+from allpacs.deliver.http import AnswerTooLarge, bounded_request, retry_after_s
 from allpacs.dicom.tls import Tls
 from allpacs.domain.errors import ConfigFault, DeliveryRejected, DeliveryUnavailable
 
@@ -35,6 +35,9 @@ _ERRORS = {
     "invalid_request": "check token_url",
     "unsupported_grant_type": "it is no SMART Backend Services server: check token_url",
 }
+
+#: A token answer of more is none.
+_MOST_TOKEN_BYTES = 1_000_000
 
 
 class BackendServices:
@@ -128,7 +131,12 @@ class BackendServices:
             with httpx.Client(
                 timeout=self._timeout_s, verify=self._tls() if self._tls is not None else True, trust_env=False
             ) as client:
-                answer = client.post(self._token_url, data=form, headers={"Accept": "application/json"})
+                answer = bounded_request(
+                    client, "POST", self._token_url, self._timeout_s,
+                    most_bytes=_MOST_TOKEN_BYTES, data=form, headers={"Accept": "application/json"},
+                )  # fmt: skip
+        except AnswerTooLarge as large:
+            raise DeliveryUnavailable(f"{self._name}: no token: {large}") from large
         except httpx.HTTPError as failure:
             raise DeliveryUnavailable(f"{self._name}: no token ({type(failure).__name__})") from failure
         try:

@@ -32,7 +32,7 @@ from pydicom.uid import Comprehensive3DSRStorage
 
 from allpacs.deliver.association import Verdict, judge, status_text
 from allpacs.deliver.comprehensive import as_comprehensive
-from allpacs.deliver.http import address_name, retry_after_s
+from allpacs.deliver.http import AnswerTooLarge, address_name, bounded_request, retry_after_s
 from allpacs.dicom.status import PROCESSING_FAILURE, SOP_CLASS_NOT_SUPPORTED
 from allpacs.dicom.tls import Tls
 from allpacs.domain.artefacts import DICOM_KINDS, Artefact, ArtefactKind, Receipt
@@ -140,12 +140,14 @@ class StowRsDestination:
             content=_multipart(boundary, list(objects.values())),
             headers={"Content-Type": f'multipart/related; type="application/dicom"; boundary={boundary}'},
         )
-        if answer.status_code not in (200, 202, 409):
+        if answer.status_code not in (200, 201, 202, 409):
             raise self._failure(answer)
         if "json" not in answer.headers.get("Content-Type", ""):
             raise DeliveryRejected(f"{self._name}: {answer.status_code}, but no answer of a DICOMweb service")
         try:
             told = json.loads(answer.content)
+            if isinstance(told, list):  # some archives wrap the one data set in a list, as QIDO-RS does
+                (told,) = told
             stored = {_uid(item): _number(item, _WARNING_REASON) for item in _items(told, _REFERENCED)}
             failed = {
                 _uid(item): _number(item, _FAILURE_REASON) or PROCESSING_FAILURE for item in _items(told, _FAILED)
@@ -162,7 +164,9 @@ class StowRsDestination:
                 trust_env=False,
                 headers=self._headers,
             ) as client:
-                return client.request(method, self._base_url + path, **options)
+                return bounded_request(client, method, self._base_url + path, self._timeout_s, **options)
+        except AnswerTooLarge as large:
+            raise DeliveryUnavailable(f"{self._name}: {large}") from large
         except httpx.TimeoutException as late:
             raise DeliveryUnavailable(f"{self._name}: no answer within {self._timeout_s:g} s") from late
         except httpx.RequestError as failure:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import ssl
 import threading
@@ -17,7 +18,7 @@ from allpacs.domain.errors import DeliveryRejected, DeliveryUnavailable
 from conformance.support.certificates import Authority
 from conformance.support.hl7_server import hl7_server
 from conformance.support.network import free_port
-from support.deliver_samples import hl7_artefact, leaks
+from support.deliver_samples import hl7_artefact, leaks, tcp_server
 
 MESSAGE = hl7_artefact()
 
@@ -40,6 +41,76 @@ def delivered(answer: Callable[[hl7.Message], str | bytes | None], **options: ob
 @pytest.mark.parametrize("code", ["AA", "CA"])
 def test_accepted(code: str) -> None:
     assert delivered(acknowledged(code)) == code
+
+
+HEADER = "MSH|^~\\&|RIS|HOSP|ALLPACS|vm|20260101||ACK^R01^ACK|77|P|2.5.1"
+
+
+def framed(text: str, encoding: str = "utf-8") -> bytes:
+    return b"\x0b" + text.encode(encoding) + b"\x1c\r"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        lambda uid: framed(f"{HEADER}\r\nMSA|AA|{uid}\r\n"),
+        lambda uid: framed(f"{HEADER}\nMSA|AA|{uid}\n"),
+        lambda uid: framed(f"{HEADER}\rMSA|AA|{uid}"),
+        lambda uid: framed(f"{HEADER}\r\rMSA|AA|{uid}\r"),
+        lambda uid: framed(f"{HEADER}\rMSA|AA|{uid}|Empfänger\r", "iso-8859-1"),
+        lambda uid: framed(f"{HEADER}\rMSA| AA |{uid} \r"),
+        lambda uid: framed(f"{HEADER}\rMSA|aa|{uid}\r"),
+        lambda uid: framed(f"{HEADER}\rSFT|x\rZAC|1\rMSA|AA|{uid}\r"),
+        lambda uid: framed(f"MSH$%~\\&$RIS$HOSP$A$B$1$$ACK$7$P$2.5.1\rMSA$AA${uid}\r"),
+        lambda uid: framed(f"MSH|^~\\&|||||||ACK||P|2.3\rMSA|AA|{uid}\r"),
+        lambda uid: framed(f"FHS|^~\\&\rBHS|^~\\&\r{HEADER}\rMSA|AA|{uid}\r"),
+        lambda uid: b"\r\n\0" + framed(f"{HEADER}\rMSA|AA|{uid}\r"),
+        lambda uid: framed(f"{HEADER}\rMSA|AA|{uid}\r")[1:],
+        lambda uid: framed(f"{HEADER}\rMSA|AA|{uid}\r")[:-1],
+        lambda uid: framed(f"{HEADER}\rMSA|AA|{uid}\r")[:-1] + b"\n",
+        lambda uid: f"{HEADER}\rMSA|AA|{uid}\r".encode(),
+        lambda uid: framed(f"{HEADER}\rMSA|AA|OLD\r") + framed(f"{HEADER}\rMSA|AA|{uid}\r"),
+    ],
+)
+def test_acknowledgements_in_every_form_that_receivers_write(answer: Callable[[str], bytes]) -> None:
+    assert delivered(lambda message: answer(str(message["MSH.F10"]))) == "AA"
+
+
+@pytest.mark.parametrize(
+    ("segments", "error"),
+    [
+        ("MSA|AR|{uid}||||207", "207"),
+        ("MSA|AE|{uid}||||206^locked^HL70357", "206"),
+        ("MSA|AE|{uid}\rERR|PID^1^5^207&Internal error", "207"),
+        ("MSA|AE|{uid}\rERR||PID^1|207^Internal^HL70357|E", "207"),
+    ],
+)
+def test_the_error_condition_may_stand_where_older_versions_have_it(segments: str, error: str) -> None:
+    with pytest.raises(DeliveryUnavailable, match=f"error {error}"):
+        delivered(lambda message: framed(f"{HEADER}\r" + segments.format(uid=message["MSH.F10"]) + "\r"))
+
+
+def test_an_acknowledgement_in_small_pieces_is_put_together() -> None:
+    def talk(connection: socket.socket) -> None:
+        received = b""
+        while b"\x1c\r" not in received:
+            received += connection.recv(65536)
+        uid = received.split(b"|")[9].decode()
+        for byte in framed(f"{HEADER}\rMSA|AA|{uid}\r"):
+            connection.sendall(bytes([byte]))
+
+    with tcp_server(talk) as port:
+        assert MllpDestination("127.0.0.1", port, timeout_s=5).deliver([MESSAGE]).detail == "AA"
+
+
+def test_an_endless_answer_is_left() -> None:
+    def talk(connection: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                connection.sendall(b"x" * 65536)
+
+    with tcp_server(talk) as port, pytest.raises(DeliveryUnavailable):
+        MllpDestination("127.0.0.1", port, timeout_s=20).deliver([MESSAGE])
 
 
 @pytest.mark.parametrize(("code", "error"), [("AE", "206"), ("AR", "207"), ("CE", "207")])
@@ -69,9 +140,9 @@ def test_a_refusal_is_for_a_person(code: str, error: str, why: str) -> None:
     ("answer", "why"),
     [
         (lambda _message: None, "no whole acknowledgement"),
-        (lambda _message: b"\x0bMSH|^~\\&|A", "no whole acknowledgement"),
+        (lambda _message: b"\x0bMSH|^~\\&|A", "no acknowledgement"),
         (lambda _message: b"HTTP/1.1 400 Bad Request\r\n\r\n\x1c\r", "no whole acknowledgement|no HL7 message"),
-        (lambda _message: b"\x0bZebedee\x1c\r", "no HL7 message|no acknowledgement"),
+        (lambda _message: b"\x0bZebedee\x1c\r", "no whole acknowledgement"),
         (lambda _message: "MSH|^~\\&|A||||20260101||ACK|1|P|2.5.1\r", "no acknowledgement"),
         (lambda _message: "MSH|^~\\&|A||||20260101||ACK|1|P|2.5.1\rMSA|AA|other\r", "another message"),
         (lambda message: str(message.create_ack("ZZ")), "an acknowledgement that is none"),

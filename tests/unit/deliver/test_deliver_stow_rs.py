@@ -85,6 +85,20 @@ def test_a_warning_and_a_duplicate_are_stored_and_recorded(tmp_path: Path) -> No
     assert "0x0111" in receipt.warning
 
 
+@pytest.mark.parametrize("status", [200, 201, 202])
+def test_an_answer_in_a_list_is_read(status: int) -> None:
+    stored = {"00081199": {"vr": "SQ", "Value": [{"00081155": {"vr": "UI", "Value": [ONE.uid]}}]}}
+
+    def listed(request: BaseHTTPRequestHandler, _body: bytes) -> None:
+        request.send_response(status)
+        request.send_header("Content-Type", "application/dicom+json")
+        request.end_headers()
+        request.wfile.write(json.dumps([stored]).encode())
+
+    with http_server(listed) as base_url:
+        assert StowRsDestination(base_url).deliver([ONE]).detail == f"{status}, 1 stored"
+
+
 def test_an_object_that_the_answer_leaves_out_is_not_delivered() -> None:
     def nothing(request: BaseHTTPRequestHandler, _body: bytes) -> None:
         request.send_response(200)
