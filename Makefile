@@ -5,7 +5,7 @@ IMAGES ?=
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
-.PHONY: install install-dev install-hashed hashes demo test coverage check conformance faults audit bench bench-quick bench-gpu remote-engine docs image release lock clean
+.PHONY: install install-dev install-hashed hashes demo test test-all nightly coverage check conformance faults audit bench bench-quick bench-gpu remote-engine docs image release lock clean
 
 install: .venv/installed
 install-dev: .venv/installed-dev
@@ -31,12 +31,23 @@ demo: install
 # Three at a time, each file in one process: most tests wait for something rather than compute. The longest files begin
 # first (tests/conftest.py), so that none is left alone at the end.
 PYTEST := $(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder
+# The default tier, under 8 minutes on two cores. A test of more than 20 s belongs into the next tier and fails here.
+DEFAULT_TIER := -m "essential or not (process or nightly)" --longest-test-s 20
 test: install-dev
-	$(PYTEST)
+	$(PYTEST) $(DEFAULT_TIER)
 
-# The same tests, and which lines they ran: in coverage.xml, too. Takes half as long again.
+# What continuous integration runs: the above, and the tests that start whole plugins, train networks and kill workers.
+test-all: install-dev
+	$(PYTEST) -m "not nightly" --durations=40
+
+# Everything, soak and random kills included, with long mutation and the benchmarks: some hours.
+nightly: install-dev
+	ALLPACS_FAULTS_LONG=1 ALLPACS_MUTATIONS=20000 $(PYTEST) --durations=40
+	$(BIN)/python -m benchmarks --out build/bench.json
+
+# The default tier, and which lines it ran: in coverage.xml, too. Takes half as long again.
 coverage: install-dev
-	$(PYTEST) --cov --cov-report=term:skip-covered --cov-report=xml
+	$(PYTEST) $(DEFAULT_TIER) --cov --cov-report=term:skip-covered --cov-report=xml
 
 # Third parties take, store, show and judge what allpacs sends: docs/conformance-results.md.
 conformance: install-dev

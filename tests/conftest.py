@@ -64,12 +64,29 @@ LONGEST = (
 )
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--longest-test-s", type=float, default=0.0, help="fail a test whose call takes longer, seconds; 0: no limit"
+    )
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+    """Fail a test that is too slow for its tier."""
+    report = yield
+    most_s = item.config.getoption("--longest-test-s")
+    if most_s and call.when == "call" and report.passed and call.duration > most_s:
+        report.outcome = "failed"
+        report.longrepr = f"took {call.duration:.1f} s, more than {most_s:g} s: mark it `process`, or make it faster"
+    return report
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put the longest files first, then the others that start processes or a model."""
     rank = {REPOSITORY / "tests" / name: place for place, name in enumerate(LONGEST)}
 
     def place(item: pytest.Item) -> int:
-        slow = item.get_closest_marker("slow") is not None
+        slow = item.get_closest_marker("process") is not None
         return rank.get(item.path, len(rank) if slow else len(rank) + 1)
 
     files: dict[Path, int] = {}

@@ -123,7 +123,7 @@ def test_an_address_is_read() -> None:
     assert peer("PACS@host.example:104") == ("PACS", "host.example", 104)
 
 
-@pytest.mark.slow
+@pytest.mark.process
 def test_classify_keeps_its_contract(tmp_path: Path) -> None:
     Image.fromarray(draw_cell(seed=1, blast=True)).save(tmp_path / "a.png")
     Image.fromarray(draw_field(seed=2, cells=4)).save(tmp_path / "b.png")

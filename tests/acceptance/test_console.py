@@ -23,7 +23,7 @@ from acceptance.reports import read, resources
 from support.browser import Faults, chromium, serious
 from support.places import REPOSITORY
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.process
 
 _CELLS = 10
 #: Every page but the study, which the test finds by itself.

@@ -21,7 +21,7 @@ from conformance.support.network import wait_until
 from support.doc_commands import DOCS, REPOSITORY, commands, pages
 from support.hospital import StubHospital, drawn_study
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.process
 
 #: Whose commands are run by another test, since they need more than a hospital that is well.
 ELSEWHERE = {"operations.md": "tests/deploy/test_backup.py"}

@@ -26,7 +26,7 @@ from allpacs.study.import_images import import_pictures
 from conformance.support.network import wait_until
 from support.hospital import StubHospital, drawn_study
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.process, pytest.mark.essential]
 
 NAME = "Иванова^Анна"
 

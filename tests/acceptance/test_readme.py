@@ -16,7 +16,7 @@ from conformance.support.network import wait_until
 from support.doc_commands import DOCS, REPOSITORY, commands
 from support.hospital import AE_TITLE, SENDER, StubHospital
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.process
 
 COMMANDS = commands(REPOSITORY / "README.md")
 PORT = "11112"

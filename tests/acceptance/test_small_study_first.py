@@ -21,7 +21,7 @@ from conformance.support.network import wait_until
 from faults.worker_process import brightness_logits
 from support.hospital import StubHospital, drawn_study
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.process
 PATIENCE_S = 60.0
 
 

@@ -23,7 +23,7 @@ from faults.worker_process import worker
 from support.doc_commands import DOCS, REPOSITORY, commands
 from support.hospital import StubHospital, drawn_study
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.process
 
 OPERATIONS = commands(DOCS / "operations.md")
 

@@ -103,7 +103,7 @@ def test_grafana_finds_its_source_and_dashboard() -> None:
     assert any(target.startswith(provider["options"]["path"]) for target in mounted)
 
 
-@pytest.mark.slow
+@pytest.mark.process
 @pytest.mark.skipif(shutil.which("Orthanc") is None and not Path("/usr/sbin/Orthanc").exists(), reason="no Orthanc")
 @pytest.mark.timeout(410)
 def test_orthanc_sends_a_study_on_and_keeps_the_report_out_of_the_circle(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import pytest
 
 from support.places import postgresql_programs
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.process
 
 
 @pytest.fixture

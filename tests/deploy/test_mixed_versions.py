@@ -27,7 +27,7 @@ from conformance.support.network import wait_until
 from support.hospital import StubHospital, drawn_study
 from support.places import REPOSITORY
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.process
 
 #: Index 0007.
 EARLIER = "c72d782d9e9fb1d6eb0b36f4f3caf9e271312806"

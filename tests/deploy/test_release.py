@@ -111,7 +111,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.slow
+@pytest.mark.process
 def test_wheel_and_sdist_hold_all_that_is_needed_at_run_time(built: Path) -> None:
     (wheel,) = built.glob("*.whl")
     (sdist,) = built.glob("*.tar.gz")
@@ -129,7 +129,7 @@ def test_wheel_and_sdist_hold_all_that_is_needed_at_run_time(built: Path) -> Non
     assert wheel.stat().st_size < 100_000_000
 
 
-@pytest.mark.slow
+@pytest.mark.process
 @pytest.mark.timeout(410)  # some 500 MB are installed
 def test_the_wheel_runs_the_demo_in_an_empty_environment(built: Path, tmp_path: Path) -> None:
     (wheel,) = built.glob("*.whl")

@@ -126,7 +126,7 @@ def nobodys_folder() -> Iterator[Path]:
     shutil.rmtree(folder)
 
 
-@pytest.mark.slow
+@pytest.mark.process
 @pytest.mark.skipif(os.geteuid() != 0 or shutil.which("setpriv") is None, reason="needs root to give rights up")
 @pytest.mark.parametrize("unit", ["allpacs-receive.service", "allpacs-console.service"])
 def test_its_command_runs_under_its_restrictions(unit: str, nobodys_folder: Path) -> None:

@@ -28,7 +28,7 @@ from conformance.support.network import wait_until
 from faults.worker_process import brightness_logits
 from support.hospital import StubHospital, drawn_study
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.process
 
 ONE_BY_ONE = "[work]\nchunk_instances = 1\npoll_s = 0.05\n"
 

@@ -28,7 +28,7 @@ from faults.worker_process import brightness_logits
 from support.hospital import StubHospital, drawn_study
 from support.otlp_receiver import TakenSpan, otlp_receiver
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.process
 
 #: In names, identifiers, descriptions; upper and lower case are looked for.
 CANARIES = ("Canaryname", "Canarygiven", "CANARYID77", "CANARYACC")

@@ -22,7 +22,7 @@ from support.committing_pacs import (
 )
 from support.hospital import StubHospital, drawn_study
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.process
 
 QUICK = "[work]\nchunk_instances = 8\npoll_s = 0.05\n"
 

@@ -17,7 +17,7 @@ from conformance.support.network import wait_until
 from faults.worker_process import worker
 from support.hospital import AE_TITLE, StubHospital, drawn_study
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.process
 
 
 def _receive(hospital: StubHospital, store: Store, folder: Path) -> None:

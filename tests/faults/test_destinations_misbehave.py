@@ -24,7 +24,7 @@ from faults.worker_process import worker
 from support.deliver_samples import http_server, scp
 from support.hospital import StubHospital, drawn_study
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.process
 
 TAKES_3D = ((Comprehensive3DSRStorage, (ExplicitVRLittleEndian,)),)
 COMPREHENSIVE_ONLY = ((ComprehensiveSRStorage, (ExplicitVRLittleEndian,)),)

@@ -14,7 +14,7 @@ from conformance.support.network import wait_until
 from faults.worker_process import brightness_logits
 from support.hospital import StubHospital, drawn_study
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.process
 
 
 def test_old_events_and_ended_workflows_are_deleted_and_nothing_is_done_again(

@@ -29,7 +29,7 @@ from faults.raw_sender import (
 )
 from support.receivers import make_scp
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.process
 
 LONG = "ALLPACS_FAULTS_LONG" in os.environ
 MUTATED = 100_000 if LONG else 1_200

@@ -13,7 +13,7 @@ from conformance.support.network import wait_until
 from faults.worker_process import MOMENTS, STEPS, worker
 from support.hospital import StubHospital, drawn_study
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.process
 
 
 @pytest.fixture(scope="module")
@@ -23,8 +23,17 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "dicom"
 
 
+#: In every tier: in the first step, in the middle of the analysis, and while results are delivered.
+ESSENTIAL = {1, 10, len(STEPS) * len(MOMENTS) - 2}
+
+
 @pytest.mark.parametrize(
-    "point", range(len(STEPS) * len(MOMENTS)), ids=lambda n: f"{STEPS[n // 3]}{n // 3}-{MOMENTS[n % 3]}"
+    "point",
+    [
+        pytest.param(point, marks=pytest.mark.essential if point in ESSENTIAL else ())
+        for point in range(len(STEPS) * len(MOMENTS))
+    ],
+    ids=lambda n: f"{STEPS[n // 3]}{n // 3}-{MOMENTS[n % 3]}",
 )
 def test_killed_there_the_study_is_delivered_once(point: int, study: Path, tmp_path: Path) -> None:
     with StubHospital(tmp_path, quiet_s=0.0, extra="[work]\nchunk_instances = 8\npoll_s = 0.05\n") as hospital:

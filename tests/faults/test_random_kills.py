@@ -30,7 +30,7 @@ from conformance.support.network import wait_until
 from faults.worker_process import end_worker, start_worker
 from support.hospital import AE_TITLE, SENDER, StubHospital, drawn_study, end_program
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.nightly
 
 LONG = "ALLPACS_FAULTS_LONG" in os.environ
 KILLS, STUDIES, EACH, PATIENCE_S = (200, 100, 10, 1200) if LONG else (4, 5, 2, 240)

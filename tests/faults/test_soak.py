@@ -23,7 +23,7 @@ from faults.test_hostile_senders import instance
 from faults.worker_process import end_worker, start_worker
 from support.hospital import StubHospital, end_program
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.nightly
 
 SECONDS = 1800 if "ALLPACS_FAULTS_LONG" in os.environ else 60
 SETTINGS = "[work]\npoll_s = 0.1\n"

@@ -30,7 +30,7 @@ from conformance.support.network import wait_until
 from faults.worker_process import brightness_logits, slow_logits, worker
 from support.hospital import StubHospital, drawn_study
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.process
 
 QUICK = "[work]\nchunk_instances = 1\npoll_s = 0.05\n"
 SMALL_DISK_MB = 64

@@ -79,7 +79,7 @@ def test_an_aim_is_asked_of_the_ratio_or_where_there_is_none_of_the_figure(
     assert page.reached({"aim": aim, "ours": ours, "ratio": ratio}) is reached
 
 
-@pytest.mark.slow
+@pytest.mark.process
 @pytest.mark.skipif(
     os.geteuid() != 0 or not Path("/usr/bin/storescu").exists() or shutil.which("unshare") is None,
     reason="needs root for a network namespace, unshare, and DCMTK",

@@ -46,7 +46,7 @@ def test_costs_are_those_measured_where_there_are_any(tmp_path: Path) -> None:
     assert scaling.read_costs(latest, stated) == Costs(0.005, 0.002, 0.01, 0.0015, "`benchmarks/latest.json`, P")
 
 
-@pytest.mark.slow
+@pytest.mark.process
 def test_the_page_is_what_the_program_writes_and_the_operations_are_those_of_the_paper(tmp_path: Path) -> None:
     page = tmp_path / "scaling.md"
     written = (Path(__file__).parents[2] / "docs" / "scaling.md").read_text(encoding="utf-8")

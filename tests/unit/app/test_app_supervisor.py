@@ -19,7 +19,7 @@ from allpacs.app.supervisor import Supervisor
 from conformance.support.network import wait_until
 from support.hospital import StubHospital, drawn_study
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.process
 
 
 def _running(pid: int) -> bool:

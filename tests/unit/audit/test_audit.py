@@ -285,7 +285,7 @@ def test_the_oldest_go_when_the_spool_is_full(tmp_path: Path) -> None:
     assert b"1.2.4" in max(tmp_path.glob("*.xml")).read_bytes()
 
 
-@pytest.mark.slow
+@pytest.mark.process
 def test_a_real_rsyslog_takes_them_over_mutual_tls(tmp_path: Path) -> None:
     program = shutil.which("rsyslogd") or "/usr/sbin/rsyslogd"
     if not Path(program).exists() or not list(Path("/usr/lib").glob("*/rsyslog/lmnsd_gtls.so")):

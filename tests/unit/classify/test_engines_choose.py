@@ -25,7 +25,7 @@ from allpacs.classify.engines.tensorflow import TensorFlowEngine
 from allpacs.domain.errors import ModelFault
 from allpacs.settings import SHIPPED_BUNDLE
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.process
 
 
 @pytest.fixture(scope="module")

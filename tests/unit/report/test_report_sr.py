@@ -451,7 +451,7 @@ PIXELMED = Path("/usr/share/java/pixelmed.jar")
 _KNOWN = "not found in context group 100"
 
 
-@pytest.mark.slow
+@pytest.mark.process
 def test_pixelmed_finds_no_template_error(tmp_path: Path) -> None:
     if not PIXELMED.exists() or shutil.which("java") is None:
         pytest.skip("PixelMed's validator is not installed (libpixelmed-java)")

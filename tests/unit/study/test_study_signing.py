@@ -272,7 +272,7 @@ def test_dciodvfy_finds_no_error(tmp_path: Path) -> None:
     assert [line for line in told if line.startswith("Error")] == []
 
 
-@pytest.mark.slow
+@pytest.mark.process
 def test_pixelmed_finds_no_template_error(tmp_path: Path) -> None:
     jar = Path("/usr/share/java/pixelmed.jar")
     if not jar.exists() or shutil.which("java") is None:

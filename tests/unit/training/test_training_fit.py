@@ -34,7 +34,7 @@ from training.fit import (
     stored_state,
 )
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.process
 
 
 def in_a_process(program: str, **environment: str) -> subprocess.CompletedProcess[str]:

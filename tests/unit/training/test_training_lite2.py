@@ -107,7 +107,7 @@ def test_pixels_are_normalised_as_lite2_expects(started: dict[str, Any]) -> None
     np.testing.assert_allclose(scaled, (200 - 127) / 128, rtol=1e-5)
 
 
-@pytest.mark.slow
+@pytest.mark.process
 def test_blocks_that_lite2_lacks_start_near_identity(network: Any, started: dict[str, Any]) -> None:
     import keras
 
@@ -119,7 +119,7 @@ def test_blocks_that_lite2_lacks_start_near_identity(network: Any, started: dict
         assert 0 < added.std() < 0.1 * np.asarray(before).std()  # it can learn, and disturbs nothing
 
 
-@pytest.mark.slow
+@pytest.mark.process
 def test_starting_again_keeps_the_statistics_of_new_channels(started: dict[str, Any], lite2: dict[str, Any]) -> None:
     measured = {name: value + 1 if "moving" in name else value for name, value in started.items()}
     again = start_from_lite2(measured, lite2)

@@ -19,7 +19,7 @@ from training.recipe import read_recipe, recipe_names
 from training.run import run, shares_of, stored_weights
 from training.splits import group_of
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.process
 
 #: A small run of each study: few images, few steps, tiny pictures.
 SMALL = ("fit.epochs=1", "fit.per_epoch=16", "fit.batch=8", "network.dense_units=16")

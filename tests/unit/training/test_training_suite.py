@@ -79,7 +79,7 @@ start = "broken"
 """
 
 
-@pytest.mark.slow
+@pytest.mark.process
 def test_runs_follow_one_another_and_one_that_fails_leaves_the_others_alone(
     data_dir: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
