@@ -147,8 +147,10 @@ def _outputs(gate: dict[str, Any]) -> str:
 def _backbone(network: dict[str, Any]) -> str:
     """Return in what the backbone differs from EfficientNetB3."""
     parts = ["ReLU6 in place of SiLU"] if network.get("activation") == "relu6" else []
+    if network.get("pooling") == "levels":
+        parts += ["mean and deviation of blocks 2 to 5 over the cell, its size and mean colour as features"]
     parts += ["a weight of its own for the cell's size"] if network.get("size_path") else []
-    return f" (with {' and '.join(parts)})" if parts else ""
+    return f" (with {'; '.join(parts)})" if parts else ""
 
 
 def _view(written: dict[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""Keeps what third-party parsers and decoders raise on hostile bytes from escaping."""
+"""Turns what third-party parsers and decoders raise into a fault of the sender, unless it is this machine's."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from allpacs.domain.errors import AllpacsError, StoreDamaged, UndecodablePixels
+from allpacs.domain.errors import AllpacsError, StoreDamaged, StoreFault, UndecodablePixels
 
 
 @contextmanager
@@ -29,7 +29,7 @@ def opened(path: Path) -> Iterator[BinaryIO]:
 
 @contextmanager
 def as_input_fault(reason: str) -> Iterator[None]:
-    """Turn whatever is raised inside into the sender's fault.
+    """Turn whatever broken bytes raise inside into the sender's fault, and trouble of this machine into its own.
 
     The message names the exception's type only: its text, and its traceback, may quote header values.
 
@@ -37,10 +37,19 @@ def as_input_fault(reason: str) -> Iterator[None]:
     ------
     UndecodablePixels
         With the reason as its one line.
+    StoreFault
+        The disk is full, a file cannot be read, or there is not enough memory. The sender is not to blame, and the
+        same bytes can be read later.
     """
     try:
         yield
     except AllpacsError:
         raise
+    except MemoryError:
+        raise StoreFault(f"{reason}: not enough memory") from None
+    except OSError as fault:
+        if fault.errno is not None:  # of the operating system; decoders raise OSError for broken bytes, without one
+            raise StoreFault(f"{reason}: {fault.strerror}") from None
+        raise UndecodablePixels(f"{reason} ({type(fault).__name__})") from None
     except Exception as fault:  # noqa: BLE001 - broken bytes make foreign parsers and decoders raise anything at all
         raise UndecodablePixels(f"{reason} ({type(fault).__name__})") from None

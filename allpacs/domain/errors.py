@@ -4,6 +4,7 @@
     ├── InputFault            the sender's: never retried
     │   ├── InstanceRefused   not admitted: carries the C-STORE status to answer with
     │   └── UndecodablePixels admitted, but its pixels cannot be read: becomes a recorded finding
+    ├── InternalFault         ours: a bug; the frame or region is marked as not analysed, everything else goes on
     ├── ModelFault            the bundle's: wrong digest or labels, non-finite output
     ├── StoreFault            this machine's: disk, database (C-STORE status 0xA700); may pass, so it is waited for
     │   └── StoreDamaged      what was kept is gone or altered: a person has to look
@@ -44,6 +45,10 @@ class InstanceRefused(InputFault):
 
 class UndecodablePixels(InputFault):
     """Pixels that cannot be turned into frames: corrupt, unsupported, empty or too large."""
+
+
+class InternalFault(AllpacsError):
+    """A bug of allpacs. What it concerns is marked as not analysed, and everything else goes on."""
 
 
 class ModelFault(AllpacsError):

@@ -65,6 +65,7 @@ class RemarkKind(StrEnum):
     SELECTED = "selected"  # of several levels, focal planes or optical paths one was judged
     NO_CELLS = "no-cells"  # everything was looked at, and no white cell is there
     SAMPLED = "sampled"  # more cells than are judged: a random sample was
+    NOT_ANALYSED = "not-analysed"  # a fault of allpacs kept a region from being analysed
     SCALE_CONFLICT = "scale-conflict"  # the stated pixel size and the red cells contradict each other
 
 

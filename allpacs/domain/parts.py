@@ -53,6 +53,7 @@ def complete(whole: InstanceFindings) -> InstanceFindings:
         else:
             remarks = (_not_judged(unreadable), *remarks)
     told = fault is not None or whole.found > 0 or whole.left_out or NO_CELLS in remarks
+    told = told or any(remark.kind is RemarkKind.NOT_ANALYSED for remark in remarks)
     scale = whole.scale
     if whole.measured_um:
         scale = Scale(sorted(whole.measured_um)[len(whole.measured_um) // 2], ScaleOrigin.RED_CELLS)

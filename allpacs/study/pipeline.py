@@ -23,10 +23,11 @@ from allpacs.classify.preprocess import LYMPHOBLAST_UM, prepare
 from allpacs.classify.quality import judge
 from allpacs.decode.ai_generated import file_made_by_artificial_intelligence
 from allpacs.decode.open import read_frames_of
-from allpacs.domain.errors import UndecodablePixels
+from allpacs.domain.errors import InternalFault, UndecodablePixels
 from allpacs.domain.findings import CellFinding, InstanceFindings, NotAssessable, Remark, RemarkKind
 from allpacs.domain.image import COARSEST_UM, FINEST_UM, Cell, Frame, Scale, ScaleOrigin, UnreadableFrame
 from allpacs.domain.parts import complete
+from allpacs.study.containment import contained
 
 #: Preprocessed cells, ``uint8`` of shape (n, input_px, input_px, 3), in the order of the findings' cells.
 Crops = NDArray[np.uint8]
@@ -113,28 +114,20 @@ class Pipeline:
                 if isinstance(frame, UnreadableFrame):
                     unreadable.append(frame)
                     continue
-                finder = finder_for(frame, image.cell_finder)
-                found, measured = finder.find_and_measure(frame)
-                own, conflict = choose_scale(
-                    frame.scale, measured, _configured(image), segmented=finder.name == WholeFrame.name
-                )
+                try:
+                    with contained(f"frame {frame.number}"):
+                        found, scales, conflict = self._cells_of(image, frame)
+                except InternalFault as fault:
+                    unreadable.append(UnreadableFrame(frame.number, str(fault)))
+                    continue
                 if conflict is not None:
                     remarks[conflict] = None
-                if own is not None and own.origin is ScaleOrigin.RED_CELLS:
-                    measured_um.append(own.spacing_um)
+                if scales is not None and scales.origin is ScaleOrigin.RED_CELLS:
+                    measured_um.append(scales.spacing_um)
                 else:
-                    scale = own
-                for number, cell in enumerate(found, start=1):
-                    finding = CellFinding(
-                        sop_instance_uid=image.sop_instance_uid,
-                        frame_number=frame.number,
-                        cell_number=number,
-                        box=cell.box,
-                        outline=cell.outline,
-                        reason=self.rejection_reason(frame.rgb, cell, own),
-                    )
-                    cells.append(finding)
-                    crops.append(self.prepared(frame.rgb, cell, own))
+                    scale = scales
+                cells += [finding for finding, _ in found]
+                crops += [crop for _, crop in found]
         except UndecodablePixels as undecodable:
             return self._findings(image, last, (), str(undecodable)), self.stack([])
         findings = replace(
@@ -145,6 +138,28 @@ class Pipeline:
             measured_um=tuple(measured_um),
         )
         return findings, self.stack(crops)
+
+    def _cells_of(
+        self, image: ImageFile, frame: Frame
+    ) -> tuple[list[tuple[CellFinding, Crops]], Scale | None, Remark | None]:
+        """Return the cells of a frame with the network's inputs, its scale, and a remark if scales contradict."""
+        finder = finder_for(frame, image.cell_finder)
+        found, measured = finder.find_and_measure(frame)
+        scale, conflict = choose_scale(
+            frame.scale, measured, _configured(image), segmented=finder.name == WholeFrame.name
+        )
+        cells = []
+        for number, cell in enumerate(found, start=1):
+            finding = CellFinding(
+                sop_instance_uid=image.sop_instance_uid,
+                frame_number=frame.number,
+                cell_number=number,
+                box=cell.box,
+                outline=cell.outline,
+                reason=self.rejection_reason(frame.rgb, cell, scale),
+            )
+            cells.append((finding, self.prepared(frame.rgb, cell, scale)))
+        return cells, scale, conflict
 
     def label(self, findings: InstanceFindings, crops: Crops, predict: Predict) -> InstanceFindings:
         """Ask the model about every cell that has no reason yet, and return the findings with labels."""

@@ -20,11 +20,12 @@ from numpy.typing import NDArray
 from allpacs.cells.nucleus import Measures, Nucleus, measure, working_step
 from allpacs.cells.tissue import something_there
 from allpacs.decode.slide import SlideLevel, read_slide_instance
-from allpacs.domain.errors import UndecodablePixels
-from allpacs.domain.findings import CellFinding, InstanceFindings, MatrixPlace, NotAssessable, Remark
+from allpacs.domain.errors import InternalFault, UndecodablePixels
+from allpacs.domain.findings import CellFinding, InstanceFindings, MatrixPlace, NotAssessable, Remark, RemarkKind
 from allpacs.domain.geometry import BoxPx, PointPx
 from allpacs.domain.image import Cell, Scale, ScaleOrigin, UnreadableFrame
 from allpacs.domain.slide import Level, Slide, SlideInstance, choose
+from allpacs.study.containment import contained
 from allpacs.study.pipeline import Crops, ImageFile, Pipeline
 
 WHOLE_SLIDE_IMAGE = "1.2.840.10008.5.1.4.1.1.77.1.6"
@@ -125,10 +126,17 @@ def search(
     fault: str | None = None
     unreadable: dict[int, list[UnreadableFrame]] = defaultdict(list)
     seen = _Seen()
+    lost: list[str] = []
     try:
         with SlideLevel(plan.level, [image.path for image in plan.images], max_pixels=pipeline.max_pixels) as level:
             for region in regions:
-                for number, cell, crop in _cells_in(pipeline, plan, level, region, seen):
+                try:
+                    with contained("a region of the slide"):
+                        found = list(_cells_in(pipeline, plan, level, region, seen))
+                except InternalFault as internal:
+                    lost.append(str(internal))
+                    continue
+                for number, cell, crop in found:
                     cells[number].append(cell)
                     crops[number].append(crop)
             for (number, _), frame in sorted(level.unreadable.items()):
@@ -138,9 +146,10 @@ def search(
     findings = []
     for number, (image, part) in enumerate(zip(plan.images, plan.level.parts, strict=True)):
         remarks = plan.remarks if with_remarks else ()
-        found = _unread(image, part.frames, fault=fault, remarks=remarks, about=part)
-        found = replace(found, cells=tuple(cells[number]), scale=plan.scale, unreadable=tuple(unreadable[number]))
-        findings.append(found)
+        remarks += tuple(Remark(RemarkKind.NOT_ANALYSED, f"Not analysed: {reason}.") for reason in dict.fromkeys(lost))
+        shown = _unread(image, part.frames, fault=fault, remarks=remarks, about=part)
+        shown = replace(shown, cells=tuple(cells[number]), scale=plan.scale, unreadable=tuple(unreadable[number]))
+        findings.append(shown)
     return findings, [pipeline.stack(crops[number]) for number in range(len(plan.images))]
 
 

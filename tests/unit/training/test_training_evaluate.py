@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 from PIL import Image
 from safetensors.numpy import save_file
-from tests.training_samples import write_run
 
 from allpacs.classify.bundle import Bundle, load_bundle, save_golden, write_bundle
 from allpacs.classify.engines import tensorflow
 from allpacs.classify.quality import Quality
 from allpacs.domain.errors import InputFault
 from allpacs.settings import SHIPPED_BUNDLE
+from support.training_samples import write_run
 from training import evaluate, metrics
 from training.__main__ import main
 from training.evaluate import Figures, evaluate_bundle, evaluate_run, seen_by
