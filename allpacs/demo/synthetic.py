@@ -21,7 +21,7 @@ Floats = NDArray[np.float64]
 
 #: Optical density (red, green, blue) that one unit of each stain adds.
 CHROMATIN = np.array([1.05, 1.95, 0.90])
-CYTOPLASM = np.array([0.92, 1.10, 0.45])
+CYTOPLASM = np.array([0.75, 1.15, 0.50])
 RED_CELL = np.array([0.12, 0.34, 0.29])
 PLATELET = np.array([0.30, 0.42, 0.12])
 
@@ -33,8 +33,8 @@ DIM_LIGHT = np.array([203.0, 197.0, 194.0])
 FIELD_LIGHT = np.array([216.0, 220.0, 212.0])
 
 #: Radius of a cell as a share of a single-cell picture's side: mean and deviation, for blasts and for normal cells.
-BLAST_RADIUS = (0.243, 0.014)
-NORMAL_RADIUS = (0.200, 0.012)
+BLAST_RADIUS = (0.258, 0.012)
+NORMAL_RADIUS = (0.185, 0.010)
 
 #: Radius of a red cell as a share of a field's shorter side, and of white cells in red cell radii.
 RED_CELL_SHARE = 0.058
@@ -161,8 +161,8 @@ def _white_cell(
     outline *= _wobble(rng, angle, 30, 0.0016, lowest=7)
     mask = away < outline
 
-    # The nucleus leaves a crescent of cytoplasm on one side; in a blast hardly that.
-    share = rng.uniform(0.90, 0.96) if blast else rng.uniform(0.84, 0.91)
+    # The nucleus leaves a thin crescent of cytoplasm on one side.
+    share = rng.uniform(0.90, 0.96) if blast else rng.uniform(0.93, 0.97)
     side = rng.uniform(0.0, 2 * np.pi)
     shift = radius * (1 - share) * 0.8
     nucleus_away, nucleus_angle = _polar(shape, (middle[0] + shift * np.cos(side), middle[1] + shift * np.sin(side)))
