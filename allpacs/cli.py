@@ -278,6 +278,7 @@ def import_pictures(
         patient_id=patient_id, patient_name=patient_name, accession_number=accession, kind=specimen, stain=stain
     )
     files = picture_files(images)
+    bad: list[InputFault] = []
     with counted("importing", len(files)) as advance:
         written = write_study(
             files,
@@ -286,8 +287,13 @@ def import_pictures(
             made_at=datetime.now(UTC).astimezone(),
             spacing_um=spacing_um,
             progress=advance,
+            on_bad=lambda _, fault: bad.append(fault),
         )
+    for fault in bad:
+        typer.echo(str(fault), err=True)
     typer.echo(f"{len(written)} instances in {out}")
+    if bad:
+        raise InputFault(f"{len(bad)} of {len(files)} files could not be imported: see above")
 
 
 @app.command()

@@ -5,16 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from allpacs.decode.part10 import looks_like_part10
 from allpacs.domain.errors import InputFault
 
 PICTURE_SUFFIXES = frozenset({".bmp", ".png", ".jpg", ".jpeg", ".tif", ".tiff"})
 
 
+#: Files that media and operating systems add to a folder of images.
+_NOT_IMAGES = frozenset({"dicomdir", "thumbs.db", ".ds_store", "desktop.ini"})
+
+
 def is_dicom(path: Path) -> bool:
-    """Whether the file has the DICOM preamble (PS3.10 section 7.1)."""
+    """Whether the file starts as a DICOM file, with a preamble (PS3.10 section 7.1) or, as older ones, without."""
+    if path.name.lower() in _NOT_IMAGES:
+        return False
     try:
         with path.open("rb") as stream:
-            return stream.read(132)[128:] == b"DICM"
+            return looks_like_part10(stream.read(132))
     except OSError:
         return False
 

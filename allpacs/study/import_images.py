@@ -26,6 +26,8 @@ def import_pictures(
     study_uid: str | None = None,
     synthetic: bool = False,
     progress: Callable[[], None] = lambda: None,
+    on_bad: Callable[[Path, InputFault], None] | None = None,
+    most_bytes: int | None = None,
 ) -> list[Path]:
     """Write one study with one series: an instance for each picture, for each page of a multi-page TIFF.
 
@@ -37,6 +39,10 @@ def import_pictures(
         Study to add to; None for a new one, derived from the pictures, the patient and the time.
     progress:
         Called after each picture.
+    on_bad:
+        Called for each file that cannot be read; the others are imported. None: the first such file raises.
+    most_bytes:
+        Largest sum of the instances' sizes: the pages of a small TIFF can be large.
 
     Returns
     -------
@@ -45,7 +51,8 @@ def import_pictures(
     Raises
     ------
     InputFault
-        No picture was named, or one cannot be read; the message names the file. Pictures before it are written.
+        No picture was named; one cannot be read (without `on_bad`), the message names the file, and pictures before it
+        are written; or the instances have more than `most_bytes`.
     StoreFault
         The folder cannot be written.
     """
@@ -56,7 +63,9 @@ def import_pictures(
         study_uid = derive_uid("imported study", repr(patient), made_at.isoformat(), *digests)
     series_uid = derive_uid("imported series", study_uid, made_at.isoformat())
     written: list[Path] = []
+    size = 0
     for path in paths:
+        of_this_file: list[Path] = []
         try:
             ratio = lossy_ratio(path)
             for frame in read_picture(path):
@@ -65,16 +74,26 @@ def import_pictures(
                     patient=patient,
                     study_uid=study_uid,
                     series_uid=series_uid,
-                    instance_number=len(written) + 1,
+                    instance_number=len(written) + len(of_this_file) + 1,
                     made_at=made_at,
                     spacing_um=spacing_um,
                     lossy_ratio=ratio,
                     synthetic=synthetic,
                 )
-                written.append(save(image, out_dir))
-            progress()
+                of_this_file.append(save(image, out_dir))
+                size += of_this_file[-1].stat().st_size
+                if most_bytes is not None and size > most_bytes:
+                    raise InputFault(f"the images have more than {most_bytes // 1_000_000} MB uncompressed")
         except UndecodablePixels as fault:
-            raise UndecodablePixels(f"{path}: {fault}") from None
+            named = UndecodablePixels(f"{path}: {fault}")
+            if on_bad is None:
+                raise named from None
+            for page in of_this_file:  # pages before the bad one: a file is imported whole or not at all
+                page.unlink()
+            on_bad(path, named)
+        else:
+            written += of_this_file
+        progress()
     return written
 
 

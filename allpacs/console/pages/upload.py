@@ -14,7 +14,7 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 
 import structlog
-from pydicom.uid import generate_uid
+from pydicom.uid import MediaStorageDirectoryStorage, generate_uid
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException
@@ -26,7 +26,8 @@ from allpacs.console.pages.operations import own_address, own_tls
 from allpacs.console.visit import Visit
 from allpacs.decode.part10 import looks_like_part10, read_header
 from allpacs.deliver.c_store import send_files
-from allpacs.domain.errors import DeliveryUnavailable, InputFault
+from allpacs.domain.errors import DeliveryUnavailable, InputFault, StoreFault
+from allpacs.domain.identity import is_uid
 from allpacs.domain.specimen import PatientAndSpecimen, SpecimenKind, Stain
 from allpacs.study.import_images import import_pictures
 
@@ -70,10 +71,13 @@ def _take(visit: Visit) -> Response:
         return _form(visit, "choose at least one file", 422)
     parent = visit.console.settings.store.folder / "uploads"
     parent.mkdir(mode=0o700, exist_ok=True)
+    parent.chmod(0o700)  # it may have been made by an earlier version
     with tempfile.TemporaryDirectory(dir=parent) as name:
         folder = Path(name)
         try:
-            instances, names, studies = _instances(visit.form, files, folder)
+            instances, names, studies, bad = _instances(visit.form, files, folder, most_bytes=_most_bytes(files))
+            if not instances:
+                return visit.page("upload_done.html", 422, taken=0, refused=bad, studies=[])
         except InputFault as fault:
             return _form(visit, _without_path(str(fault), folder), 422)
         receive = visit.console.settings.receive
@@ -90,6 +94,7 @@ def _take(visit: Visit) -> Response:
             return _form(visit, f"our own receiver does not take it: {unavailable}", 503)
         refused = [(names.get(one.path, one.path.name), one.note) for one in sent if not one.stored]
     taken = len(sent) - len(refused)
+    refused = bad + refused
     visit.store.audit.record(
         "uploaded",
         at=time.time(),
@@ -103,15 +108,17 @@ def _take(visit: Visit) -> Response:
 
 
 def _instances(
-    form: FormData, files: Sequence[UploadFile], folder: Path
-) -> tuple[list[Path], dict[Path, str], list[str]]:
-    """Return the DICOM files to send, what the person called each, and the studies they are of.
+    form: FormData, files: Sequence[UploadFile], folder: Path, most_bytes: int
+) -> tuple[list[Path], dict[Path, str], list[str], list[tuple[str, str]]]:
+    """Return the DICOM files to send, the person's name for each, their studies, and the names and faults of bad files.
 
     Raises
     ------
     InputFault
-        A file is neither a picture nor DICOM, or a particular is not valid.
+        A field of the form is not valid, or the images have more than `most_bytes` uncompressed.
     """
+    bad: list[tuple[str, str]] = []
+    studies: set[str] = set()
     pictures: list[Path] = []
     instances: list[Path] = []
     names: dict[Path, str] = {}
@@ -123,28 +130,64 @@ def _instances(
         with path.open("rb") as stream:
             is_dicom = looks_like_part10(stream.read(132))
         names[path] = (one.filename or "").replace("\\", "/").rsplit("/", 1)[-1]
-        (instances if is_dicom else pictures).append(path)
-    studies = {str(read_header(path).StudyInstanceUID) for path in instances}
+        if not is_dicom:
+            pictures.append(path)
+            continue
+        try:
+            studies.add(_study_of(path))
+            instances.append(path)
+        except InputFault as fault:
+            bad.append((names[path], str(fault)))
     if pictures:
         study_uid = generate_uid(prefix=None)
-        studies.add(study_uid)
-        try:
-            made = import_pictures(
-                pictures,
-                folder / "dicom",
-                patient=_patient(form),
-                made_at=datetime.now(UTC).astimezone(),
-                spacing_um=_spacing(_text(form, "spacing_um")),
-                study_uid=study_uid,
-            )
-        except InputFault as fault:
-            named = next((name for path, name in names.items() if str(path) in str(fault)), None)
-            text = _without_path(str(fault), folder)
-            raise InputFault(text if named is None else f"{named}: {text.partition(': ')[2] or text}") from None
+        made = import_pictures(
+            pictures,
+            folder / "dicom",
+            patient=_patient(form),
+            made_at=datetime.now(UTC).astimezone(),
+            spacing_um=_spacing(_text(form, "spacing_um")),
+            study_uid=study_uid,
+            on_bad=lambda path, fault: bad.append((names[path], str(fault).removeprefix(f"{path}: "))),
+            most_bytes=most_bytes,
+        )
+        studies |= {study_uid} if made else set()
         instances += made
         for path in made:
             names[path] = path.name
-    return instances, names, sorted(studies)
+    return instances, names, sorted(studies), bad
+
+
+def _study_of(path: Path) -> str:
+    """Return the Study Instance UID of a DICOM file.
+
+    Raises
+    ------
+    InputFault
+        It has none, is a DICOMDIR, or cannot be parsed: what the receiver would answer with 0xC000.
+    """
+    try:
+        header = read_header(path)
+    except StoreFault as fault:
+        raise InputFault(str(fault)) from None
+    if header.file_meta.get("MediaStorageSOPClassUID") == MediaStorageDirectoryStorage:
+        raise InputFault("a DICOMDIR lists files of a medium and holds no image")
+    study_uid = str(header.get("StudyInstanceUID", "") or "")
+    if not is_uid(study_uid):
+        raise InputFault("0xC000: the Study Instance UID is missing or not valid")
+    return study_uid
+
+
+def _most_bytes(files: Sequence[UploadFile]) -> int:
+    """Return how many bytes the instances of an upload may have; no photograph compresses a hundred times."""
+    return 100 * (sum(file.size or 0 for file in files) + _MEGABYTE)
+
+
+def sweep_uploads(store: Path, older_than_s: float = 3600.0) -> int:
+    """Delete what uploads left that were interrupted by a kill; return how many there were."""
+    folders = [path for path in (store / "uploads").glob("*") if path.stat().st_mtime < time.time() - older_than_s]
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)
+    return len(folders)
 
 
 def _patient(form: FormData) -> PatientAndSpecimen:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from pydicom import dcmread
 from allpacs.app import make_receiver
 from allpacs.audit.messages import AuditEvent
 from allpacs.console.access import Role
+from allpacs.console.pages.upload import sweep_uploads
 from allpacs.settings import load_settings
 from allpacs.store.store import Store
 from support.console_samples import painted_study
@@ -143,3 +145,66 @@ def test_a_receiver_that_is_away_is_told(browse: Browse) -> None:
     answer = upload(browse(Role.REVIEWER, receive={"port": 1}), ("a.png", png(1)))
     assert answer.status_code == 503
     assert "our own receiver does not take it" in answer.text
+
+
+def dicom(path: Path, **changes: str | None) -> bytes:
+    """Return the bytes of an instance with some elements changed, or removed where None."""
+    image = dcmread(path)
+    for keyword, value in changes.items():
+        if value is None:
+            delattr(image, keyword)
+        else:
+            setattr(image, keyword, value)
+    buffer = io.BytesIO()
+    image.save_as(buffer)
+    return buffer.getvalue()
+
+
+def test_good_files_are_taken_and_bad_ones_named(reviewer: Browser, store: Store, tmp_path: Path) -> None:
+    (good,) = painted_study(tmp_path, [9])
+    before = len(store.studies.latest())
+    answer = upload(
+        reviewer,
+        ("good.dcm", good.read_bytes()),
+        ("no_study.dcm", dicom(good, StudyInstanceUID=None)),
+        ("no_sop.dcm", dicom(good, SOPInstanceUID=None)),
+        ("Thumbs.db", b"\xd0\xcf\x11\xe0" + bytes(600)),
+        ("cut.png", png(3)[:60]),
+        ("fine.png", png(4)),
+    )
+    assert answer.status_code == 200, answer.text
+    assert "2 images were taken" in answer.text
+    for name in ("no_study.dcm", "no_sop.dcm", "Thumbs.db", "cut.png"):
+        assert f"<bdi>{name}</bdi>: <bdi>" in answer.text
+    assert "0xC000: the Study Instance UID is missing" in answer.text
+    assert str(store.spool.folder.parent) not in answer.text
+    assert len(store.studies.latest()) == before + 2
+    assert not list((store.spool.folder.parent / "uploads").iterdir())
+
+
+def test_if_nothing_can_be_taken_every_file_is_named(reviewer: Browser) -> None:
+    answer = upload(reviewer, ("a.png", b"no picture"), ("b.dcm", b"\0" * 128 + b"DICM" + b"\xff" * 40))
+    assert answer.status_code == 422
+    assert "<bdi>a.png</bdi>" in answer.text
+    assert "<bdi>b.dcm</bdi>" in answer.text
+
+
+def test_a_small_file_of_many_large_pages_is_stopped(reviewer: Browser, store: Store) -> None:
+    buffer = io.BytesIO()
+    page = Image.new("RGB", (4000, 4000), (130, 60, 140))
+    page.save(buffer, "TIFF", compression="tiff_adobe_deflate", save_all=True, append_images=[page] * 19)
+    assert len(buffer.getvalue()) < 4_000_000
+    answer = upload(reviewer, ("pages.tif", buffer.getvalue()))
+    assert answer.status_code == 422
+    assert "MB uncompressed" in answer.text
+    assert not list((store.spool.folder.parent / "uploads").iterdir())
+
+
+def test_what_an_interrupted_upload_left_is_swept(tmp_path: Path) -> None:
+    old, new = tmp_path / "uploads" / "old", tmp_path / "uploads" / "new"
+    for folder in (old, new):
+        folder.mkdir(parents=True)
+        (folder / "0000").write_bytes(b"x")
+    os.utime(old, (0, 0))
+    assert sweep_uploads(tmp_path) == 1
+    assert [path.name for path in (tmp_path / "uploads").iterdir()] == ["new"]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, TiffImagePlugin
 
 import decode_samples as samples
 from allpacs.decode.open import read_frames_of
@@ -122,3 +122,35 @@ def test_real_cells(data_dir: Path) -> None:
         (frame,) = read_frames_of(cell)
         assert frame.rgb.shape == (450, 450, 3)
         assert frame.rgb[:8, :8].max() == 0  # segmented: black around the cell
+
+
+def test_reduced_copies_and_masks_of_a_page_are_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "pyramid.tif"
+    pages = [np.full((64, 64, 3), value, np.uint8) for value in (10, 20, 30, 40, 50)]
+    with TiffImagePlugin.AppendingTiffWriter(str(path), new=True) as writer:
+        for page, kind in zip(pages, (0, 1, 0, 4, 9), strict=True):
+            Image.fromarray(page).save(writer, "TIFF", tiffinfo={254: kind})
+            writer.newFrame()
+    frames = list(read_picture(path))
+    assert [(frame.number, int(frame.rgb[0, 0, 0])) for frame in frames] == [(1, 10), (2, 30)]
+
+
+def test_a_file_of_nothing_but_a_reduced_page_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "only.tif"
+    Image.new("RGB", (32, 32), (7, 8, 9)).save(path, tiffinfo={254: 1})
+    (frame,) = read_picture(path)
+    assert tuple(frame.rgb[0, 0]) == (7, 8, 9)
+
+
+@pytest.mark.parametrize(("hidden", "shown"), [((0, 0, 0), (0, 0, 0)), ((200, 30, 90), (255, 255, 255))])
+def test_transparent_pixels_are_white_unless_they_hide_black(
+    tmp_path: Path, hidden: tuple[int, int, int], shown: tuple[int, int, int]
+) -> None:
+    rgba = np.zeros((8, 8, 4), np.uint8)
+    rgba[...] = (*hidden, 0)
+    rgba[2:6, 2:6] = (120, 60, 140, 255)
+    path = tmp_path / "cut.png"
+    Image.fromarray(rgba).save(path)
+    (frame,) = read_picture(path)
+    assert tuple(frame.rgb[0, 0]) == shown
+    assert tuple(frame.rgb[3, 3]) == (120, 60, 140)
