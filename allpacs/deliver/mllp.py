@@ -29,7 +29,7 @@ from __future__ import annotations
 import asyncio
 import re
 import ssl
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from itertools import dropwhile
 
@@ -57,7 +57,7 @@ _WHAT_TO_DO = {
     "205": "it has this already under another key",
 }
 _SEGMENT_END = re.compile(r"[\r\n]+")
-#: Where an error condition stands: in ERR-3 since version 2.5, before that in MSA-6 or in the fourth component of ERR-1.
+#: Where an error condition stands: in ERR-3 since version 2.5, before that in MSA-6 or the fourth component of ERR-1.
 _ERROR_FIELDS = (("ERR", 3, 1), ("MSA", 6, 1), ("ERR", 1, 4))
 
 
@@ -183,7 +183,7 @@ class MllpDestination:
         raise DeliveryRejected(f"{said}: {_WHAT_TO_DO.get(grave, 'sending it again will not help')}")
 
 
-async def _blocks(reader: asyncio.StreamReader) -> AsyncIterator[bytes]:
+async def _blocks(reader: asyncio.StreamReader) -> AsyncGenerator[bytes]:
     """Yield the content of each block that comes back, until the connection ends.
 
     What stands before a block's start character belongs to no block, nor do line ends and zeros between blocks.
