@@ -157,6 +157,6 @@ class BackendServices:
             error = str(told.get("error"))
             what = f"{error}: {_ERRORS[error]}" if error in _ERRORS else "check token_url and the registration there"
             raise DeliveryRejected(f"{self._name}: no token: {answer.status}, {what}")
-        return token, float(max(0, min(lives_s, _LONGEST_LIFE_S))) if isinstance(
-            lives_s, int | float
-        ) else _ASSERTED_FOR_S
+        if not isinstance(lives_s, int | float):
+            lives_s = _ASSERTED_FOR_S
+        return token, float(max(0, min(lives_s, _LONGEST_LIFE_S)))

@@ -1,7 +1,7 @@
 """What an archive answers to STOW-RS: the Store Instances Response, as DICOM JSON or XML.
 
-Source: PS3.18 section 10.5.3 (response), Table 10.5.3-3 (attributes), Annex F (DICOM JSON); PS3.19 Annex A (Native DICOM
-Model).
+Source: PS3.18 section 10.5.3 (response), Table 10.5.3-3 (attributes), Annex F (DICOM JSON); PS3.19 Annex A (Native
+DICOM Model).
 """
 
 from __future__ import annotations
@@ -83,8 +83,8 @@ def read_answer(answer: Answer) -> StoreAnswer | None:
             stored |= {_uid(item): _number(item, _WARNING_REASON) for item in data_set.get(_REFERENCED, [])}
             for item in data_set.get(_FAILED, []):
                 failed[_uid(item)] = _number(item, _FAILURE_REASON) or PROCESSING_FAILURE
-            for item in data_set.get(_OTHER_FAILURES, []):
-                others.append(_number(item, _FAILURE_REASON) or PROCESSING_FAILURE)
+            unnamed = data_set.get(_OTHER_FAILURES, [])
+            others += [_number(item, _FAILURE_REASON) or PROCESSING_FAILURE for item in unnamed]
     except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError, ET.ParseError):
         raise BrokenAnswer("the archive's answer is cut off or broken") from None
     return StoreAnswer(answer.status, stored, failed, tuple(others))

@@ -67,7 +67,7 @@ class RemoteEngine:
             self._model_url = f"{httpx.URL(url.rstrip('/'))}/v2/models/{quote(model, safe='')}"
         except httpx.InvalidURL as error:
             raise ModelFault("model.remote_url is no URL") from error
-        self._verify = httpx.create_ssl_context() if self._model_url.startswith("https:") else False
+        self._verify = httpx.create_ssl_context()  # once: reading the certificates takes longer than a small batch
         try:
             described = json.loads(self._ask("GET", "").content)
         except (ValueError, RecursionError) as error:

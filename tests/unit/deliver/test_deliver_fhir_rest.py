@@ -429,7 +429,7 @@ def trickle(start, step):
 def test_a_server_that_trickles_is_left_in_time(start):
     started = time.monotonic()
     with tcp_server(trickle(start, b" " if start else b"\r\n")) as port:
-        with pytest.raises(DeliveryUnavailable, match="127.0.0.1"):
+        with pytest.raises(DeliveryUnavailable, match=r"127\.0\.0\.1"):
             FhirRestDestination(f"http://127.0.0.1:{port}", timeout_s=1).deliver([fhir_artefact()])
         with pytest.raises(DeliveryUnavailable):
             FhirRestDestination(f"http://127.0.0.1:{port}", timeout_s=1).check()
