@@ -35,7 +35,7 @@ from pynetdicom.sop_class import Verification
 from pynetdicom.status import STORAGE_SERVICE_CLASS_STATUS, code_to_category
 
 from allpacs.dicom import status as status_codes
-from allpacs.dicom.network.requestor import ExplainedHandshake, hold_at_checkpoint, send_without_delay
+from allpacs.dicom.network.requestor import ExplainedHandshake, hold_at_checkpoint, limit_answers, send_without_delay
 from allpacs.dicom.tls import Tls
 from allpacs.domain.errors import ConfigFault, DeliveryRejected, DeliveryUnavailable
 from allpacs.domain.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, is_ae_title
@@ -93,7 +93,7 @@ class Peer:
     Attributes
     ----------
     timeout_s:
-        Longest wait for the connection and for each answer (ACSE, DIMSE), seconds.
+        Longest wait for the connection and for each answer (ACSE, DIMSE), seconds; a PDU that was begun has twice that.
     tls:
         Asked for the settings of each connection; None: no TLS.
     """
@@ -221,6 +221,7 @@ def associated(
         # A request goes out as several small writes: without this each waits for the peer's delayed
         # acknowledgement of the one before, 40 ms an object.
         send_without_delay(event.assoc)
+        limit_answers(event.assoc)
 
     def on_pdu(event: evt.Event) -> None:
         # Seen here it is never missed: pynetdicom 3.0 itself takes a rejection that comes very quickly for a failed

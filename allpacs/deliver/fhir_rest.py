@@ -5,21 +5,25 @@ How an answer is judged:
 =====================================================  ===================================================
 answer                                                 meaning
 =====================================================  ===================================================
-2xx, transaction-response, every entry 2xx or 304      delivered; a status in words ("Created") counts as 2xx
-200 or 201 without a body, 204                         delivered: the server returns nothing of a transaction
-                                                       that succeeded (Prefer: return=minimal)
+2xx, transaction-response, every entry 2xx or 304      delivered; an entry's status may be its phrase alone
+2xx without a body (204, or a server that returns the  delivered, with a warning, if /metadata there is
+minimum), or with an OperationOutcome without errors   that of a FHIR R4 server: a transaction succeeds as
+                                                       a whole or fails with 4xx or 5xx
 408, 425, 429, 5xx (also of one entry)                 unavailable: tried again, not before Retry-After
-409, 423 (also of one entry)                           unavailable, at most ten times: another transaction changes
-                                                       the same resource, or holds a lock on it
-202                                                    unavailable: accepted, not processed; conditional requests make
-                                                       sending it again harmless
+409, 423 (also of one entry); 400, 412, 422 of which   conflict: another transaction had the same resource
+all errors are conflict, lock-error or other           at the same time. Tried again, but given up after
+transient issue types                                  10 conflicts in a row
 no connection, time-out, answer cut off                unavailable: the transaction may have been committed,
                                                        conditional requests make sending it again harmless
-401, 403, 404, 412, 422, other 4xx (or an entry)       rejected
+400, 401, 403, 404, 410, 412, 422, other 4xx (or an    rejected; 412 says that a condition matches several
+entry)                                                 resources, which no attempt changes
 3xx                                                    rejected: the address in the settings has to be mended
-2xx but not FHIR, a batch-response, or not as many     rejected: something else than a transaction took place, and
-entries as were sent                                   a person has to look up what was stored
-an answer of more than 20 MB, decompressed             unavailable
+202                                                    rejected: it may be carried out or not, and nobody
+                                                       asked for that (FHIR asynchronous pattern)
+batch-response                                         rejected: the entries were processed one by one, and
+                                                       the references between them lead nowhere
+2xx but not FHIR, not a transaction-response, not as   rejected: something else than a FHIR server answered,
+many entries as were sent, or too large                and whether anything was stored has to be looked up
 =====================================================  ===================================================
 
 An answer's free text (OperationOutcome diagnostics, reason phrases) may repeat patient data and is never copied.
@@ -28,42 +32,38 @@ An answer's free text (OperationOutcome diagnostics, reason phrases) may repeat 
 from __future__ import annotations
 
 import json
-import re
+import threading
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Any
 
-import httpx
-
-from allpacs.deliver.http import AnswerTooLarge, address_name, bounded_request, retry_after_s
+from allpacs.deliver.fhir_answer import Conflict, Verdict, check_entries, is_good_outcome, issues, judge, named
+from allpacs.deliver.fhir_devices import KnownDevices
+from allpacs.deliver.http import address_name, ask, retry_after_s, too_large
 from allpacs.deliver.smart import BackendServices
 from allpacs.dicom.tls import Tls
+from allpacs.dicom.web import MAX_ANSWER_BYTES, Answer
 from allpacs.domain.artefacts import Artefact, ArtefactKind, Receipt
 from allpacs.domain.errors import DeliveryRejected, DeliveryUnavailable
 
 _FHIR_JSON = "application/fhir+json"
 
-#: 4xx that say "later", not "never" (RFC 9110 15.5.9, RFC 8470, RFC 6585).
-_LATER = frozenset({408, 425, 429})
-#: Another transaction changes the same resource (RFC 9110 15.5.10, FHIR R4 3.1.0.11.2), or locks it (RFC 4918 11.3).
-_CONFLICTS = frozenset({409, 423})
-#: Attempts after which a conflict is no coincidence.
+#: Conflicts of one Bundle in a row after which a person has to look. With the waits of the retry policy this is a
+#: quarter of an hour at least: transactions that merely came together have passed by then.
 _MOST_CONFLICTS = 10
-#: Phrases that servers write instead of a number as the status of an entry, in lower case.
-_PHRASES = {HTTPStatus(code).phrase.lower(): code for code in (200, 201, 202, 204, 304)}
 
 _WHAT_TO_DO = {
+    400: "the server does not understand the transaction",
     401: "the server wants other credentials: check the bearer token or oauth of this destination",
     403: "the server forbids it: give this account the right to create and update",
     404: "nothing answers there: check the base address of this destination",
+    410: "what was there has been taken away: check the base address of this destination",
     412: "a conditional request matched several resources at the server",
+    413: "the report is larger than the server takes: raise its limit",
     422: "the server's rules refuse a resource",
 }
-
-_CODE = re.compile(r"[a-z][a-z-]{0,31}")
-_ENTRY_STATUS = re.compile(r"([1-5][0-9]{2})(?![0-9])")
 
 
 class FhirRestDestination:
@@ -80,7 +80,7 @@ class FhirRestDestination:
     tokens:
         Where tokens come from that are fetched (SMART Backend Services), instead of `bearer_token`.
     timeout_s:
-        Longest time to connect, and longest silence while sending or receiving, seconds.
+        Longest silence, and longest time for one exchange, seconds; a large Bundle has more for being sent.
     tls:
         Asked for the settings of each connection (own certificate authority, client certificate); None: the platform's.
     now:
@@ -109,6 +109,9 @@ class FhirRestDestination:
         self._timeout_s = timeout_s
         self._tls = tls
         self._now = now
+        self._devices = KnownDevices()
+        self._conflicts: Counter[str] = Counter()
+        self._lock = threading.Lock()
 
     @property
     def takes(self) -> frozenset[ArtefactKind]:
@@ -123,15 +126,23 @@ class FhirRestDestination:
         DeliveryUnavailable, DeliveryRejected
             See the table above.
         """
-        bundles = [artefact for artefact in artefacts if artefact.kind in self.takes]
         statuses: Counter[int] = Counter()
-        for bundle in bundles:
-            sent = _entries(bundle)
-            answer = self._request("POST", content=bundle.content)
-            statuses.update(_check_entries(sent, answer))
-        return Receipt(
-            detail=", ".join(f"{_named(status)} x{n}" for status, n in sorted(statuses.items())) or "nothing sent"
-        )
+        unlisted = 0
+        for bundle in (artefact for artefact in artefacts if artefact.kind in self.takes):
+            try:
+                listed = self._transact(bundle)
+            except Conflict as conflict:
+                raise self._after_conflict(bundle.uid, conflict) from None
+            except (DeliveryUnavailable, DeliveryRejected):
+                self._forget_conflicts(bundle.uid)
+                raise
+            self._forget_conflicts(bundle.uid)
+            statuses.update(listed or {})
+            unlisted += listed is None
+        details = [f"{named(status)} x{n}" for status, n in sorted(statuses.items())]
+        details += [f"{unlisted} transaction(s) confirmed as a whole"] * bool(unlisted)
+        warning = "the server does not list what it did with each resource" if unlisted else None
+        return Receipt(detail=", ".join(details) or "nothing sent", warning=warning)
 
     def check(self) -> str:
         """Read the CapabilityStatement (``GET [base]/metadata``).
@@ -142,7 +153,7 @@ class FhirRestDestination:
             The server does not answer with the CapabilityStatement of a FHIR R4 server that takes transactions.
         """
         try:
-            statement = self._request("GET", "/metadata")
+            statement = self._resource(self._request("GET", "/metadata"))
         except DeliveryRejected as rejected:
             raise DeliveryUnavailable(rejected.reason) from rejected
         if statement.get("resourceType") != "CapabilityStatement":
@@ -152,141 +163,113 @@ class FhirRestDestination:
             raise DeliveryUnavailable(f"{self._name}: not a FHIR R4 server; give the address of its R4 base")
         return f"FHIR R4 server at {self._name}"
 
-    def _request(self, method: str, path: str = "", content: bytes | None = None) -> dict[str, Any]:
-        """Return the JSON object of a successful answer; raise for every other."""
+    def _transact(self, artefact: Artefact) -> Counter[int] | None:
+        """Post one Bundle; return how often each status occurs in the answer, or None if it lists no entries."""
+        bundle = _bundle(artefact)
+        sent = [str(entry["resource"]["resourceType"]) for entry in bundle["entry"]]
+        content = artefact.content
+        if self._devices.spare(bundle):
+            content = json.dumps(bundle, ensure_ascii=False, separators=(",", ":")).encode()
+        answer = self._request("POST", content=content)
+        if answer.status == HTTPStatus.ACCEPTED:
+            raise DeliveryRejected(
+                f"{self._name}: 202 Accepted: the server may carry out the transaction later, or not; "
+                "turn asynchronous processing off there, and look up what it stored"
+            )
+        listed = None
+        if answer.content.strip():
+            resource = self._resource(answer)
+            listed = None if is_good_outcome(resource) else check_entries(sent, resource)
+        if listed is None:
+            self.check()  # an empty success says nothing of who answered
+        self._devices.learn(bundle)
+        return listed
+
+    def _after_conflict(self, uid: str, conflict: Conflict) -> DeliveryUnavailable | DeliveryRejected:
+        """Count the conflict; return the fault that the delivery ends this attempt with."""
+        with self._lock:
+            self._conflicts[uid] += 1
+            count = self._conflicts[uid]
+        if count < _MOST_CONFLICTS:
+            return conflict
+        self._forget_conflicts(uid)
+        return DeliveryRejected(f"{conflict.reason}, {count} times in a row: look at what the server holds")
+
+    def _forget_conflicts(self, uid: str) -> None:
+        with self._lock:
+            self._conflicts.pop(uid, None)
+
+    def _request(self, method: str, path: str = "", content: bytes | None = None) -> Answer:
+        """Return a successful answer; raise for every other."""
         answer = self._answer(method, path, content)
-        if answer.status_code == HTTPStatus.UNAUTHORIZED and self._tokens is not None:
+        if answer.status == HTTPStatus.UNAUTHORIZED and self._tokens is not None:
             self._tokens.forget()  # it may have been withdrawn before its time
             answer = self._answer(method, path, content)
-        if answer.status_code == HTTPStatus.ACCEPTED:
-            raise DeliveryUnavailable(f"{self._name}: 202 Accepted: the server has not processed the transaction yet")
         if not answer.is_success:
             raise self._failure(answer)
-        if not answer.content.strip() and method == "POST":
-            return {}  # the transaction is all or nothing, and its status says that it succeeded
+        if not answer.whole:
+            raise DeliveryRejected(too_large(self._name, answer))
+        return answer
+
+    def _resource(self, answer: Answer) -> dict[str, Any]:
+        """Return the JSON object of an answer."""
         try:
-            resource = json.loads(answer.content.removeprefix(b"\xef\xbb\xbf"))
+            resource = json.loads(answer.content)
         except (ValueError, RecursionError):
-            if "json" in answer.headers.get("Content-Type", ""):
+            if "json" in answer.media_type:
                 raise DeliveryUnavailable(f"{self._name}: its JSON answer is cut off or broken") from None
             raise DeliveryRejected(
-                f"{self._name}: {answer.status_code}, but not FHIR (a log-in or proxy page?); check the base address"
+                f"{self._name}: {answer.status}, but not FHIR (a log-in or proxy page?); check the base address"
             ) from None
         if not isinstance(resource, dict):
-            raise DeliveryRejected(f"{self._name}: {answer.status_code}, but no FHIR resource; check the base address")
+            raise DeliveryRejected(f"{self._name}: {answer.status}, but no FHIR resource; check the base address")
         return resource
 
-    def _answer(self, method: str, path: str, content: bytes | None) -> httpx.Response:
+    def _answer(self, method: str, path: str, content: bytes | None) -> Answer:
         """Return the answer, whatever its status; raise where there is none."""
-        headers = {"Content-Type": f"{_FHIR_JSON}; charset=utf-8"} if content is not None else {}
+        headers = dict(self._headers)
+        if content is not None:
+            headers["Content-Type"] = f"{_FHIR_JSON}; charset=utf-8"
         if self._tokens is not None:
             headers["Authorization"] = f"Bearer {self._tokens.token()}"
-        try:
-            with httpx.Client(
-                timeout=self._timeout_s,
-                verify=self._tls() if self._tls is not None else True,
-                trust_env=False,
-                headers=self._headers,
-            ) as client:
-                url = self._base_url + path
-                return bounded_request(client, method, url, self._timeout_s, content=content, headers=headers)
-        except AnswerTooLarge as large:
-            raise DeliveryUnavailable(f"{self._name}: {large}") from large
-        except httpx.TimeoutException as late:
-            raise DeliveryUnavailable(f"{self._name}: no answer within {self._timeout_s:g} s") from late
-        except httpx.ConnectError as failure:
-            raise DeliveryUnavailable(f"{self._name}: no connection ({_cause(failure)})") from failure
-        except httpx.RequestError as failure:
-            raise DeliveryUnavailable(f"{self._name}: connection lost ({type(failure).__name__})") from failure
+        return ask(
+            self._name,
+            method,
+            self._base_url + path,
+            timeout_s=self._timeout_s,
+            tls=self._tls,
+            headers=headers,
+            content=content,
+            # Some servers return every resource as they hold it.
+            max_bytes=max(MAX_ANSWER_BYTES, 2 * len(content or b"")),
+        )
 
-    def _failure(self, answer: httpx.Response) -> DeliveryUnavailable | DeliveryRejected:
-        status = answer.status_code
+    def _failure(self, answer: Answer) -> DeliveryUnavailable | DeliveryRejected:
+        status = answer.status
         try:
-            outcome = _outcome(json.loads(answer.content))
+            outcome = json.loads(answer.content)
         except (ValueError, RecursionError):
-            outcome = ""
-        line = f"{self._name}: {_named(status)}{outcome}"
-        if _may_pass(status):
-            wait_s = retry_after_s(answer.headers.get("Retry-After"), self._now())
-            return DeliveryUnavailable(line, wait_s, most_attempts=_MOST_CONFLICTS if status in _CONFLICTS else None)
-        if answer.is_redirect:
+            outcome = None
+        line = f"{self._name}: {named(status)}{issues(outcome)}"
+        wait_s = retry_after_s(answer.headers.get("Retry-After"), self._now())
+        match judge(status, outcome):
+            case Verdict.LATER:
+                return DeliveryUnavailable(line, wait_s)
+            case Verdict.CONFLICT:
+                return Conflict(line, wait_s)
+        if 300 <= status < 400:
             return DeliveryRejected(f"{line}: it points elsewhere; set base_url to the final address")
         return DeliveryRejected(f"{line}: {_WHAT_TO_DO.get(status, 'sending it again will not help')}")
 
 
-def _entries(artefact: Artefact) -> list[str]:
-    """Return the resource types of the Bundle's entries, in order."""
+def _bundle(artefact: Artefact) -> dict[str, Any]:
+    """Return the transaction Bundle of an artefact, each entry with a resource."""
     try:
-        bundle = json.loads(artefact.content)
+        bundle: dict[str, Any] = json.loads(artefact.content)
         if bundle["resourceType"] != "Bundle" or bundle["type"] != "transaction":
             raise ValueError(bundle["type"])
-        return [str(entry["resource"]["resourceType"]) for entry in bundle["entry"]]
-    except (ValueError, KeyError, TypeError):
+        for entry in bundle["entry"]:
+            str(entry["resource"]["resourceType"])
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise DeliveryRejected(f"artefact {artefact.uid} is not a FHIR transaction Bundle of resources") from None
-
-
-def _check_entries(sent: Sequence[str], answer: dict[str, Any]) -> list[int]:
-    """Return the status of each entry of a transaction-response; raise unless there is one success for each sent."""
-    if not answer:
-        return [int(HTTPStatus.NO_CONTENT)] * len(sent)
-    if answer.get("resourceType") != "Bundle" or answer.get("type") != "transaction-response":
-        raise DeliveryRejected(f"the server answered no transaction-response{_outcome(answer)}; look up what it stored")
-    entries = answer.get("entry")
-    if not isinstance(entries, list) or len(entries) != len(sent):
-        count = len(entries) if isinstance(entries, list) else 0
-        raise DeliveryRejected(f"the server answered {count} of {len(sent)} entries; look up what it stored")
-    statuses = []
-    later: list[str] = []
-    never: list[str] = []
-    conflict = True
-    for number, (resource_type, entry) in enumerate(zip(sent, entries, strict=True), start=1):
-        response = entry.get("response") if isinstance(entry, dict) else None
-        response = response if isinstance(response, dict) else {}
-        status = _entry_status(response.get("status"))
-        statuses.append(status)
-        if not 200 <= status < 300 and status != HTTPStatus.NOT_MODIFIED:
-            conflict = conflict and status in _CONFLICTS
-            line = f"entry {number} ({resource_type}): {_named(status)}{_outcome(response.get('outcome'))}"
-            (later if _may_pass(status) else never).append(line)
-    if never:
-        raise DeliveryRejected("; ".join(never))
-    if later:
-        raise DeliveryUnavailable("; ".join(later), most_attempts=_MOST_CONFLICTS if conflict else None)
-    return statuses
-
-
-def _entry_status(stated: object) -> int:
-    """Return the number of an entry's status, which servers write as number, number and phrase, or phrase; 0: none."""
-    text = str(stated or "").strip()
-    match = _ENTRY_STATUS.match(text)
-    return int(match[1]) if match else _PHRASES.get(text.lower(), 0)
-
-
-def _may_pass(status: int) -> bool:
-    return status >= 500 or status in _LATER or status in _CONFLICTS
-
-
-def _named(status: int) -> str:
-    try:
-        return f"{status} {HTTPStatus(status).phrase}"
-    except ValueError:
-        return f"status {status}" if status else "no status"
-
-
-def _outcome(resource: Any) -> str:
-    """Return severity and code of each issue of an OperationOutcome, as `` (error/invalid)``; nothing else of it."""
-    if not isinstance(resource, dict) or resource.get("resourceType") != "OperationOutcome":
-        return ""
-    issues = resource.get("issue")
-    pairs = [
-        "/".join(filter(_CODE.fullmatch, (str(issue.get("severity", "")), str(issue.get("code", "")))))
-        for issue in (issues if isinstance(issues, list) else [])
-        if isinstance(issue, dict)
-    ]
-    told = ", ".join(dict.fromkeys(pair for pair in pairs if pair))
-    return f" ({told})" if told else ""
-
-
-def _cause(failure: httpx.ConnectError) -> str:
-    """Return why there is no connection; nothing was sent yet, so the text is the system's own."""
-    return str(failure) or type(failure).__name__
+    return bundle

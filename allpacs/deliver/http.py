@@ -1,12 +1,7 @@
-"""What HTTP destinations share: their address, bounded requests, and when to come back."""
+"""What destinations that are reached by HTTP have in common: their address, one exchange, and when to come back."""
 
 from __future__ import annotations
 
-import socket
-import threading
-import zlib
-from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
@@ -14,123 +9,13 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from allpacs.domain.errors import ConfigFault
+from allpacs.dicom.tls import Tls
+from allpacs.dicom.web import Answer, exchange
+from allpacs.domain.errors import ConfigFault, DeliveryUnavailable
 
-#: Largest answer that is read, after decompression, bytes. An answer about 10,000 entries has some 2 MB.
-MOST_ANSWER_BYTES = 20_000_000
-
-_BLOCK_BYTES = 1 << 20
-#: Headers that are about the transfer of a body, not about the body.
-_OF_TRANSFER = frozenset({"content-encoding", "content-length", "transfer-encoding"})
-
-
-class AnswerTooLarge(Exception):
-    """An answer has more bytes than any answer needs."""
-
-
-def bounded_request(
-    client: httpx.Client,
-    method: str,
-    url: str,
-    timeout_s: float,
-    *,
-    most_bytes: int = MOST_ANSWER_BYTES,
-    **options: Any,
-) -> httpx.Response:
-    """Send a request and return its answer, read to the end, within limits of size and of time.
-
-    Parameters
-    ----------
-    timeout_s:
-        Longest time from the end of the request to the last byte of the answer. The client's own time-out applies to
-        the connection, to sending, and to each wait for the next bytes.
-    most_bytes:
-        Largest answer, after decompression.
-    options:
-        Of `httpx.Client.request`: content, headers, data, params.
-
-    Raises
-    ------
-    AnswerTooLarge
-        The answer is larger. No more than `most_bytes` and one decompressed block are ever held.
-    httpx.ReadTimeout
-        The answer took longer than `timeout_s`.
-    httpx.RequestError
-        Anything else that keeps an answer from coming.
-    """
-    limit = _TimeLimit(timeout_s)
-    try:
-        with client.stream(method, url, extensions={"trace": limit.follow}, **options) as answer:
-            body = bytearray()
-            for block in _blocks(answer):
-                body += block
-                if len(body) > most_bytes:
-                    raise AnswerTooLarge(f"an answer of more than {most_bytes // 1_000_000} MB")
-                if limit.passed:
-                    break
-            if not limit.passed:
-                kept = [(name, value) for name, value in answer.headers.multi_items() if name not in _OF_TRANSFER]
-                return httpx.Response(answer.status_code, headers=kept, content=bytes(body), request=answer.request)
-    except httpx.RequestError:
-        if not limit.passed:
-            raise
-    finally:
-        limit.end()
-    raise httpx.ReadTimeout("the answer did not end in time")
-
-
-class _TimeLimit:
-    """Shuts a connection down when its answer takes too long, be it headers or body that trickle.
-
-    Parameters
-    ----------
-    seconds:
-        Counted from the end of the request.
-    """
-
-    def __init__(self, seconds: float) -> None:
-        self.passed = False
-        self._stream: Any = None
-        self._timer = threading.Timer(seconds, self._shut_down)
-        self._timer.daemon = True
-
-    def follow(self, event: str, about: Mapping[str, Any]) -> None:
-        """Follow what httpcore does on the connection (its ``trace`` extension)."""
-        if event.endswith(("connect_tcp.complete", "start_tls.complete")):
-            self._stream = about["return_value"]
-        elif event.endswith("send_request_body.complete") and not self._timer.is_alive():
-            self._timer.start()
-
-    def end(self) -> None:
-        """Stop counting."""
-        self._timer.cancel()
-
-    def _shut_down(self) -> None:
-        self.passed = True
-        with suppress(OSError):
-            self._stream.get_extra_info("socket").shutdown(socket.SHUT_RDWR)
-
-
-def _blocks(answer: httpx.Response) -> Iterator[bytes]:
-    """Yield the body of an answer, decompressed in blocks of limited size.
-
-    httpx decompresses each piece from the network whole, to a thousand times its size.
-    """
-    encoding = answer.headers.get("Content-Encoding", "identity").strip().lower()
-    if encoding == "identity":
-        yield from answer.iter_raw()
-        return
-    if encoding not in {"gzip", "x-gzip", "deflate"}:
-        raise httpx.DecodingError(f"an answer in a content encoding that was not asked for: {encoding[:20]}")
-    inflating = zlib.decompressobj(zlib.MAX_WBITS | 32)
-    try:
-        for piece in answer.iter_raw():
-            waiting = piece
-            while waiting:
-                yield inflating.decompress(waiting, _BLOCK_BYTES)
-                waiting = inflating.unconsumed_tail
-    except zlib.error as error:
-        raise httpx.DecodingError(str(error)) from error
+#: 4xx that say "later", not "never": request timeout, too early, too many requests (RFC 9110 15.5.9, RFC 8470 5.2,
+#: RFC 6585 4).
+_LATER = frozenset({408, 425, 429})
 
 
 def address_name(base_url: str, service: str) -> str:
@@ -150,6 +35,48 @@ def address_name(base_url: str, service: str) -> str:
         raise ConfigFault(f"base_url: not an address; write https://host:port/path of the {service}") from invalid
 
 
+def ask(name: str, method: str, url: str, *, timeout_s: float, tls: Tls | None, **options: Any) -> Answer:
+    """Make one exchange with a peer, bounded in time and size; return its answer, whatever the status.
+
+    Parameters
+    ----------
+    name:
+        The peer in messages.
+    timeout_s:
+        Longest silence, and longest time for the whole exchange, seconds; see `allpacs.dicom.web.exchange`.
+    tls:
+        Asked for the settings of the connection; None: the platform's.
+    options:
+        Further ones of `allpacs.dicom.web.exchange`.
+
+    Raises
+    ------
+    DeliveryUnavailable
+        There is no answer: no connection, a time-out, or an answer that is cut off or cannot be unpacked.
+    """
+    try:
+        return exchange(method, url, timeout_s=timeout_s, verify=tls() if tls is not None else True, **options)
+    except httpx.TimeoutException as late:
+        raise DeliveryUnavailable(f"{name}: no answer within {timeout_s:g} s") from late
+    except httpx.ConnectError as failure:
+        raise DeliveryUnavailable(f"{name}: no connection ({_cause(failure)})") from failure
+    except httpx.DecodingError as failure:
+        raise DeliveryUnavailable(f"{name}: {failure}") from failure
+    except httpx.RequestError as failure:
+        raise DeliveryUnavailable(f"{name}: connection lost ({type(failure).__name__})") from failure
+
+
+def too_large(name: str, answer: Answer) -> str:
+    """Return the reason that a success cannot be judged whose body is larger than is taken."""
+    size = f"{len(answer.content) / 2**20:.3g} MiB"
+    return f"{name}: {answer.status}, but an answer of more than {size}; check the address, and look up what it stored"
+
+
+def may_pass(status: int) -> bool:
+    """Whether a status says that the same request may succeed later: 408, 425, 429 and 5xx."""
+    return status >= 500 or status in _LATER
+
+
 def retry_after_s(value: str | None, now: datetime) -> float | None:
     """Return the seconds to wait by a Retry-After header: seconds or an HTTP date (RFC 9110 10.2.3)."""
     if value is None:
@@ -161,3 +88,17 @@ def retry_after_s(value: str | None, now: datetime) -> float | None:
     except ValueError:
         return None
     return max(0.0, ((at if at.tzinfo else at.replace(tzinfo=UTC)) - now).total_seconds())
+
+
+def _cause(failure: httpx.ConnectError) -> str:
+    """Return why there is no connection, in the system's own words: nothing was sent yet."""
+    cause: BaseException = failure
+    while True:
+        if isinstance(cause, BaseExceptionGroup):
+            cause = cause.exceptions[0]  # one for each address of the host
+        elif cause.__cause__ is not None:
+            cause = cause.__cause__
+        elif cause.__context__ is not None:
+            cause = cause.__context__
+        else:
+            return str(cause) or str(failure) or type(failure).__name__

@@ -6,16 +6,20 @@ How an acknowledgement (MSA-1, ERR-3) is judged:
 acknowledgement                                         meaning
 ======================================================  ============================================================
 AA, CA                                                  delivered
-AE, CE, AR, CR with error 206 (locked) or 207           unavailable: tried again
-(internal error)
-every other AE, CE, AR, CR                              rejected: a person has to look
-no connection, time-out, no or a broken answer, only    unavailable: the message may have been taken; its control id
-answers about other messages, more than 1 MB            tells the receiver that it is the same when it comes again
+AE, CE, AR, CR, every error of which is 206 (locked)    unavailable: tried again
+or 207 (internal error)
+every other AE, CE, AR, CR                              rejected: a person has to look. AR and CR leave it to the
+                                                        sender whether the same message is sent again (2.9.2)
+one that is about another message (MSA-2), or has no    not the answer to ours: the next one is waited for
+MSA segment
+no connection, time-out, no or a broken answer          unavailable: the message may have been taken; its control id
+                                                        tells the receiver that it is the same when it comes again
 ======================================================  ============================================================
 
-Acknowledgements are read tolerantly, for a message that a receiver has taken must not be sent for ever: lines may end
-in CR, LF or both; text may be UTF-8 or ISO 8859-1; fields may be padded and codes in lower case; start or end of the
-frame may be missing; the error condition may stand in ERR-3, MSA-6 or ERR-1.
+Receivers are not strict about the form, and a message that was taken must not be sent for ever because of it: segments
+may end with CR, LF or both, text may be in any encoding that extends ASCII, fields may be padded with blanks, codes may
+be in lower case, a block may lack its start character or the carriage return behind its end. The error stands in ERR-3,
+or where older versions have it: MSA-6 or ERR-1.
 
 An acknowledgement's free text may repeat patient data and is never copied.
 """
@@ -25,20 +29,19 @@ from __future__ import annotations
 import asyncio
 import re
 import ssl
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from itertools import dropwhile
 
 import hl7
-from hl7.mllp import open_hl7_connection
 
 from allpacs.dicom.tls import Tls
 from allpacs.domain.artefacts import Artefact, ArtefactKind, Receipt
 from allpacs.domain.errors import DeliveryRejected, DeliveryUnavailable
 
-#: End block character of MLLP; the carriage return after it may be missing.
-_FRAME_END = b"\x1c"
-#: An acknowledgement has some hundred bytes.
-_MOST_BYTES = 1_000_000
-_OLD_CONTROL_ID = 20
+_START, _END, _RETURN = b"\x0b", b"\x1c", b"\r"
+#: Bytes that are taken of what comes back on one connection; an acknowledgement has some hundred.
+_MAX_ANSWER_BYTES = 1 << 20
 
 _ACCEPTED = frozenset({"AA", "CA"})
 _REFUSED = frozenset({"AE", "CE", "AR", "CR"})
@@ -53,6 +56,9 @@ _WHAT_TO_DO = {
     "204": "it does not know an identifier: patient or order",
     "205": "it has this already under another key",
 }
+_SEGMENT_END = re.compile(r"[\r\n]+")
+#: Where an error condition stands: in ERR-3 since version 2.5, before that in MSA-6 or the fourth component of ERR-1.
+_ERROR_FIELDS = (("ERR", 3, 1), ("MSA", 6, 1), ("ERR", 1, 4))
 
 
 class MllpDestination:
@@ -110,7 +116,7 @@ class MllpDestination:
         DeliveryUnavailable
             There is no connection.
         """
-        asyncio.run(self._exchange(None))
+        asyncio.run(self._exchange(None, ""))
         return f"{self._name} takes connections"
 
     def _send(self, artefact: Artefact) -> str:
@@ -120,59 +126,41 @@ class MllpDestination:
         except (hl7.HL7Exception, LookupError, ValueError):
             raise DeliveryRejected(f"artefact {artefact.uid} is not an HL7 v2 message") from None
         message["MSH.F5"], message["MSH.F6"] = self._application, self._facility
-        return self._judged(asyncio.run(self._exchange(message)), control_id)
+        return asyncio.run(self._exchange(str(message).encode(), control_id))
 
-    async def _exchange(self, message: hl7.Message | None) -> hl7.Message | None:
-        """Send a message and return its acknowledgement; with none, only connect."""
+    async def _exchange(self, message: bytes | None, control_id: str) -> str:
+        """Send a message and return the code that it is acknowledged with; without one, only connect."""
+        missing = "no whole acknowledgement came back"
         try:
             async with asyncio.timeout(self._timeout_s):
-                reader, writer = await open_hl7_connection(
-                    self._host, self._port, encoding="utf-8", ssl=self._context(), server_hostname=self._server_name()
+                reader, writer = await asyncio.open_connection(
+                    self._host, self._port, ssl=self._context(), server_hostname=self._server_name()
                 )
                 try:
                     if message is None:
-                        return None
-                    writer.writemessage(message)
+                        return ""
+                    writer.write(_START + message + _END + _RETURN)
                     await writer.drain()
-                    return await self._acknowledgement(reader, str(message["MSH.F10"]))
+                    async with aclosing(_blocks(reader)) as blocks:
+                        async for block in blocks:
+                            answer, missing = _acknowledgement(block, control_id)
+                            if answer is not None:
+                                return self._judged(answer)
                 finally:
                     writer.close()
         except TimeoutError:
-            raise DeliveryUnavailable(f"{self._name}: no acknowledgement within {self._timeout_s:g} s") from None
+            waited = f"no acknowledgement within {self._timeout_s:g} s"
+            reason = waited if missing.startswith("no whole") else f"{waited}: {missing}"
+            raise DeliveryUnavailable(f"{self._name}: {reason}") from None
         except ssl.SSLError as failed:
             reason = getattr(failed, "verify_message", None) or failed.reason
             raise DeliveryUnavailable(f"{self._name}: no TLS ({reason}); check certificates there and here") from None
         except OSError as failed:
             said = failed.strerror or type(failed).__name__
             raise DeliveryUnavailable(f"{self._name}: no connection, or it was lost ({said})") from None
-        except (hl7.HL7Exception, LookupError, ValueError):
-            raise DeliveryUnavailable(f"{self._name}: what came back is no HL7 message") from None
-
-    async def _acknowledgement(self, reader: asyncio.StreamReader, control_id: str) -> hl7.Message:
-        """Return the first acknowledgement of this message; without one, the last of another message.
-
-        Raises
-        ------
-        DeliveryUnavailable
-            The connection ended, or too much came, without an acknowledgement.
-        """
-        received, other, open_ = bytearray(), None, True
-        while open_ and len(received) <= _MOST_BYTES:
-            part = await reader.read(65_536)
-            open_ = bool(part)
-            received += part
-            *frames, rest = bytes(received).split(_FRAME_END)
-            # Without the end of its frame an acknowledgement counts once the receiver has hung up.
-            for frame in frames if open_ else [*frames, rest]:
-                answer = parsed(frame)
-                if answer is not None:
-                    if _acknowledges(answer, control_id):
-                        return answer
-                    other = answer
-            received = bytearray(rest)
-        if other is None:
-            raise DeliveryUnavailable(f"{self._name}: no whole acknowledgement came back")
-        return other
+        except asyncio.LimitOverrunError:
+            raise DeliveryUnavailable(f"{self._name}: more than {_MAX_ANSWER_BYTES} bytes came back") from None
+        raise DeliveryUnavailable(f"{self._name}: {missing}")
 
     def _context(self) -> ssl.SSLContext | None:
         return None if self._tls is None else self._tls()
@@ -180,56 +168,73 @@ class MllpDestination:
     def _server_name(self) -> str | None:
         return None if self._tls is None else self._host
 
-    def _judged(self, answer: hl7.Message | None, control_id: str) -> str:
-        try:
-            code = str(answer["MSA.F1"]).strip().upper()  # type: ignore[index]
-        except (LookupError, TypeError):
-            raise DeliveryUnavailable(f"{self._name}: what came back is no acknowledgement") from None
-        if answer is None or not _acknowledges(answer, control_id):
-            raise DeliveryUnavailable(f"{self._name}: what came back acknowledges another message")
+    def _judged(self, answer: hl7.Message) -> str:
+        """Return the code of an acknowledgement that accepts our message; raise for every other."""
+        code = _component(answer.segment("MSA"), 1).upper()
         if code in _ACCEPTED:
             return code
         if code not in _REFUSED:
-            raise DeliveryUnavailable(f"{self._name}: an acknowledgement that is none")
-        error = _error_condition(answer)
-        said = f"{self._name}: acknowledged {code}" + (f", error {error}" if error else "")
-        if error in _PASSING:
+            raise DeliveryUnavailable(f"{self._name}: not a valid HL7 acknowledgement: MSA-1 is not of table 0008")
+        errors = _error_conditions(answer)
+        said = f"{self._name}: acknowledged {code}" + (f", error {', '.join(errors)}" if errors else "")
+        if errors and _PASSING.issuperset(errors):
             raise DeliveryUnavailable(said)
-        raise DeliveryRejected(f"{said}: {_WHAT_TO_DO.get(error, 'sending it again will not help')}")
+        grave = next((error for error in errors if error not in _PASSING), "")
+        raise DeliveryRejected(f"{said}: {_WHAT_TO_DO.get(grave, 'sending it again will not help')}")
 
 
-def parsed(frame: bytes) -> hl7.Message | None:
-    """Return the HL7 message in the bytes of a frame, however its lines end; None if there is none."""
+async def _blocks(reader: asyncio.StreamReader) -> AsyncGenerator[bytes]:
+    """Yield the content of each block that comes back, until the connection ends.
+
+    What stands before a block's start character belongs to no block, nor do line ends and zeros between blocks.
+
+    Raises
+    ------
+    asyncio.LimitOverrunError
+        More comes than an acknowledgement may have.
+    """
+    buffer, taken = b"", 0
+    while part := await reader.read(65536):
+        taken += len(part)
+        if taken > _MAX_ANSWER_BYTES:
+            raise asyncio.LimitOverrunError("too much", taken)
+        *blocks, buffer = (buffer + part).split(_END)
+        for block in blocks:
+            yield block.rpartition(_START)[2]
+
+
+def _acknowledgement(block: bytes, control_id: str) -> tuple[hl7.Message | None, str]:
+    """Return the acknowledgement of the message in a block; or None, and why it is none."""
+    # All that is read of it is ASCII, which every encoding of MSH-18 extends: as ISO 8859-1, nothing fails to decode.
+    segments = [segment.strip(" \t\0") for segment in _SEGMENT_END.split(block.decode("latin-1"))]
+    # An envelope (FHS, BHS) may stand before the message.
+    message = list(dropwhile(lambda segment: not segment.startswith("MSH"), filter(None, segments)))
     try:
-        text = frame.decode("utf-8")
-    except UnicodeDecodeError:
-        text = frame.decode("iso-8859-1")  # it defines every byte
-    start = text.find("MSH")
-    if start < 0:
-        return None
-    lines = [line for line in re.split(r"[\r\n]+", text[start:]) if line.strip("\0 ")]
+        answer = hl7.parse("\r".join(message))
+        segment = answer.segment("MSA")
+    except KeyError:
+        return None, "what came back is no acknowledgement"
+    except (hl7.HL7Exception, LookupError, ValueError, TypeError, AssertionError):
+        return None, "what came back is no HL7 message"
+    if _component(segment, 2) != control_id.strip():
+        return None, "what came back acknowledges another message"
+    return answer, ""
+
+
+def _component(segment: hl7.Segment, field: int, component: int = 1) -> str:
+    """Return the first subcomponent of a component, without padding; empty where the segment has none."""
     try:
-        return hl7.parse("\r".join(lines) + "\r")
-    except (hl7.HL7Exception, LookupError, ValueError):
-        return None
+        value = str(segment.extract_field(1, field, 1, component, 1))
+    except (LookupError, TypeError, ValueError):
+        return ""
+    return value.strip()
 
 
-def _acknowledges(answer: hl7.Message, control_id: str) -> bool:
-    """Whether MSA-2 names this message. Until HL7 2.3 control ids had 20 characters, and some receivers cut them."""
-    try:
-        about = str(answer["MSA.F2"]).strip()
-    except (LookupError, TypeError):
-        return False
-    return about == control_id or (len(about) == _OLD_CONTROL_ID and control_id.startswith(about))
-
-
-def _error_condition(answer: hl7.Message | None) -> str:
-    """Return the code of table 0357 in ERR-3.1, MSA-6.1 or, as before HL7 2.5, ERR-1.4; empty if there is none."""
-    for place in ("ERR.F3.R1.C1", "MSA.F6.R1.C1", "ERR.F1.R1.C4.S1"):
-        try:
-            code = str(answer[place]).strip()  # type: ignore[index]
-        except (LookupError, TypeError):
-            continue
-        if code.isdecimal() and len(code) == 3:
-            return code
-    return ""
+def _error_conditions(answer: hl7.Message) -> list[str]:
+    """Return the codes of table 0357 that an acknowledgement states; whatever else stands there is left out."""
+    codes: list[str] = []
+    for name, field, component in _ERROR_FIELDS:
+        segments = [segment for segment in answer if str(segment[0]) == name]
+        found = [_component(segment, field, component) for segment in segments]
+        codes += [code for code in found if code.isascii() and code.isdecimal() and len(code) == 3]
+    return list(dict.fromkeys(codes))

@@ -75,8 +75,7 @@ def decide(fault: AllpacsError, attempts: int, policy: RetryPolicy, jitter: floa
         raise ValueError("decide() follows an attempt")
     if not isinstance(fault, _PASSING) or isinstance(fault, StoreDamaged):
         return DeadLetter(str(fault))
-    limits = [policy.max_attempts, fault.most_attempts if isinstance(fault, DeliveryUnavailable) else None]
-    if any(limit is not None and attempts >= limit for limit in limits):
+    if policy.max_attempts is not None and attempts >= policy.max_attempts:
         return DeadLetter(f"given up after {attempts} attempts: {fault}")
 
     wait_s = min(policy.cap_s, policy.first_s * 2.0 ** min(attempts - 1, _MOST_DOUBLINGS))

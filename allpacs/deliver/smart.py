@@ -5,6 +5,8 @@ Source: HL7 SMART App Launch 2, "Backend Services" and "Asymmetric (private_key_
 
 from __future__ import annotations
 
+import json
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -12,12 +14,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import httpx
 from authlib.oauth2.rfc7523 import private_key_jwt_sign
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-from allpacs.deliver.http import AnswerTooLarge, bounded_request, retry_after_s
+from allpacs.deliver.http import ask, may_pass, retry_after_s
 from allpacs.dicom.tls import Tls
 from allpacs.domain.errors import ConfigFault, DeliveryRejected, DeliveryUnavailable
 
@@ -26,6 +27,12 @@ _ASSERTION = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 _ASSERTED_FOR_S = 300
 #: A token is renewed when it has no more than this left: it must outlast the request that it is sent with.
 _RENEWED_BEFORE_S = 60.0
+#: Longest time that a token is kept, whatever it says, seconds.
+_LONGEST_LIFE_S = 86_400.0
+#: Bytes of an answer that are taken; a token has one or two thousand.
+_MAX_ANSWER_BYTES = 256 * 1024
+#: RFC 6750 2.1: what a bearer token may consist of; anything else would not fit into a request header.
+_TOKEN = re.compile(r"[\x21-\x7e]+")
 #: RFC 6749 5.2: errors that a person has to mend, and where.
 _ERRORS = {
     "invalid_client": "register the public key and its key id there, and check client_id",
@@ -35,9 +42,6 @@ _ERRORS = {
     "invalid_request": "check token_url",
     "unsupported_grant_type": "it is no SMART Backend Services server: check token_url",
 }
-
-#: A token answer of more is none.
-_MOST_TOKEN_BYTES = 1_000_000
 
 
 class BackendServices:
@@ -128,28 +132,31 @@ class BackendServices:
             "client_assertion": assertion,
         }
         try:
-            with httpx.Client(
-                timeout=self._timeout_s, verify=self._tls() if self._tls is not None else True, trust_env=False
-            ) as client:
-                answer = bounded_request(
-                    client, "POST", self._token_url, self._timeout_s,
-                    most_bytes=_MOST_TOKEN_BYTES, data=form, headers={"Accept": "application/json"},
-                )  # fmt: skip
-        except AnswerTooLarge as large:
-            raise DeliveryUnavailable(f"{self._name}: no token: {large}") from large
-        except httpx.HTTPError as failure:
-            raise DeliveryUnavailable(f"{self._name}: no token ({type(failure).__name__})") from failure
+            answer = ask(
+                self._name,
+                "POST",
+                self._token_url,
+                timeout_s=self._timeout_s,
+                tls=self._tls,
+                data=form,
+                headers={"Accept": "application/json"},
+                max_bytes=_MAX_ANSWER_BYTES,
+            )
+        except DeliveryUnavailable as failure:
+            raise DeliveryUnavailable(f"no token: {failure.reason}") from failure
         try:
-            told = answer.json()
-        except ValueError:
+            told = json.loads(answer.content)
+        except (ValueError, RecursionError):
             told = None
         told = told if isinstance(told, dict) else {}
-        if answer.status_code == 429 or answer.status_code >= 500:
+        if may_pass(answer.status):
             wait_s = retry_after_s(answer.headers.get("Retry-After"), datetime.now(UTC))
-            raise DeliveryUnavailable(f"{self._name}: no token: {answer.status_code}", wait_s)
+            raise DeliveryUnavailable(f"{self._name}: no token: {answer.status}", wait_s)
         token, lives_s = told.get("access_token"), told.get("expires_in")
-        if not answer.is_success or not isinstance(token, str) or not token:
+        if not answer.is_success or not isinstance(token, str) or not _TOKEN.fullmatch(token):
             error = str(told.get("error"))
             what = f"{error}: {_ERRORS[error]}" if error in _ERRORS else "check token_url and the registration there"
-            raise DeliveryRejected(f"{self._name}: no token: {answer.status_code}, {what}")
-        return token, float(lives_s) if isinstance(lives_s, int | float) else _ASSERTED_FOR_S
+            raise DeliveryRejected(f"{self._name}: no token: {answer.status}, {what}")
+        if not isinstance(lives_s, int | float):
+            lives_s = _ASSERTED_FOR_S
+        return token, float(max(0, min(lives_s, _LONGEST_LIFE_S)))

@@ -5,12 +5,20 @@ How an answer is judged:
 ==========================================  =======================================================================
 answer                                      meaning
 ==========================================  =======================================================================
-200, 202: every object referenced           delivered; a Warning Reason is recorded
-200, 202, 409: a Failure Reason             judged as the C-STORE status of that number (`allpacs.deliver.association`);
-                                            0122 (SOP Class not supported) of a Comprehensive 3D SR: the same report is
-                                            posted as Comprehensive SR
+200, 201, 202, 409, and 400 with failures:  what it says of each object counts, whatever the status
+a data set, or a list of them, as DICOM
+JSON or XML
+an object that is referenced                delivered; a Warning Reason is recorded
+an object with a Failure Reason, or one     judged as the C-STORE status of that number (`allpacs.deliver.association`);
+that is not named where there are Other     0122 (SOP Class not supported) of a Comprehensive 3D SR: the same report is
+Failures                                    posted as Comprehensive SR
+an object of which nothing is said          rejected
+200, 201, 204 without a body                delivered, with a warning, if the address answers QIDO-RS: 200 says that all
+                                            objects were stored
+202, 409 without a body                     rejected: some objects, or all, were not stored
 408, 425, 429, 5xx, no or half an answer    unavailable: tried again, not before Retry-After
-3xx, other 4xx, 2xx that is no STOW answer  rejected: a person has to look
+3xx, other 4xx, 2xx that is no STOW         rejected: a person has to look
+answer, or is too large
 ==========================================  =======================================================================
 
 An answer's free text may repeat patient data and is never copied.
@@ -18,41 +26,42 @@ An answer's free text may repeat patient data and is never copied.
 
 from __future__ import annotations
 
-import json
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
+from http import HTTPStatus
 from io import BytesIO
 from typing import Any
 
-import httpx
 from pydicom import dcmread
 from pydicom.uid import Comprehensive3DSRStorage
 
 from allpacs.deliver.association import Verdict, judge, status_text
 from allpacs.deliver.comprehensive import as_comprehensive
-from allpacs.deliver.http import AnswerTooLarge, address_name, bounded_request, retry_after_s
-from allpacs.dicom.status import PROCESSING_FAILURE, SOP_CLASS_NOT_SUPPORTED
+from allpacs.deliver.http import address_name, ask, may_pass, retry_after_s, too_large
+from allpacs.deliver.stow_answer import BrokenAnswer, StoreAnswer, read_answer
+from allpacs.dicom.status import SOP_CLASS_NOT_SUPPORTED
 from allpacs.dicom.tls import Tls
+from allpacs.dicom.web import Answer
 from allpacs.domain.artefacts import DICOM_KINDS, Artefact, ArtefactKind, Receipt
 from allpacs.domain.errors import DeliveryRejected, DeliveryUnavailable
 
 _DICOM_JSON = "application/dicom+json"
-_LATER = frozenset({408, 425, 429})
+#: Statuses whose body says what became of each object (PS3.18 Table 10.5.3-1; 201 is some servers' 200).
+_TELLING = frozenset({200, 201, 202, 400, 409})
+#: Statuses that say without a body that every object was stored.
+_ALL_STORED = frozenset({200, 201, 204})
 
-# Attributes of the answer (PS3.18 Table 10.5.3-3), as DICOM JSON names them.
-_REFERENCED, _FAILED = "00081199", "00081198"
-_UID, _FAILURE_REASON, _WARNING_REASON = "00081155", "00081197", "00081196"
+#: Stands for the Warning Reason of an object that the archive does not list: no status has this number.
+_NOT_LISTED = -1
+_UNLISTED_TEXT = "the archive does not list what it stored"
 
-
-@dataclass(frozen=True, slots=True)
-class _Said:
-    """An archive's answer: its HTTP status, and by UID the warning (0: none) of what it stored or why it did not."""
-
-    status: int
-    stored: dict[str, int]
-    failed: dict[str, int]
+_WHAT_TO_DO = {
+    401: "it wants other credentials, or gives us no right to store",
+    403: "it wants other credentials, or gives us no right to store",
+    413: "the results are larger than it takes: raise its limit",
+    415: "it does not take these objects as application/dicom",
+}
 
 
 class StowRsDestination:
@@ -65,7 +74,7 @@ class StowRsDestination:
     bearer_token:
         Sent as ``Authorization: Bearer``.
     timeout_s:
-        Longest time to connect, and longest silence while sending or receiving, seconds.
+        Longest silence, and longest time for one exchange, seconds; large results have more for being sent.
     tls:
         Asked for the settings of each connection; None: the platform's.
     now:
@@ -109,14 +118,13 @@ class StowRsDestination:
         if not objects:
             return Receipt(detail="nothing sent")
         sent = {one.uid: one.content for one in objects}
-        said = self._store(sent)
-        unknown = [uid for uid, reason in said.failed.items() if reason == SOP_CLASS_NOT_SUPPORTED and uid in sent]
+        answer = self._store(sent)
+        unknown = [uid for uid, reason in answer.failed.items() if reason == SOP_CLASS_NOT_SUPPORTED and uid in sent]
         instead = {uid: other for uid in unknown if (other := _comprehensive(sent[uid])) is not None}
         if instead:
             sent = {uid: content for uid, content in sent.items() if uid not in instead} | dict(instead.values())
-            again = self._store(dict(instead.values()))
-            said = _Said(again.status, said.stored | again.stored, said.failed | again.failed)
-        return self._receipt(said, list(sent))
+            answer |= self._store(dict(instead.values()))
+        return self._receipt(answer, list(sent))
 
     def check(self) -> str:
         """Ask for one study (QIDO-RS, PS3.18 section 10.6).
@@ -126,81 +134,78 @@ class StowRsDestination:
         DeliveryUnavailable
             There is no DICOMweb service that answers us.
         """
-        answer = self._request("GET", "/studies", params={"limit": "1"})
+        answer = self._ask("GET", "/studies", params={"limit": "1"})
         if not answer.is_success:
             raise DeliveryUnavailable(self._failure(answer).reason)
         return f"DICOMweb service at {self._name}"
 
-    def _store(self, objects: Mapping[str, bytes]) -> _Said:
+    def _store(self, objects: Mapping[str, bytes]) -> StoreAnswer:
         """Post objects, by their UIDs, in one request; return what the archive says of each."""
         boundary = uuid.uuid4().hex
-        answer = self._request(
+        answer = self._ask(
             "POST",
             "/studies",
             content=_multipart(boundary, list(objects.values())),
             headers={"Content-Type": f'multipart/related; type="application/dicom"; boundary={boundary}'},
         )
-        if answer.status_code not in (200, 201, 202, 409):
+        if answer.status in _ALL_STORED and answer.whole and not answer.content.strip():
+            self.check()  # an empty success says nothing of who answered
+            return StoreAnswer(answer.status, dict.fromkeys(objects, _NOT_LISTED))
+        if answer.status not in _TELLING:
             raise self._failure(answer)
-        if "json" not in answer.headers.get("Content-Type", ""):
-            raise DeliveryRejected(f"{self._name}: {answer.status_code}, but no answer of a DICOMweb service")
+        if not answer.whole:
+            raise DeliveryRejected(too_large(self._name, answer))
         try:
-            told = json.loads(answer.content)
-            if isinstance(told, list):  # some archives wrap the one data set in a list, as QIDO-RS does
-                (told,) = told
-            stored = {_uid(item): _number(item, _WARNING_REASON) for item in _items(told, _REFERENCED)}
-            failed = {
-                _uid(item): _number(item, _FAILURE_REASON) or PROCESSING_FAILURE for item in _items(told, _FAILED)
-            }
-        except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError):
-            raise DeliveryUnavailable(f"{self._name}: its answer is cut off or broken") from None
-        return _Said(answer.status_code, stored, failed)
+            told = read_answer(answer)
+        except BrokenAnswer as broken:
+            if answer.status == HTTPStatus.BAD_REQUEST:
+                raise self._failure(answer) from None
+            raise DeliveryUnavailable(f"{self._name}: {broken}") from None
+        if answer.status == HTTPStatus.BAD_REQUEST and (told is None or not told.has_failures):
+            raise self._failure(answer)
+        if told is None:
+            raise DeliveryRejected(f"{self._name}: {answer.status}, but no answer of a DICOMweb service")
+        return told
 
-    def _request(self, method: str, path: str, **options: Any) -> httpx.Response:
-        try:
-            with httpx.Client(
-                timeout=self._timeout_s,
-                verify=self._tls() if self._tls is not None else True,
-                trust_env=False,
-                headers=self._headers,
-            ) as client:
-                return bounded_request(client, method, self._base_url + path, self._timeout_s, **options)
-        except AnswerTooLarge as large:
-            raise DeliveryUnavailable(f"{self._name}: {large}") from large
-        except httpx.TimeoutException as late:
-            raise DeliveryUnavailable(f"{self._name}: no answer within {self._timeout_s:g} s") from late
-        except httpx.RequestError as failure:
-            raise DeliveryUnavailable(f"{self._name}: no connection, or lost ({type(failure).__name__})") from failure
+    def _ask(self, method: str, path: str, headers: Mapping[str, str] | None = None, **options: Any) -> Answer:
+        """Return the answer, whatever its status."""
+        return ask(
+            self._name,
+            method,
+            self._base_url + path,
+            timeout_s=self._timeout_s,
+            tls=self._tls,
+            headers={**self._headers, **(headers or {})},
+            **options,
+        )
 
-    def _failure(self, answer: httpx.Response) -> DeliveryUnavailable | DeliveryRejected:
-        status = answer.status_code
+    def _failure(self, answer: Answer) -> DeliveryUnavailable | DeliveryRejected:
+        status = answer.status
         line = f"{self._name}: HTTP status {status}"
-        if status >= 500 or status in _LATER:
+        if may_pass(status):
             return DeliveryUnavailable(line, retry_after_s(answer.headers.get("Retry-After"), self._now()))
-        if status in (401, 403):
-            return DeliveryRejected(f"{line}: it wants other credentials, or gives us no right to store")
-        return DeliveryRejected(f"{line}: check the address of the DICOMweb service (without /studies)")
+        what = _WHAT_TO_DO.get(status, "check the address of the DICOMweb service (without /studies)")
+        return DeliveryRejected(f"{line}: {what}")
 
-    def _receipt(self, said: _Said, uids: Sequence[str]) -> Receipt:
+    def _receipt(self, answer: StoreAnswer, uids: Sequence[str]) -> Receipt:
         """Return the receipt where every object was stored; raise for what was not."""
-        warnings = {reason for uid, reason in said.stored.items() if uid in uids and reason}
+        warnings = {reason for uid, reason in answer.stored.items() if uid in uids and reason}
         later: list[str] = []
         never: list[str] = []
         for uid in uids:
-            reason = said.failed.get(uid)
-            if reason is None:
-                if uid not in said.stored:
-                    never.append(f"{uid}: the archive says nothing of it")
-            elif judge(reason) is Verdict.WARNING:  # it has it already: the same UID is the same object
-                warnings.add(reason)
-            else:
-                (later if judge(reason) is Verdict.LATER else never).append(f"{uid}: {status_text(reason)}")
+            if uid in answer.failed and judge(answer.failed[uid]) is Verdict.WARNING:
+                warnings.add(answer.failed[uid])  # it has it already: the same UID is the same object
+            elif uid in answer.failed or uid not in answer.stored:
+                reasons = [answer.failed[uid]] if uid in answer.failed else list(answer.other_failures)
+                text = ", ".join(map(status_text, reasons)) or "the archive says nothing of it"
+                passing = bool(reasons) and all(judge(reason) is Verdict.LATER for reason in reasons)
+                (later if passing else never).append(f"{uid}: {text}")
         if never:
             raise DeliveryRejected(f"{self._name}: {'; '.join(never)}")
         if later:
             raise DeliveryUnavailable(f"{self._name}: {'; '.join(later)}")
-        told_warning = "; ".join(status_text(reason) for reason in sorted(warnings))
-        return Receipt(detail=f"{said.status}, {len(uids)} stored", warning=told_warning or None)
+        texts = [_UNLISTED_TEXT if reason == _NOT_LISTED else status_text(reason) for reason in sorted(warnings)]
+        return Receipt(detail=f"{answer.status}, {len(uids)} stored", warning="; ".join(texts) or None)
 
 
 def _comprehensive(content: bytes) -> tuple[str, bytes] | None:
@@ -217,16 +222,3 @@ def _multipart(boundary: str, parts: Sequence[bytes]) -> bytes:
     """Return the parts as multipart/related (RFC 2387), each a DICOM file."""
     head = f"--{boundary}\r\nContent-Type: application/dicom\r\n\r\n".encode()
     return b"".join(head + part + b"\r\n" for part in parts) + f"--{boundary}--\r\n".encode()
-
-
-def _items(answer: Any, tag: str) -> list[Any]:
-    value: list[Any] = answer.get(tag, {}).get("Value", [])
-    return value
-
-
-def _uid(item: Any) -> str:
-    return str(item[_UID]["Value"][0])
-
-
-def _number(item: Any, tag: str) -> int:
-    return int(item[tag]["Value"][0]) if tag in item else 0

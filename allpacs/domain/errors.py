@@ -74,15 +74,12 @@ class DeliveryUnavailable(AllpacsError):
     ----------
     retry_after_s:
         Seconds the destination asked to wait (HTTP Retry-After), or None.
-    most_attempts:
-        Attempts after which this fault no longer counts as temporary; None: as many as the retry policy allows.
     """
 
-    def __init__(self, reason: str, retry_after_s: float | None = None, *, most_attempts: int | None = None) -> None:
+    def __init__(self, reason: str, retry_after_s: float | None = None) -> None:
         super().__init__(reason)
         self.reason = reason
         self.retry_after_s = retry_after_s
-        self.most_attempts = most_attempts
 
 
 class DeliveryRejected(AllpacsError):

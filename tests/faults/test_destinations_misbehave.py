@@ -121,7 +121,8 @@ def destinations(stack: ExitStack, held: Held, ehr: str) -> Iterator[str]:
         port = stack.enter_context(scp(Pacs(held[name], first), contexts=contexts))
         yield f"[destinations.{name}]\n{pacs}\nport = {port}\n{more}\n"
     for name, answer in (
-        *((f"fhir{status}", always(status)) for status in (409, 412, 422)),
+        *((f"fhir{status}", always(status)) for status in (412, 422)),
+        ("fhir409", once(lambda request, _body: reply(request, 409, "{}"))),
         ("fhir429", once(lambda request, _body: reply(request, 429, "{}", Retry_After="1"))),
         ("fhir500", once(lambda request, _body: reply(request, 500, "{}"))),
         ("half", half),
@@ -180,8 +181,9 @@ def test_each_ends_in_the_state_that_fits_and_says_why(tmp_path: Path) -> None:
     ended("older", "sent", "0x0000", 1)
     ended("uncommitting", "sent", "0x0000", 1)
     ended("must_commit", "dead", "storage commitment not offered", 1)
-    for status in (409, 412, 422):
+    for status in (412, 422):
         ended(f"fhir{status}", "dead", str(status), 1)
+    ended("fhir409", "sent", "200 OK", 2)
     ended("fhir429", "sent", "200 OK", 2)
     ended("fhir500", "sent", "200 OK", 2)
     ended("half", "dead", "the server answered 1 of", 1)

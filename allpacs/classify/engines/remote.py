@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Mapping
+from http import HTTPStatus
 from typing import Any
 from urllib.parse import quote
 
@@ -20,6 +22,7 @@ from numpy.typing import NDArray
 
 from allpacs.classify.bundle import Bundle
 from allpacs.classify.engines.engine import OutOfDeviceMemory, checked_batch
+from allpacs.dicom.web import Answer, exchange
 from allpacs.domain.errors import ModelFault
 
 _HEADER_LENGTH = "Inference-Header-Content-Length"
@@ -43,7 +46,7 @@ class RemoteEngine:
     bearer_token:
         Sent as ``Authorization: Bearer``.
     timeout_s:
-        Longest silence of the server, and how long one that is away is waited for.
+        Longest time that the server has for an answer, and how long one that is away is waited for, seconds.
 
     Raises
     ------
@@ -59,13 +62,17 @@ class RemoteEngine:
         self._side = bundle.input_px
         self._labels = len(bundle.outputs)
         self._timeout_s = timeout_s
-        self._path = f"/v2/models/{quote(model, safe='')}"
-        headers = {} if bearer_token is None else {"Authorization": f"Bearer {bearer_token}"}
+        self._headers = {} if bearer_token is None else {"Authorization": f"Bearer {bearer_token}"}
         try:
-            self._client = httpx.Client(base_url=url, headers=headers, timeout=timeout_s)
+            self._model_url = f"{httpx.URL(url.rstrip('/'))}/v2/models/{quote(model, safe='')}"
         except httpx.InvalidURL as error:
             raise ModelFault("model.remote_url is no URL") from error
-        self._input, self._dtype = self._tensors(self._ask("GET", self._path).json())
+        self._verify = httpx.create_ssl_context()  # once: reading the certificates takes longer than a small batch
+        try:
+            described = json.loads(self._ask("GET", "").content)
+        except (ValueError, RecursionError) as error:
+            raise ModelFault("the model server does not describe a model with one input") from error
+        self._input, self._dtype = self._tensors(described)
 
     def logits(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return the network's logits, ``float32`` of shape (n, labels); see `Engine.logits`."""
@@ -85,13 +92,13 @@ class RemoteEngine:
         header = json.dumps(request).encode()
         answer = self._ask(
             "POST",
-            f"{self._path}/infer",
+            "/infer",
             content=header + tensor,
             headers={_HEADER_LENGTH: str(len(header)), "Content-Type": "application/octet-stream"},
         )
         try:
             return _output(answer).reshape(len(batch), self._labels)
-        except (ValueError, KeyError, TypeError, IndexError) as error:
+        except (ValueError, KeyError, TypeError, IndexError, OverflowError, RecursionError) as error:
             raise ModelFault("the model server's answer is not one logit a label and cell") from error
 
     def _tensors(self, described: Any) -> tuple[str, str]:
@@ -105,22 +112,32 @@ class RemoteEngine:
             raise ModelFault(f"the model server's model takes {dtype[:16]}, not UINT8 or FP32")
         return name, dtype
 
-    def _ask(self, method: str, path: str, **request: Any) -> httpx.Response:
+    def _ask(self, method: str, path: str, headers: Mapping[str, str] | None = None, content: bytes = b"") -> Answer:
         """Return a good answer; a server that is away is asked again for a while."""
         until, wait_s = time.monotonic() + self._timeout_s, _FIRST_WAIT_S
         cause: Exception | None = None
         while True:
             try:
-                answer = self._client.request(method, path, **request)
+                answer = exchange(
+                    method,
+                    self._model_url + path,
+                    timeout_s=self._timeout_s,
+                    headers={**self._headers, **(headers or {})},
+                    verify=self._verify,
+                    trust_env=True,
+                    content=content,
+                )
             except httpx.HTTPError as error:
                 failure, cause = f"the model server does not answer ({type(error).__name__})", error
             else:
-                if answer.status_code == httpx.codes.OK:
-                    return answer
-                if answer.status_code == httpx.codes.INSUFFICIENT_STORAGE or _out_of_memory(answer):
+                if answer.status == HTTPStatus.OK:
+                    if answer.whole:
+                        return answer
+                    raise ModelFault("the model server's answer is larger than any batch's: look at model.remote_url")
+                if answer.status == HTTPStatus.INSUFFICIENT_STORAGE or _out_of_memory(answer):
                     raise OutOfDeviceMemory("the model server has no memory for this batch")
-                failure = f"the model server answered {answer.status_code}"
-                if answer.status_code not in _LATER:
+                failure = f"the model server answered {answer.status}"
+                if answer.status not in _LATER:
                     raise ModelFault(failure)
             if time.monotonic() + wait_s > until:
                 raise ModelFault(f"{failure} for {self._timeout_s:.0f} s: look at model.remote_url") from cause
@@ -128,13 +145,13 @@ class RemoteEngine:
             wait_s = min(2 * wait_s, _LONGEST_WAIT_S)
 
 
-def _out_of_memory(answer: httpx.Response) -> bool:
+def _out_of_memory(answer: Answer) -> bool:
     """Whether a failure is that of a device without memory, as Triton's and KServe's back ends word it."""
-    said = answer.text[:2000].lower()
+    said = answer.content[:2000].decode("latin-1").lower()
     return "out of memory" in said or "resource exhausted" in said
 
 
-def _output(answer: httpx.Response) -> NDArray[np.float32]:
+def _output(answer: Answer) -> NDArray[np.float32]:
     """Return the first output of an answer, whether it came as bytes or as text; a copy."""
     length = answer.headers.get(_HEADER_LENGTH)
     header = answer.content if length is None else answer.content[: int(length)]

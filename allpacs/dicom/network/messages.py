@@ -31,7 +31,36 @@ _log = structlog.get_logger("allpacs.dicom.network")
 F = TypeVar("F")
 
 
-class Messages(DIMSEServiceProvider):  # type: ignore[misc]
+class LimitedMessages(DIMSEServiceProvider):  # type: ignore[misc]
+    """Takes no message that is too large: the library keeps whatever a peer sends until the message is complete.
+
+    Attributes
+    ----------
+    takes_instances:
+        Whether the data set of a C-STORE request may be of any size. On associations that we request nobody sends us
+        any.
+    """
+
+    message: DIMSEMessage | None
+    takes_instances = False
+
+    def receive_primitive(self, primitive: P_DATA) -> None:
+        """Add fragments to the message that they belong to; abort the association where it is too large."""
+        if self.message is None:
+            self.message = DIMSEMessage()
+        reason = _too_large(self.message, primitive, self.takes_instances)
+        if reason is None:
+            super().receive_primitive(primitive)
+            return
+        _log.warning("connection_closed", calling_ae=self.assoc.requestor.ae_title, reason=reason)
+        self.message = None
+        if self.takes_instances:
+            self.dul.event_queue.put("Evt19")  # invalid PDU (PS3.8 section 9.2.2): the upper layer aborts
+        else:  # whoever waits for the answer aborts, too, and the library's own thread ends over a second abort
+            self.dul.socket.close()
+
+
+class Messages(LimitedMessages):
     """Sends each message whole, its PDUs never among those of another thread's, and takes none that is too large.
 
     The one answer that is sent for every instance, that it was stored, is put together here: the library's way by a
@@ -41,7 +70,7 @@ class Messages(DIMSEServiceProvider):  # type: ignore[misc]
     comes while a thread waits for an answer is taken for that.
     """
 
-    message: DIMSEMessage | None
+    takes_instances = True
 
     def __init__(self, assoc: Association) -> None:
         super().__init__(assoc)
@@ -63,18 +92,6 @@ class Messages(DIMSEServiceProvider):  # type: ignore[misc]
         except queue.Empty:
             return None, None
 
-    def receive_primitive(self, primitive: P_DATA) -> None:
-        """Add fragments to the message that they belong to; abort the association where it is too large."""
-        if self.message is None:
-            self.message = DIMSEMessage()
-        reason = _too_large(self.message, primitive)
-        if reason is None:
-            super().receive_primitive(primitive)
-            return
-        _log.warning("connection_closed", calling_ae=self.assoc.requestor.ae_title, reason=reason)
-        self.message = None
-        self.dul.event_queue.put("Evt19")  # invalid PDU (PS3.8 section 9.2.2): the upper layer aborts
-
     def send_msg(self, primitive: Any, context_id: int) -> None:
         """Hand a message to the upper layer."""
         with self._one_at_a_time:
@@ -90,7 +107,7 @@ class Messages(DIMSEServiceProvider):  # type: ignore[misc]
             super().send_msg(primitive, context_id)
 
 
-def _too_large(message: DIMSEMessage, primitive: P_DATA) -> str | None:
+def _too_large(message: DIMSEMessage, primitive: P_DATA, takes_instances: bool) -> str | None:
     """Say why the next fragments of a message are not taken; None where they are."""
     command = data = 0
     for _, fragment in primitive.presentation_data_value_list:
@@ -102,7 +119,8 @@ def _too_large(message: DIMSEMessage, primitive: P_DATA) -> str | None:
         return "a second command in one message"  # which could make another message of what came as an instance
     if message.encoded_command_set.tell() + command > _LARGEST_COMMAND_BYTES:
         return "a command that is too large"
-    if not isinstance(message, C_STORE_RQ) and message.data_set.tell() + data > _LARGEST_DATA_SET_BYTES:
+    unlimited = takes_instances and isinstance(message, C_STORE_RQ)
+    if not unlimited and message.data_set.tell() + data > _LARGEST_DATA_SET_BYTES:
         return "a message without an instance that is too large"
     return None
 

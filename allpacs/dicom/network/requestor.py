@@ -9,10 +9,25 @@ from typing import Any
 
 from pynetdicom.association import Association
 
+from allpacs.dicom.network.messages import LimitedMessages
+from allpacs.dicom.network.sockets import GuardedSocket
+
 
 def send_without_delay(association: Association) -> None:
     """Set TCP_NODELAY on the connection of an association."""
     association.dul.socket.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
+def limit_answers(association: Any) -> None:
+    """Bound what the peer may answer, once the connection is open: the size of messages, size and time of each PDU.
+
+    The library waits for the rest of a PDU without end and keeps an answer of any size. And it waits without end for a
+    peer that does not read.
+    """
+    connection = association.dul.socket
+    connection.__class__ = GuardedSocket
+    connection.put_back(bytearray())
+    association.dimse.__class__ = LimitedMessages
 
 
 def hold_at_checkpoint(association: Any) -> None:

@@ -1,7 +1,7 @@
 """Sockets that limit the size of a PDU and the time it may take.
 
 pynetdicom reads as many bytes as a PDU announces, however long they take. With this socket, a peer that announces 4 GB
-or sends one byte a minute is disconnected and delays nobody else.
+or sends one byte a minute is disconnected and delays nobody else. So is one that reads one byte a minute.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import time
 from typing import Any
 
 import structlog
+from pynetdicom import evt
 from pynetdicom.transport import AssociationSocket
 
 #: PDUs other than data may be longer than the largest data PDU we take: A-ASSOCIATE-RQ with all its contexts.
@@ -50,6 +51,21 @@ class GuardedSocket(AssociationSocket):  # type: ignore[misc]
             self.event_queue.put("Evt17")  # PS3.8 section 9.2.2: transport connection closed
             return False
 
+    def send(self, bytestream: bytes) -> None:
+        """Send a PDU; close the connection where the peer does not take it within the network timeout."""
+        deadline = time.monotonic() + self.assoc.network_timeout
+        left, sent = memoryview(bytestream), 0
+        try:
+            while sent < len(left):
+                self.socket.settimeout(max(deadline - time.monotonic(), 0.001))
+                sent += self.socket.send(left[sent:])
+                if sent < len(left) and time.monotonic() > deadline:
+                    raise TimeoutError("a PDU that the peer took too long to read")
+        except OSError:
+            self.event_queue.put("Evt17")  # PS3.8 section 9.2.2: transport connection closed
+        else:
+            evt.trigger(self.assoc, evt.EVT_DATA_SENT, {"data": bytestream})
+
     def put_back(self, read: bytearray) -> None:
         """Let the next `recv` begin with what was read already."""
         self._put_back = read
@@ -86,7 +102,7 @@ class GuardedSocket(AssociationSocket):  # type: ignore[misc]
         while read < len(buffer):
             left_s = deadline - time.monotonic()
             if left_s <= 0:
-                _log.warning("connection_closed", address=assoc.requestor.address, reason="a PDU that took too long")
+                _log.warning("connection_closed", address=self._peer_address, reason="a PDU that took too long")
                 raise TimeoutError("a PDU that took too long")
             self.socket.settimeout(left_s)
             got = self.socket.recv_into(buffer[read:])
@@ -98,6 +114,12 @@ class GuardedSocket(AssociationSocket):  # type: ignore[misc]
 
     def check_size(self, nr_bytes: int) -> None:
         """Raise `PduLimit` where so many bytes of a PDU are not taken."""
-        if nr_bytes > max(self.assoc.acceptor.maximum_length or 0, _LARGEST_OTHER_PDU) + 64:
-            _log.warning("connection_closed", address=self.assoc.requestor.address, reason="a PDU that is too large")
+        ours = self.assoc.requestor if self.assoc.is_requestor else self.assoc.acceptor
+        if nr_bytes > max(ours.maximum_length or 0, _LARGEST_OTHER_PDU) + 64:
+            _log.warning("connection_closed", address=self._peer_address, reason="a PDU that is too large")
             raise PduLimit("a PDU that is too large")
+
+    @property
+    def _peer_address(self) -> str:
+        peer = self.assoc.acceptor if self.assoc.is_requestor else self.assoc.requestor
+        return str(peer.address)

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import socket
+import time
+import tracemalloc
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -18,6 +23,7 @@ from allpacs.classify.engines.engine import OutOfDeviceMemory
 from allpacs.classify.engines.remote import RemoteEngine
 from allpacs.domain.errors import ModelFault
 from allpacs.settings import SHIPPED_BUNDLE
+from support.deliver_samples import tcp_server
 
 Answer = tuple[int, dict[str, str], bytes]
 SIDE = load_bundle(SHIPPED_BUNDLE).input_px
@@ -32,11 +38,19 @@ def bundle() -> Bundle:
     return load_bundle(SHIPPED_BUNDLE)
 
 
+def _body(described: Any) -> bytes:
+    return (
+        described
+        if isinstance(described, bytes)
+        else json.dumps(DESCRIBED if described is None else described).encode()
+    )
+
+
 @contextmanager
 def stand_in(infer: Callable[[dict[str, str], bytes], Answer], described: Any = None) -> Iterator[str]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            self._answer((200, {}, json.dumps(DESCRIBED if described is None else described).encode()))
+            self._answer((200, {}, _body(described)))
 
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
@@ -139,6 +153,48 @@ def test_another_network_than_the_bundles_is_refused_by_the_golden_cells(bundle:
         pytest.raises(ModelFault, match="does not repeat the golden cells"),
     ):
         start_engine(bundle, "remote", server=ModelServer(url, "net"))
+
+
+def test_a_bomb_in_an_answer_is_not_taken_into_memory(bundle: Bundle) -> None:
+    packer = zlib.compressobj(9, zlib.DEFLATED, 31)
+    bomb = b"".join(packer.compress(b" " * 2**20) for _ in range(256)) + packer.flush()
+    with stand_in(lambda _, __: (200, {"Content-Encoding": "gzip"}, bomb)) as url:
+        engine = RemoteEngine(bundle, url=url, model="net")
+        tracemalloc.start()
+        try:
+            with pytest.raises(ModelFault, match="larger than any"):
+                engine.logits(cells(1))
+            _, peak_bytes = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+    assert peak_bytes < 64 * 2**20
+
+
+def test_a_server_that_trickles_is_left_in_time(bundle: Bundle) -> None:
+    def talk(connection: socket.socket) -> None:
+        connection.recv(65536)
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n")
+        with contextlib.suppress(OSError):
+            while True:
+                time.sleep(0.05)
+                connection.sendall(b" ")
+
+    started = time.monotonic()
+    with tcp_server(talk) as port, pytest.raises(ModelFault, match="does not answer"):
+        RemoteEngine(bundle, url=f"http://127.0.0.1:{port}", model="net", timeout_s=1)
+    assert time.monotonic() - started < 10
+
+
+@pytest.mark.parametrize("answer", [b"<html>", b"[" * 200_000, b"\xff"])
+def test_a_description_that_is_no_json_is_a_fault(bundle: Bundle, answer: bytes) -> None:
+    with stand_in(lambda _, __: (200, {}, b""), answer) as url, pytest.raises(ModelFault, match="does not describe"):
+        RemoteEngine(bundle, url=url, model="net")
+
+
+def test_an_address_that_is_none_is_a_fault(bundle: Bundle) -> None:
+    for url in ("http://[::1", "http://host:port"):
+        with pytest.raises(ModelFault, match=r"model\.remote_url"):
+            RemoteEngine(bundle, url=url, model="net", timeout_s=1)
 
 
 def test_remote_without_an_address_says_what_to_set(bundle: Bundle) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -43,76 +44,6 @@ def test_accepted(code: str) -> None:
     assert delivered(acknowledged(code)) == code
 
 
-HEADER = "MSH|^~\\&|RIS|HOSP|ALLPACS|vm|20260101||ACK^R01^ACK|77|P|2.5.1"
-
-
-def framed(text: str, encoding: str = "utf-8") -> bytes:
-    return b"\x0b" + text.encode(encoding) + b"\x1c\r"
-
-
-@pytest.mark.parametrize(
-    "answer",
-    [
-        lambda uid: framed(f"{HEADER}\r\nMSA|AA|{uid}\r\n"),
-        lambda uid: framed(f"{HEADER}\nMSA|AA|{uid}\n"),
-        lambda uid: framed(f"{HEADER}\rMSA|AA|{uid}"),
-        lambda uid: framed(f"{HEADER}\r\rMSA|AA|{uid}\r"),
-        lambda uid: framed(f"{HEADER}\rMSA|AA|{uid}|Empfänger\r", "iso-8859-1"),
-        lambda uid: framed(f"{HEADER}\rMSA| AA |{uid} \r"),
-        lambda uid: framed(f"{HEADER}\rMSA|aa|{uid}\r"),
-        lambda uid: framed(f"{HEADER}\rSFT|x\rZAC|1\rMSA|AA|{uid}\r"),
-        lambda uid: framed(f"MSH$%~\\&$RIS$HOSP$A$B$1$$ACK$7$P$2.5.1\rMSA$AA${uid}\r"),
-        lambda uid: framed(f"MSH|^~\\&|||||||ACK||P|2.3\rMSA|AA|{uid}\r"),
-        lambda uid: framed(f"FHS|^~\\&\rBHS|^~\\&\r{HEADER}\rMSA|AA|{uid}\r"),
-        lambda uid: b"\r\n\0" + framed(f"{HEADER}\rMSA|AA|{uid}\r"),
-        lambda uid: framed(f"{HEADER}\rMSA|AA|{uid}\r")[1:],
-        lambda uid: framed(f"{HEADER}\rMSA|AA|{uid}\r")[:-1],
-        lambda uid: framed(f"{HEADER}\rMSA|AA|{uid}\r")[:-1] + b"\n",
-        lambda uid: f"{HEADER}\rMSA|AA|{uid}\r".encode(),
-        lambda uid: framed(f"{HEADER}\rMSA|AA|OLD\r") + framed(f"{HEADER}\rMSA|AA|{uid}\r"),
-    ],
-)
-def test_acknowledgements_in_every_form_that_receivers_write(answer: Callable[[str], bytes]) -> None:
-    assert delivered(lambda message: answer(str(message["MSH.F10"]))) == "AA"
-
-
-@pytest.mark.parametrize(
-    ("segments", "error"),
-    [
-        ("MSA|AR|{uid}||||207", "207"),
-        ("MSA|AE|{uid}||||206^locked^HL70357", "206"),
-        ("MSA|AE|{uid}\rERR|PID^1^5^207&Internal error", "207"),
-        ("MSA|AE|{uid}\rERR||PID^1|207^Internal^HL70357|E", "207"),
-    ],
-)
-def test_the_error_condition_may_stand_where_older_versions_have_it(segments: str, error: str) -> None:
-    with pytest.raises(DeliveryUnavailable, match=f"error {error}"):
-        delivered(lambda message: framed(f"{HEADER}\r" + segments.format(uid=message["MSH.F10"]) + "\r"))
-
-
-def test_an_acknowledgement_in_small_pieces_is_put_together() -> None:
-    def talk(connection: socket.socket) -> None:
-        received = b""
-        while b"\x1c\r" not in received:
-            received += connection.recv(65536)
-        uid = received.split(b"|")[9].decode()
-        for byte in framed(f"{HEADER}\rMSA|AA|{uid}\r"):
-            connection.sendall(bytes([byte]))
-
-    with tcp_server(talk) as port:
-        assert MllpDestination("127.0.0.1", port, timeout_s=5).deliver([MESSAGE]).detail == "AA"
-
-
-def test_an_endless_answer_is_left() -> None:
-    def talk(connection: socket.socket) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                connection.sendall(b"x" * 65536)
-
-    with tcp_server(talk) as port, pytest.raises(DeliveryUnavailable):
-        MllpDestination("127.0.0.1", port, timeout_s=20).deliver([MESSAGE])
-
-
 @pytest.mark.parametrize(("code", "error"), [("AE", "206"), ("AR", "207"), ("CE", "207")])
 def test_an_error_that_passes_is_tried_again(code: str, error: str) -> None:
     with pytest.raises(DeliveryUnavailable, match=f"acknowledged {code}, error {error}") as told:
@@ -140,18 +71,112 @@ def test_a_refusal_is_for_a_person(code: str, error: str, why: str) -> None:
     ("answer", "why"),
     [
         (lambda _message: None, "no whole acknowledgement"),
-        (lambda _message: b"\x0bMSH|^~\\&|A", "no acknowledgement"),
+        (lambda _message: b"\x0bMSH|^~\\&|A", "no whole acknowledgement"),
         (lambda _message: b"HTTP/1.1 400 Bad Request\r\n\r\n\x1c\r", "no whole acknowledgement|no HL7 message"),
-        (lambda _message: b"\x0bZebedee\x1c\r", "no whole acknowledgement"),
+        (lambda _message: b"\x0bZebedee\x1c\r", "no HL7 message|no acknowledgement"),
         (lambda _message: "MSH|^~\\&|A||||20260101||ACK|1|P|2.5.1\r", "no acknowledgement"),
         (lambda _message: "MSH|^~\\&|A||||20260101||ACK|1|P|2.5.1\rMSA|AA|other\r", "another message"),
-        (lambda message: str(message.create_ack("ZZ")), "an acknowledgement that is none"),
+        (lambda _message: b"\x0bMSH|^~\\&|A||||20260101||ACK|1|P|2.5.1\rMSA|AA\x1c\r", "another message"),
+        (lambda _message: b"\x0bMSH\x1c\r", "no HL7 message"),
+        (lambda _message: b"\xff\xfe" * 700_000, "more than 1048576 bytes"),
+        (lambda message: str(message.create_ack("ZZ")), "not a valid HL7 acknowledgement"),
     ],
 )
 def test_what_is_no_acknowledgement_leaves_it_open(answer: Callable[..., str | bytes | None], why: str) -> None:
     with pytest.raises(DeliveryUnavailable, match=why) as told:
         delivered(answer)
     assert not leaks(told.value.reason)
+
+
+HEADER = "MSH|^~\\&|RIS|HOSP|ALLPACS|vm|20260101||ACK^R01^ACK|77|P|2.5.1"
+TAKEN = "MSA|AA|2f0c1d"
+
+
+def block(*segments: str, end: str = "\r", encoding: str = "utf-8") -> bytes:
+    """Return segments as one MLLP block."""
+    return b"\x0b" + "".join(segment + end for segment in segments).encode(encoding) + b"\x1c\r"
+
+
+@pytest.mark.parametrize(
+    ("answer", "code"),
+    [
+        (block(HEADER, TAKEN, end="\n"), "AA"),
+        (block(HEADER, TAKEN, end="\r\n"), "AA"),
+        (block(HEADER, TAKEN, end="\r\r"), "AA"),
+        (block(HEADER, TAKEN).replace(b"\r\x1c", b"\x1c"), "AA"),
+        (block(HEADER, f"{TAKEN}|Empfänger Żółć", encoding="iso8859-2"), "AA"),
+        (block(HEADER, f"{TAKEN}|Empfänger", encoding="latin-1"), "AA"),
+        (block(HEADER, f"{TAKEN}|表示", encoding="shift-jis"), "AA"),  # the second byte of one is a delimiter
+        (block(HEADER, "MSA|AA |2f0c1d "), "AA"),
+        (block(HEADER, "MSA| AA| 2f0c1d"), "AA"),
+        (block(HEADER, " MSA|aa|2f0c1d|"), "AA"),
+        (block(HEADER, "MSA|ca|2f0c1d"), "CA"),
+        (block(HEADER, "SFT|Vendor|1", "ZAC|1", TAKEN, "NTE|1||stored"), "AA"),
+        (block("MSH|^~\\&|||||||ACK||P|2.3", TAKEN), "AA"),
+        (block(f"{HEADER}||||||8859/1", TAKEN), "AA"),
+        (block("MSH$%~\\&$RIS$HOSP$A$B$1$$ACK$7$P$2.5.1", "MSA$AA$2f0c1d"), "AA"),
+        (block("FHS|^~\\&", "BHS|^~\\&", HEADER, TAKEN), "AA"),
+        (block(HEADER, TAKEN, "ERR||OBX^1|0^Message accepted^HL70357|I"), "AA"),
+        (b"\r\n\0" + block(HEADER, TAKEN), "AA"),
+        (block(HEADER, TAKEN)[1:], "AA"),
+        (block(HEADER, TAKEN)[:-1], "AA"),
+        (block(HEADER, TAKEN)[:-1] + b"\n", "AA"),
+        (block(HEADER, "MSA|AR|another one") + block(HEADER, TAKEN), "AA"),
+        (block(HEADER, "ZZZ|1") + b"\x0bnoise\x1c\r" + block(HEADER, TAKEN), "AA"),
+        (block(HEADER, "MSA|CA|2f0c1d") + block(HEADER, TAKEN), "CA"),
+    ],
+)
+def test_the_form_of_an_acknowledgement_does_not_matter(answer: bytes, code: str) -> None:
+    assert delivered(lambda _message: answer) == code
+
+
+@pytest.mark.parametrize("code", ["AE", "AR", "CE", "CR"])
+@pytest.mark.parametrize(
+    ("segments", "outcome"),
+    [
+        (("MSA|{}|2f0c1d||||207",), DeliveryUnavailable),  # before version 2.5
+        (("MSA|{}|2f0c1d", "ERR|PID^1^5^206&Application record locked"), DeliveryUnavailable),
+        (("MSA|{}|2f0c1d", "ERR||PID^1| 207 ^Internal^HL70357|E"), DeliveryUnavailable),
+        (("MSA|{}|2f0c1d", "ERR|||207|E", "ERR|||206|E"), DeliveryUnavailable),
+        (("MSA|{}|2f0c1d", "ERR|||207|E", "ERR|||101|E"), DeliveryRejected),
+        (("MSA|{}|2f0c1d||||204",), DeliveryRejected),
+        (("MSA|{}|2f0c1d", "ERR|PID^1^5^101&Required field missing"), DeliveryRejected),
+        (("MSA|{} |2f0c1d",), DeliveryRejected),
+    ],
+)
+def test_a_refusal_is_judged_by_all_its_errors_wherever_they_stand(
+    code: str, segments: tuple[str, ...], outcome: type[Exception]
+) -> None:
+    answer = block(HEADER, *(segment.format(code) for segment in segments), end="\r\n")
+    with pytest.raises(outcome, match=f"acknowledged {code}"):
+        delivered(lambda _message: answer)
+
+
+def test_an_acknowledgement_in_pieces_is_read_to_its_end() -> None:
+    def talk(connection: socket.socket) -> None:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        connection.recv(65536)
+        for byte in block(HEADER, TAKEN):
+            connection.sendall(bytes([byte]))
+
+    with tcp_server(talk) as port:
+        assert MllpDestination("127.0.0.1", port, timeout_s=10).deliver([MESSAGE]).detail == "AA"
+
+
+@pytest.mark.parametrize("trickle", [b"\x0b", block(HEADER, "MSA|AA|another one")])
+def test_a_receiver_that_never_ends_is_left_in_time(trickle: bytes) -> None:
+    stop = threading.Event()
+
+    def talk(connection: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while not stop.wait(0.05):
+                connection.sendall(trickle)
+
+    started = time.monotonic()
+    with tcp_server(talk) as port, pytest.raises(DeliveryUnavailable, match="within 1 s"):
+        MllpDestination("127.0.0.1", port, timeout_s=1).deliver([MESSAGE])
+    stop.set()
+    assert time.monotonic() - started < 10
 
 
 def test_a_receiver_that_says_nothing_is_left_in_time() -> None:

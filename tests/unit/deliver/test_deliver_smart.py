@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import socket
+import time
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +21,7 @@ from joserfc.jwk import ECKey, RSAKey
 from allpacs.deliver.fhir_rest import FhirRestDestination
 from allpacs.deliver.smart import BackendServices
 from allpacs.domain.errors import ConfigFault, DeliveryRejected, DeliveryUnavailable
-from support.deliver_samples import fhir_artefact, http_server
+from support.deliver_samples import fhir_artefact, http_server, tcp_server
 
 Answer = Callable[[Any, bytes], None]
 
@@ -109,6 +113,11 @@ def test_a_token_is_kept_until_it_is_nearly_used_up(private_key: Path) -> None:
         (reply(401, b"<html>Zebedee</html>"), DeliveryRejected, "check token_url"),
         (reply(200, {"token": "x"}), DeliveryRejected, "check token_url"),
         (reply(200, b"<html>log in</html>"), DeliveryRejected, "check token_url"),
+        (reply(200, {"access_token": "t\r\nX-Zebedee: 1"}), DeliveryRejected, "check token_url"),
+        (reply(200, {"access_token": "Zebedee\u017c"}), DeliveryRejected, "check token_url"),
+        (reply(200, b"[" * 200_000), DeliveryRejected, "check token_url"),
+        (reply(200, b" " * 300_000), DeliveryRejected, "check token_url"),
+        (reply(408, b""), DeliveryUnavailable, "408"),
         (reply(503, b""), DeliveryUnavailable, "503"),
         (reply(429, b"", Retry_After="7"), DeliveryUnavailable, "429"),
     ],
@@ -119,6 +128,39 @@ def test_no_token(answer: Answer, kind: type[Exception], said: str, private_key:
     assert "Zebedee" not in str(told.value)
     if "429" in said:
         assert told.value.retry_after_s == 7.0  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("lives_s", [10**400, 1e300, float("nan"), -(10**400), "300", None, True], ids=lambda _: "")
+def test_a_senseless_life_is_no_fault(lives_s: object, private_key: Path) -> None:
+    now = [0.0]
+    with http_server(reply(200, {"access_token": "t", "expires_in": lives_s})) as url:
+        source = tokens(url, private_key, clock=lambda: now[0])
+        assert source.token() == "t"
+        now[0] = 86_400.0
+    with pytest.raises(DeliveryUnavailable):  # no token lives longer than a day: it asks again
+        source.token()
+
+
+def test_a_server_that_trickles_or_never_ends_is_left(private_key: Path) -> None:
+    def talk(connection: socket.socket) -> None:
+        connection.recv(65536)
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n")
+        with contextlib.suppress(OSError):
+            while True:
+                time.sleep(0.05)
+                connection.sendall(b" ")
+
+    def bomb(request: Any, _body: bytes) -> None:
+        packer = zlib.compressobj(9, zlib.DEFLATED, 31)
+        content = b"".join(packer.compress(b" " * 2**20) for _ in range(64)) + packer.flush()
+        reply(200, content, Content_Encoding="gzip")(request, _body)
+
+    started = time.monotonic()
+    with tcp_server(talk) as port, pytest.raises(DeliveryUnavailable, match="no token"):
+        BackendServices(f"http://127.0.0.1:{port}", "allpacs", private_key, scope="s", timeout_s=1).token()
+    assert time.monotonic() - started < 10
+    with http_server(bomb) as url, pytest.raises(DeliveryRejected, match="check token_url"):
+        tokens(url, private_key).token()
 
 
 def test_a_key_that_is_none_is_the_operators_fault(tmp_path: Path) -> None:

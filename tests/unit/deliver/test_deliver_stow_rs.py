@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import gzip
 import json
 import socket
+import time
+import tracemalloc
+import zlib
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler
 from io import BytesIO
 from pathlib import Path
@@ -18,6 +24,8 @@ from allpacs.domain.identity import comprehensive_uid
 from allpacs.report.sr import structured_report
 from conformance.support.report_samples import CONTEXT, usual_headers, usual_study
 from support.deliver_samples import http_server, leaks, sr_artefact, stow_server, tcp_server
+
+Answer = Callable[[BaseHTTPRequestHandler, bytes], None]
 
 ONE, TWO = sr_artefact("first"), sr_artefact("second")
 
@@ -85,20 +93,6 @@ def test_a_warning_and_a_duplicate_are_stored_and_recorded(tmp_path: Path) -> No
     assert "0x0111" in receipt.warning
 
 
-@pytest.mark.parametrize("status", [200, 201, 202])
-def test_an_answer_in_a_list_is_read(status: int) -> None:
-    stored = {"00081199": {"vr": "SQ", "Value": [{"00081155": {"vr": "UI", "Value": [ONE.uid]}}]}}
-
-    def listed(request: BaseHTTPRequestHandler, _body: bytes) -> None:
-        request.send_response(status)
-        request.send_header("Content-Type", "application/dicom+json")
-        request.end_headers()
-        request.wfile.write(json.dumps([stored]).encode())
-
-    with http_server(listed) as base_url:
-        assert StowRsDestination(base_url).deliver([ONE]).detail == f"{status}, 1 stored"
-
-
 def test_an_object_that_the_answer_leaves_out_is_not_delivered() -> None:
     def nothing(request: BaseHTTPRequestHandler, _body: bytes) -> None:
         request.send_response(200)
@@ -131,7 +125,7 @@ def test_the_archive_says_when_to_come_back() -> None:
     assert asked.value.retry_after_s == 17.0
 
 
-@pytest.mark.parametrize("body", [b"[]", b"{", b'{"00081199": {"Value": [{}]}}', b"[" * 100_000])
+@pytest.mark.parametrize("body", [b"{", b"[[]]", b"7", b'{"00081199": {"Value": [{}]}}', b"[" * 100_000])
 def test_a_broken_answer_is_tried_again(body: bytes) -> None:
     def broken(request: BaseHTTPRequestHandler, _body: bytes) -> None:
         request.send_response(200)
@@ -141,6 +135,167 @@ def test_a_broken_answer_is_tried_again(body: bytes) -> None:
 
     with http_server(broken) as base_url, pytest.raises(DeliveryUnavailable):
         StowRsDestination(base_url).deliver([ONE])
+
+
+JSON, XML = "application/dicom+json", "application/dicom+xml; charset=utf-8"
+
+
+def respond(status: int, content_type: str | None, body: object, **headers: str) -> Answer:
+    """Answer POST so, and QIDO-RS with nothing found."""
+    content = body if isinstance(body, bytes) else json.dumps(body).encode()
+
+    def answer(request: BaseHTTPRequestHandler, _body: bytes) -> None:
+        query = request.command == "GET"
+        request.send_response(204 if query else status)
+        if content_type is not None and not query:
+            request.send_header("Content-Type", content_type)
+        for name, value in headers.items():
+            request.send_header(name.replace("_", "-"), value)
+        request.end_headers()
+        request.wfile.write(b"" if query else content)
+
+    return answer
+
+
+def sequence(tag: str, *items: dict[str, object]) -> dict[str, object]:
+    """Return a sequence of the response as DICOM JSON; of each item the values by tag."""
+    listed = [{name: {"vr": "US", "Value": [value]} for name, value in item.items()} for item in items]
+    return {tag: {"vr": "SQ", "Value": listed}}
+
+
+def stored(uid: str, warning: object = None) -> dict[str, object]:
+    item: dict[str, object] = {"00081155": uid}
+    return sequence("00081199", item if warning is None else {**item, "00081196": warning})
+
+
+def failed(uid: str, reason: object) -> dict[str, object]:
+    return sequence("00081198", {"00081155": uid, "00081197": reason})
+
+
+def in_xml(tag: str, reason_tag: str, reason: int) -> bytes:
+    """Return a response about both objects as a Native DICOM Model."""
+    items = "".join(
+        f'<Item number="{number}"><DicomAttribute tag="00081155" vr="UI"><Value number="1">{one.uid}</Value>'
+        f'</DicomAttribute><DicomAttribute tag="{reason_tag}" vr="US"><Value number="1">{reason}</Value>'
+        "</DicomAttribute></Item>"
+        for number, one in enumerate((ONE, TWO), start=1)
+    )
+    return (
+        '<?xml version="1.0" encoding="UTF-8"?><!-- made up --><NativeDicomModel xmlns="http://dicom.nema.org/PS3.19/'
+        f'models/NativeDICOM"><DicomAttribute tag="{tag}" vr="SQ">{items}</DicomAttribute></NativeDicomModel>'
+    ).encode()
+
+
+BOTH = sequence("00081199", {"00081155": ONE.uid}, {"00081155": TWO.uid})
+OTHER_FAILURE = sequence("0008119A", {"00081197": 0xC000})
+OTHER_FAILURE_LOWER = {"0008119a": sequence("0008119A", {"00081197": 0xA700})["0008119A"]}
+
+
+@pytest.mark.parametrize(
+    ("answer", "warning"),
+    [
+        (respond(200, JSON, BOTH), None),
+        (respond(200, "application/json", [BOTH]), None),
+        (respond(200, JSON, [stored(ONE.uid), stored(TWO.uid)]), None),
+        (respond(200, JSON, b"\xef\xbb\xbf" + json.dumps(BOTH).encode()), None),
+        (respond(200, JSON, {**BOTH, "00081198": {"vr": "SQ"}}), None),
+        (respond(200, JSON, {**BOTH, "00081198": {"vr": "SQ", "Value": []}}), None),
+        (respond(200, JSON, {**BOTH, "00081198": {"vr": "SQ", "Value": None}}), None),
+        (respond(201, JSON, BOTH), None),
+        (respond(202, JSON, [stored(ONE.uid), stored(TWO.uid, 0xB000)]), "0xB000"),
+        (respond(202, JSON, [stored(ONE.uid), stored(TWO.uid, "45062")]), "0xB006"),
+        (respond(409, JSON, {**stored(ONE.uid), **failed(TWO.uid, 45070)}), "0xB00E"),
+        (respond(409, JSON, {**stored(ONE.uid), **failed(TWO.uid, "273")}), "0x0111"),
+        (respond(200, XML, in_xml("00081199", "00081190", 0)), None),
+        (respond(202, "application/xml", in_xml("00081199", "00081196", 0xB000)), "0xB000"),
+        (respond(200, None, b""), "does not list"),
+        (respond(200, JSON, b"\r\n"), "does not list"),
+        (respond(201, None, b""), "does not list"),
+        (respond(204, None, b""), "does not list"),
+        (respond(200, JSON, gzip.compress(json.dumps(BOTH).encode()), Content_Encoding="gzip"), None),
+    ],
+)
+def test_what_was_stored_is_delivered_however_it_is_said(answer: Answer, warning: str | None) -> None:
+    with http_server(answer) as base_url:
+        receipt = StowRsDestination(base_url).deliver([ONE, TWO])
+    assert receipt.detail.endswith("2 stored")
+    assert receipt.warning is None if warning is None else warning in (receipt.warning or "")
+
+
+@pytest.mark.parametrize(
+    ("answer", "outcome", "why"),
+    [
+        (respond(200, JSON, {**stored(ONE.uid), **failed(TWO.uid, 0xA700)}), DeliveryUnavailable, "0xA700"),
+        (respond(200, JSON, {**stored(ONE.uid), **failed(TWO.uid, 0xC000)}), DeliveryRejected, "0xC000"),
+        (respond(202, JSON, stored(ONE.uid)), DeliveryRejected, "says nothing"),
+        (respond(202, JSON, {**stored(ONE.uid), **OTHER_FAILURE}), DeliveryRejected, "0xC000"),
+        (respond(202, JSON, {**stored(ONE.uid), **OTHER_FAILURE_LOWER}), DeliveryUnavailable, "0xA700"),
+        (respond(202, JSON, [{**stored(ONE.uid), **OTHER_FAILURE}, OTHER_FAILURE_LOWER]), DeliveryRejected, "0xC000"),
+        (respond(400, JSON, failed(TWO.uid, 0xA900) | stored(ONE.uid)), DeliveryRejected, "0xA900"),
+        (respond(400, JSON, failed(TWO.uid, 0xA700) | stored(ONE.uid)), DeliveryUnavailable, "0xA700"),
+        (respond(400, "application/json", {"error": "Zebedee"}), DeliveryRejected, "400"),
+        (respond(400, JSON, b"{"), DeliveryRejected, "400"),
+        (respond(400, None, b""), DeliveryRejected, "400"),
+        (respond(409, XML, in_xml("00081198", "00081197", 0x0110)), DeliveryUnavailable, "0x0110"),
+        (respond(409, XML, in_xml("00081198", "00081197", 0xA900)), DeliveryRejected, "0xA900"),
+        (respond(409, "application/json", {"error": "Zebedee"}), DeliveryRejected, "says nothing"),
+        (respond(409, None, b""), DeliveryRejected, "409"),
+        (respond(202, None, b""), DeliveryRejected, "202"),
+        (respond(200, JSON, []), DeliveryRejected, "says nothing"),
+        (respond(200, "text/plain", b"OK"), DeliveryRejected, "no answer of a DICOMweb service"),
+        (respond(200, "application/xhtml+xml", b"<html/>"), DeliveryRejected, "no answer of a DICOMweb service"),
+        (respond(200, XML, b"<html/>"), DeliveryUnavailable, "broken"),
+        (respond(200, XML, b"<NativeDicomModel>"), DeliveryUnavailable, "broken"),
+        (respond(200, XML, b"<!DOCTYPE a [<!ENTITY b 'c'>]>" + in_xml("00081199", "00081190", 0)[38:]),
+         DeliveryUnavailable, "broken"),
+        (respond(413, None, b""), DeliveryRejected, "raise its limit"),
+        (respond(415, None, b""), DeliveryRejected, "application/dicom"),
+    ],
+)  # fmt: skip
+def test_what_was_not_stored_is_not_delivered(answer: Answer, outcome: type[Exception], why: str) -> None:
+    with http_server(answer) as base_url, pytest.raises(outcome, match=why) as fault:
+        StowRsDestination(base_url).deliver([ONE, TWO])
+    assert not leaks(str(fault.value))
+
+
+def test_an_empty_success_of_what_is_no_archive_is_not_delivered() -> None:
+    def sink(request: BaseHTTPRequestHandler, _body: bytes) -> None:
+        request.send_response(404 if request.command == "GET" else 200)
+        request.end_headers()
+
+    with http_server(sink) as base_url, pytest.raises(DeliveryUnavailable, match="404"):
+        StowRsDestination(base_url).deliver([ONE])
+
+
+def test_a_gzip_bomb_is_not_taken_into_memory() -> None:
+    packer = zlib.compressobj(9, zlib.DEFLATED, 31)
+    bomb = b"".join(packer.compress(b" " * 2**20) for _ in range(256)) + packer.flush()
+    tracemalloc.start()
+    try:
+        with (
+            http_server(respond(200, JSON, bomb, Content_Encoding="gzip")) as base_url,
+            pytest.raises(DeliveryRejected, match="more than 4 MiB"),
+        ):
+            StowRsDestination(base_url).deliver([ONE])
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak_bytes < 64 * 2**20
+
+
+def test_an_archive_that_trickles_is_left_in_time() -> None:
+    def talk(connection: socket.socket) -> None:
+        connection.recv(65536)
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Type: application/dicom+json\r\n\r\n")
+        with contextlib.suppress(OSError):
+            while True:
+                time.sleep(0.05)
+                connection.sendall(b" ")
+
+    started = time.monotonic()
+    with tcp_server(talk) as port, pytest.raises(DeliveryUnavailable, match="no answer within 1 s"):
+        StowRsDestination(f"http://127.0.0.1:{port}", timeout_s=1).deliver([ONE])
+    assert time.monotonic() - started < 10
 
 
 def test_a_log_in_page_is_no_archive() -> None:
