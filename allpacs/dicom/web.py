@@ -115,6 +115,8 @@ async def _exchange(
                     await response.aclose()
         except TimeoutError:
             raise httpx.ReadTimeout("the exchange did not end in time", request=request) from None
+        except OSError as failed:  # the client lets through what TLS raises after the handshake: a refused certificate
+            raise httpx.ReadError(str(failed), request=request) from failed
     return Answer(response.status_code, response.headers, content, whole)
 
 

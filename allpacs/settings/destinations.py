@@ -58,9 +58,7 @@ class _HttpSettings(Section):
         None, description="sent as Authorization: Bearer; prefer the environment", examples=["…"]
     )
     tls: TlsSettings | None = Field(None, description="for https; unset: the platform's authorities, no certificate")
-    timeout_s: float = Field(
-        30.0, gt=0, description="time-out of a whole request, seconds; a large one has more for being sent"
-    )
+    timeout_s: float = Field(30.0, gt=0, description="time-out of a whole request, seconds; a large one has more")
 
     @model_validator(mode="after")
     def _tls_with_https(self) -> Self:

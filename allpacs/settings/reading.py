@@ -67,7 +67,9 @@ class ModelSettings(Section):
         None, description="sent to the model server as Authorization: Bearer; prefer the environment", examples=["…"]
     )
     remote_timeout_s: float = Field(
-        60.0, gt=0, description="time-out of a request, and of waiting for a model server that is away, seconds"
+        60.0,
+        gt=0,
+        description="time-out of a request to the model server; how long one that is away is waited for, seconds",
     )
     cache: Path = Field(
         default_factory=lambda: user_cache_path("allpacs"),

@@ -53,12 +53,15 @@ class GuardedSocket(AssociationSocket):  # type: ignore[misc]
 
     def send(self, bytestream: bytes) -> None:
         """Send a PDU; close the connection where the peer does not take it within the network timeout."""
+        connection = self.socket  # another thread that aborts the association takes it away
         deadline = time.monotonic() + self.assoc.network_timeout
         left, sent = memoryview(bytestream), 0
         try:
+            if connection is None:
+                raise OSError("the connection is closed")
             while sent < len(left):
-                self.socket.settimeout(max(deadline - time.monotonic(), 0.001))
-                sent += self.socket.send(left[sent:])
+                connection.settimeout(max(deadline - time.monotonic(), 0.001))
+                sent += connection.send(left[sent:])
                 if sent < len(left) and time.monotonic() > deadline:
                     raise TimeoutError("a PDU that the peer took too long to read")
         except OSError:
@@ -95,7 +98,9 @@ class GuardedSocket(AssociationSocket):  # type: ignore[misc]
         TimeoutError
             They did not come in time.
         """
-        assoc = self.assoc
+        assoc, connection = self.assoc, self.socket  # another thread that aborts the association takes it away
+        if connection is None:
+            return 0
         limit_s = assoc.network_timeout if assoc.is_established else assoc.acse_timeout
         deadline = time.monotonic() + limit_s
         read = 0
@@ -104,12 +109,11 @@ class GuardedSocket(AssociationSocket):  # type: ignore[misc]
             if left_s <= 0:
                 _log.warning("connection_closed", address=self._peer_address, reason="a PDU that took too long")
                 raise TimeoutError("a PDU that took too long")
-            self.socket.settimeout(left_s)
-            got = self.socket.recv_into(buffer[read:])
+            connection.settimeout(left_s)
+            got = connection.recv_into(buffer[read:])
             if not got:
                 return read
             read += got
-        self.socket.settimeout(assoc.network_timeout)  # for what is sent
         return read
 
     def check_size(self, nr_bytes: int) -> None:
