@@ -30,6 +30,7 @@ from typing import Any
 
 import httpx
 
+from allpacs.audit.messages import AuditEvent
 from allpacs.deliver.http import address_name, retry_after_s
 from allpacs.deliver.smart import BackendServices
 from allpacs.dicom.tls import Tls
@@ -76,6 +77,8 @@ class FhirRestDestination:
 
     Environment variables for proxies are not looked at: results go where the settings say, and nowhere else.
     """
+
+    audit_event = AuditEvent.EXPORTED
 
     def __init__(
         self,

@@ -25,6 +25,7 @@ from collections.abc import Sequence
 import hl7
 from hl7.mllp import InvalidBlockError, open_hl7_connection
 
+from allpacs.audit.messages import AuditEvent
 from allpacs.dicom.tls import Tls
 from allpacs.domain.artefacts import Artefact, ArtefactKind, Receipt
 from allpacs.domain.errors import DeliveryRejected, DeliveryUnavailable
@@ -56,6 +57,8 @@ class MllpDestination:
     tls:
         Asked for the settings of each connection; None: no TLS.
     """
+
+    audit_event = AuditEvent.EXPORTED
 
     def __init__(
         self,

@@ -30,6 +30,7 @@ import httpx
 from pydicom import dcmread
 from pydicom.uid import Comprehensive3DSRStorage
 
+from allpacs.audit.messages import AuditEvent
 from allpacs.deliver.association import Verdict, judge, status_text
 from allpacs.deliver.comprehensive import as_comprehensive
 from allpacs.deliver.http import address_name, retry_after_s
@@ -71,6 +72,8 @@ class StowRsDestination:
     now:
         The clock that a Retry-After date is compared with.
     """
+
+    audit_event = AuditEvent.INSTANCES_SENT
 
     def __init__(
         self,

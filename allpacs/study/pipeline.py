@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 
 from allpacs.cells.choose import finder_for
 from allpacs.cells.scale import choose_scale
-from allpacs.cells.whole_frame import WholeFrame
 from allpacs.classify import aggregate
 from allpacs.classify.bundle import Bundle
 from allpacs.classify.preprocess import LYMPHOBLAST_UM, prepare
@@ -115,9 +114,7 @@ class Pipeline:
                     continue
                 finder = finder_for(frame, image.cell_finder)
                 found, measured = finder.find_and_measure(frame)
-                own, conflict = choose_scale(
-                    frame.scale, measured, _configured(image), segmented=finder.name == WholeFrame.name
-                )
+                own, conflict = choose_scale(frame.scale, measured, _configured(image), segmented=finder.segmented)
                 if conflict is not None:
                     remarks[conflict] = None
                 if own is not None and own.origin is ScaleOrigin.RED_CELLS:

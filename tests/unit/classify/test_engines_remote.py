@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 
 from allpacs.classify.bundle import Bundle, load_bundle
-from allpacs.classify.engines.choose import ModelServer, start_engine
-from allpacs.classify.engines.engine import OutOfDeviceMemory
+from allpacs.classify.choose import start_engine
+from allpacs.classify.engine import OutOfDeviceMemory
 from allpacs.classify.engines.remote import RemoteEngine
 from allpacs.domain.errors import ModelFault
-from allpacs.settings import SHIPPED_BUNDLE
+from allpacs.settings import SHIPPED_BUNDLE, ModelSettings
 
 Answer = tuple[int, dict[str, str], bytes]
 SIDE = load_bundle(SHIPPED_BUNDLE).input_px
@@ -138,7 +138,7 @@ def test_another_network_than_the_bundles_is_refused_by_the_golden_cells(bundle:
         stand_in(lambda _, __: (200, {}, as_text(len(golden)))) as url,
         pytest.raises(ModelFault, match="does not repeat the golden cells"),
     ):
-        start_engine(bundle, "remote", server=ModelServer(url, "net"))
+        start_engine(bundle, "remote", settings_of=ModelSettings(remote_url=url, remote_model="net").of_engine)
 
 
 def test_remote_without_an_address_says_what_to_set(bundle: Bundle) -> None:
