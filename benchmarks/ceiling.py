@@ -46,7 +46,7 @@ class Layer:
 
 def layers_of(bundle: Bundle) -> list[Layer]:
     """Return the network's layers that cost anything; batch normalisations and activations are taken for fused."""
-    from allpacs.classify.engines.network import build_network
+    from allpacs.classify.network import build_network
 
     network = build_network(bundle.outputs, input_px=bundle.input_px, dense_units=bundle.network.dense_units)
     return [_work(layer) for layer in network.layers if hasattr(layer, "kernel") or "add" in layer.name]

@@ -27,6 +27,7 @@ from pydicom.uid import (
 import allpacs
 from allpacs.app import accepted_transfer_syntaxes
 from allpacs.deliver.association import Verdict, judge, status_text
+from allpacs.deliver.destinations.c_store import Settings as CStoreSettings
 from allpacs.dicom import status
 from allpacs.domain.artefacts import DICOM_KINDS, ArtefactKind
 from allpacs.domain.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
@@ -35,7 +36,7 @@ from allpacs.report import annotations as bulk_annotations
 from allpacs.report import codes, document, key_images, pdf
 from allpacs.report.context import CellImage
 from allpacs.report.fhir import fhir_bundle
-from allpacs.settings import CStoreSettings, ReceiveSettings, ReportSettings
+from allpacs.settings import ReceiveSettings, ReportSettings
 from allpacs.study.results import results
 from conformance.support.report_samples import CONTEXT, PRIOR, usual_headers, usual_study
 

@@ -17,7 +17,9 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from allpacs.cli import EXIT_CODES, app
-from allpacs.settings import SHIPPED_BUNDLE, Settings
+from allpacs.domain.extensions import Extensions
+from allpacs.settings import ENGINES, SHIPPED_BUNDLE, ModelSettings, Settings
+from allpacs.settings.extensions import OneOf
 
 _FOLDER = Path(__file__).parent
 _MADE = "<!-- Made from the code by `python -m docs`: change it there. -->"
@@ -50,6 +52,9 @@ class Table:
         for key, field in self.model.model_fields.items():
             if not list(_models(field.annotation)):
                 yield key, field
+        if self.model is ModelSettings:
+            for _, engine in ENGINES.all():
+                yield from engine.model_fields.items()
 
 
 def tables(model: type[BaseModel] = Settings, place: tuple[str, ...] = ()) -> Iterator[Table]:
@@ -62,7 +67,10 @@ def tables(model: type[BaseModel] = Settings, place: tuple[str, ...] = ()) -> It
 
 
 def _models(annotation: Any) -> Iterator[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+    extensions = [one for one in get_args(annotation) if isinstance(one, Extensions)]
+    if extensions:  # instead of what they have in common
+        yield from (declared for one in extensions for _, declared in one.all())
+    elif isinstance(annotation, type) and issubclass(annotation, BaseModel):
         yield annotation
     elif get_origin(annotation) in (Union, UnionType, Annotated, dict):
         for argument in get_args(annotation):
@@ -125,7 +133,8 @@ def toml(value: Any) -> str:
 
 
 def _meaning(field: FieldInfo) -> str:
-    choices = list(_literals(field.annotation))
+    choices = [choice for one in field.metadata if isinstance(one, OneOf) for choice in one.choices]
+    choices += _literals(field.annotation)
     text = field.description or ""
     return f"{text}; one of {', '.join(f'`{one}`' for one in choices)}" if len(choices) > 1 else text
 
@@ -133,6 +142,8 @@ def _meaning(field: FieldInfo) -> str:
 def _literals(annotation: Any) -> Iterator[str]:
     if get_origin(annotation) is Literal:
         yield from map(str, get_args(annotation))
+    elif isinstance(annotation, OneOf):
+        yield from annotation.choices
     else:
         for argument in get_args(annotation):
             yield from _literals(argument)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from allpacs.classify.engines.network import BLACK, LEAST_SHARE
+from allpacs.classify.network import BLACK, LEAST_SHARE
 from training.metrics import auroc
 
 Floats = NDArray[np.float64]

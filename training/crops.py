@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from allpacs.cells.choose import central_cell, finder_for
+from allpacs.cells.finders.whole_frame import WholeFrame
 from allpacs.cells.scale import CONFLICT, choose_scale
-from allpacs.cells.whole_frame import WholeFrame
 from allpacs.classify.preprocess import Preprocessing, prepare
 from allpacs.classify.quality import Quality, judge
 from allpacs.domain.errors import InputFault

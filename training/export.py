@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw, ImageFilter
 from pydantic import ValidationError
 from safetensors.numpy import load_file
 
-from allpacs.cells.whole_frame import WholeFrame
+from allpacs.cells.finders.whole_frame import WholeFrame
 from allpacs.classify.aggregate import LABELS, OTHER, Thresholds
 from allpacs.classify.bundle import (
     GOLDEN_TOLERANCE,
@@ -24,7 +24,7 @@ from allpacs.classify.bundle import (
     save_golden,
     write_bundle,
 )
-from allpacs.classify.engines.network import FAMILY, load_weights, save_weights, set_state
+from allpacs.classify.network import FAMILY, load_weights, save_weights, set_state
 from allpacs.classify.preprocess import Preprocessing, prepare
 from allpacs.classify.quality import Quality
 from allpacs.domain.errors import InputFault

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from allpacs.classify.engines.network import POOLED, set_state, state_of
+from allpacs.classify.network import POOLED, set_state, state_of
 from allpacs.domain.errors import ModelFault
 from training import devices
 from training.augment import augment

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from allpacs.classify.engines.network import build_network, set_state, state_of
+from allpacs.classify.network import build_network, set_state, state_of
 from allpacs.domain.errors import ConfigFault
 
 #: What `keras.applications` builds EfficientNet with.

@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
 from allpacs.classify.aggregate import OTHER
-from allpacs.classify.engines.network import build_head, set_state, state_of
+from allpacs.classify.network import build_head, set_state, state_of
 from allpacs.domain.errors import ConfigFault, InputFault
 from training import devices, networks
 from training.augment import augment

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from allpacs.classify.engines.network import set_state, state_of
+from allpacs.classify.network import set_state, state_of
 from allpacs.domain.errors import ConfigFault, InputFault
 from training.fit import reestimate_batch_norm
 from training.lite2 import lite2_path, read_legacy_pth, start_from_lite2

@@ -3,13 +3,13 @@
 Parts are imported where they are made: the receiver must be up without loading the model's libraries.
 """
 
-from allpacs.app.certificates import make_tls
 from allpacs.app.destinations import make_destination, make_destinations
 from allpacs.app.model import asking, explaining, make_pipeline, start_model
 from allpacs.app.receiving import accepted_transfer_syntaxes, make_receiver, recover_in_background
 from allpacs.app.store import open_store
 from allpacs.app.watching import make_audit, start_monitor, start_tracing
 from allpacs.app.worker import Worker
+from allpacs.dicom.certificates import make_tls
 
 __all__ = [
     "Worker",

@@ -48,14 +48,10 @@ def start_model(settings: Settings, bundle: Bundle) -> Batcher:
         The network cannot be loaded, or answers otherwise than the bundle says.
     """
     from allpacs.classify.batcher import Batcher
-    from allpacs.classify.engines.choose import ModelServer, start_engine
+    from allpacs.classify.choose import start_engine
 
     model = settings.model
-    server = None
-    if model.remote_url is not None:
-        token = None if model.remote_token is None else model.remote_token.get_secret_value()
-        server = ModelServer(model.remote_url, model.remote_model, token, model.remote_timeout_s)
-    engine = start_engine(bundle, model.engine, threads=model.threads, cache=model.cache, server=server)
+    engine = start_engine(bundle, model.engine, threads=model.threads, cache=model.cache, settings_of=model.of_engine)
     return Batcher(engine, max_batch=model.max_batch, max_delay_s=model.max_delay_s, outputs=len(bundle.outputs))
 
 
@@ -66,7 +62,7 @@ def asking(batcher: Batcher) -> Predict:
 
 def explaining(batcher: Batcher) -> Explain:
     """Return the way to ask which parts of cells spoke for their labels."""
-    from allpacs.classify.engines.engine import Explainer
+    from allpacs.classify.engine import Explainer
     from allpacs.classify.saliency import saliency
 
     engine = batcher.engine

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from allpacs.app.certificates import make_tls
+from allpacs.dicom.certificates import make_tls
 from allpacs.domain.errors import StoreFault
 from allpacs.settings import Settings
 from allpacs.store.store import Store

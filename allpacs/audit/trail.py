@@ -60,8 +60,8 @@ class AuditTrail(Protocol):
     def received(self, calling_ae: str, address: str, studies: list[str], instances: int, refused: int) -> None:
         """An association brought instances."""
 
-    def sent(self, destination: str, study_uid: str, *, dicom: bool, failure: str | None = None) -> None:
-        """Results went to a destination, or were given up."""
+    def sent(self, destination: str, study_uid: str, event: AuditEvent, *, failure: str | None = None) -> None:
+        """Results went to a destination, or (`failure`) were given up; `event` is what its deliveries are."""
 
     def refused(self, who: str, address: str, reason: str) -> None:
         """Somebody who does not belong tried to connect."""
@@ -84,7 +84,7 @@ class NoTrail:
     def received(self, calling_ae: str, address: str, studies: list[str], instances: int, refused: int) -> None:
         """Say nothing."""
 
-    def sent(self, destination: str, study_uid: str, *, dicom: bool, failure: str | None = None) -> None:
+    def sent(self, destination: str, study_uid: str, event: AuditEvent, *, failure: str | None = None) -> None:
         """Say nothing."""
 
     def refused(self, who: str, address: str, reason: str) -> None:
@@ -163,10 +163,10 @@ class SyslogTrail:
             detail=f"{instances} instances kept, {refused} refused",
         )
 
-    def sent(self, destination: str, study_uid: str, *, dicom: bool, failure: str | None = None) -> None:
+    def sent(self, destination: str, study_uid: str, event: AuditEvent, *, failure: str | None = None) -> None:
         """DICOM Instances Transferred or Export, or a serious failure where it was given up."""
         self._tell(
-            AuditEvent.INSTANCES_SENT if dicom else AuditEvent.EXPORTED,
+            event,
             [Participant(self._we.user_id, SOURCE, requestor=True), Participant(destination, DESTINATION)],
             outcome=Outcome.SUCCESS if failure is None else Outcome.SERIOUS_FAILURE,
             studies=[study_uid],

@@ -4,20 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from types import MappingProxyType
 
 import numpy as np
 
 from allpacs.cells.finder import CellFinder
-from allpacs.cells.nucleus import Nucleus
-from allpacs.cells.whole_frame import BLACK, WholeFrame, lit_window, not_black
-from allpacs.domain.errors import ConfigFault
+from allpacs.cells.finders import nucleus, whole_frame
+from allpacs.cells.finders.whole_frame import BLACK, lit_window, not_black
+from allpacs.domain.extensions import CELL_FINDERS
 from allpacs.domain.image import Cell, Frame
-
-#: Every way of finding cells by the name that the configuration uses. A new one is one file and one line here.
-FINDERS: MappingProxyType[str, CellFinder] = MappingProxyType(
-    {finder.name: finder for finder in (WholeFrame(), Nucleus())}
-)
 
 #: A segmented cell leaves at least this share of its frame black. Fields are lit everywhere but for a vignette.
 BLACK_SHARE = 0.25
@@ -32,10 +26,9 @@ def finder_for(frame: Frame, configured: str | None = None) -> CellFinder:
         No way of finding cells has the configured name.
     """
     if configured is not None:
-        if configured not in FINDERS:
-            raise ConfigFault(f"no way of finding cells is named {configured!r}: write one of {', '.join(FINDERS)}")
-        return FINDERS[configured]
-    return FINDERS["whole_frame" if _segmented(frame) else "nucleus"]
+        finder: CellFinder = CELL_FINDERS.get(configured)
+        return finder
+    return whole_frame.FINDER if _segmented(frame) else nucleus.FINDER
 
 
 def central_cell(frame: Frame, cells: Sequence[Cell] | None = None) -> Cell | None:
@@ -54,7 +47,7 @@ def central_cell(frame: Frame, cells: Sequence[Cell] | None = None) -> Cell | No
             cell.box.y + cell.box.height / 2 - rows / 2,
         )
 
-    found = FINDERS["nucleus"].find(frame) if cells is None else cells
+    found = nucleus.FINDER.find(frame) if cells is None else cells
     return min(found, key=from_middle, default=None)
 
 

@@ -26,7 +26,7 @@ import numpy as np
 import structlog
 from numpy.typing import NDArray
 
-from allpacs.classify.engines.engine import Engine, OutOfDeviceMemory
+from allpacs.classify.engine import Engine, OutOfDeviceMemory
 from allpacs.domain.errors import ModelFault
 from allpacs.telemetry import metrics
 

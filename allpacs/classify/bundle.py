@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError, field_validator, model_validator
 
 from allpacs.classify.aggregate import LABELS, OTHER, OTHER_OUTPUTS, Thresholds, label, probability_all
-from allpacs.classify.engines.engine import Engine
+from allpacs.classify.engine import Engine
 from allpacs.classify.preprocess import Preprocessing
 from allpacs.classify.quality import Quality
 from allpacs.domain.errors import ModelFault

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from allpacs.classify.aggregate import LABELS
-from allpacs.classify.engines.engine import Explainer, LayerGradients
+from allpacs.classify.engine import Explainer, LayerGradients
 
 Maps = NDArray[np.float32]
 Crops = NDArray[np.uint8]

@@ -1,1 +1,1 @@
-"""Bytes to somewhere: one file a destination."""
+"""Bytes to somewhere: what a configuration can name is in `destinations/`, protocols are beside it."""

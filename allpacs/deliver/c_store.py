@@ -20,6 +20,7 @@ from pydicom.errors import InvalidDicomError
 from pydicom.uid import Comprehensive3DSRStorage, ComprehensiveSRStorage, MediaStorageDirectoryStorage
 from pynetdicom.association import Association
 
+from allpacs.audit.messages import AuditEvent
 from allpacs.deliver.association import (
     Context,
     Peer,
@@ -71,6 +72,8 @@ class CStoreDestination:
     commitment_wait_s:
         How long the association stays open for an answer, seconds; later ones come to our receiver.
     """
+
+    audit_event = AuditEvent.INSTANCES_SENT
 
     def __init__(
         self,

@@ -1,15 +1,24 @@
-"""The port that every destination implements."""
+"""What every destination implements; what it declares is `allpacs.settings.destinations.DestinationSettings`."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
+from allpacs.audit.messages import AuditEvent
 from allpacs.domain.artefacts import Artefact, ArtefactKind, Commitment, Receipt
 
 
 class Destination(Protocol):
-    """Somewhere results are delivered to. A new destination is one new file in this folder."""
+    """Somewhere results are delivered to. A new destination is one new module in `allpacs.deliver.destinations`."""
+
+    @property
+    def audit_event(self) -> AuditEvent:
+        """What a delivery is in the audit trail (PS3.15 A.5.3).
+
+        `AuditEvent.INSTANCES_SENT` (DICOM Instances Transferred, A.5.3.7) if DICOM objects go to another archive,
+        `AuditEvent.EXPORTED` (Export, A.5.3.6) if a report leaves DICOM: FHIR, HL7 v2, files.
+        """
 
     @property
     def takes(self) -> frozenset[ArtefactKind]:

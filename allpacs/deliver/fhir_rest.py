@@ -39,6 +39,7 @@ from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Any
 
+from allpacs.audit.messages import AuditEvent
 from allpacs.deliver.fhir_answer import Conflict, Verdict, check_entries, is_good_outcome, issues, judge, named
 from allpacs.deliver.fhir_devices import KnownDevices
 from allpacs.deliver.http import address_name, ask, retry_after_s, too_large
@@ -88,6 +89,8 @@ class FhirRestDestination:
 
     Environment variables for proxies are not looked at: results go where the settings say, and nowhere else.
     """
+
+    audit_event = AuditEvent.EXPORTED
 
     def __init__(
         self,

@@ -35,6 +35,7 @@ from itertools import dropwhile
 
 import hl7
 
+from allpacs.audit.messages import AuditEvent
 from allpacs.dicom.tls import Tls
 from allpacs.domain.artefacts import Artefact, ArtefactKind, Receipt
 from allpacs.domain.errors import DeliveryRejected, DeliveryUnavailable
@@ -73,6 +74,8 @@ class MllpDestination:
     tls:
         Asked for the settings of each connection; None: no TLS.
     """
+
+    audit_event = AuditEvent.EXPORTED
 
     def __init__(
         self,

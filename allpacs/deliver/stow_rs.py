@@ -36,6 +36,7 @@ from typing import Any
 from pydicom import dcmread
 from pydicom.uid import Comprehensive3DSRStorage
 
+from allpacs.audit.messages import AuditEvent
 from allpacs.deliver.association import Verdict, judge, status_text
 from allpacs.deliver.comprehensive import as_comprehensive
 from allpacs.deliver.http import address_name, ask, may_pass, retry_after_s, too_large
@@ -80,6 +81,8 @@ class StowRsDestination:
     now:
         The clock that a Retry-After date is compared with.
     """
+
+    audit_event = AuditEvent.INSTANCES_SENT
 
     def __init__(
         self,

@@ -14,10 +14,11 @@ from typing import Any
 
 import structlog
 
+from allpacs.audit.messages import AuditEvent
 from allpacs.audit.trail import AuditTrail, NoTrail
 from allpacs.deliver.destination import Committing, Destination
 from allpacs.deliver.retry import DeadLetter, RetryAfter, RetryPolicy, decide
-from allpacs.domain.artefacts import Artefact, ArtefactKind, Asked
+from allpacs.domain.artefacts import Artefact, Asked
 from allpacs.domain.errors import AllpacsError, DeliveryRejected, DeliveryUnavailable, StoreFault
 from allpacs.domain.identity import derive_uid
 from allpacs.store.records import CommitmentRow, DeliveryRow, DeliveryState
@@ -74,7 +75,7 @@ class DeliveryStep:
                 receipt = destination.deliver(artefacts)
                 detail = receipt.detail if receipt.warning is None else f"{receipt.detail} ({receipt.warning})"
                 self._patiently(self._note_sent, study_uid, revision, name)
-                self._audit.sent(name, study_uid, dicom=ArtefactKind.FHIR not in destination.takes)
+                self._audit.sent(name, study_uid, destination.audit_event)
                 log.info("results_sent", detail=detail)
             else:  # only its commitment is missing
                 detail = begun.reason or ""
@@ -83,8 +84,10 @@ class DeliveryStep:
             state, detail, again_at = self._after_failure(fault, attempt - begun.attempts_forgiven)
             self._patiently(self._end, study_uid, revision, name, state, detail, again_at)
             if state == DeliveryState.DEAD:
-                dicom = destination is None or ArtefactKind.FHIR not in destination.takes
-                self._audit.sent(name, study_uid, dicom=dicom, failure=detail)
+                # What a destination would have taken is not known once it is out of the configuration: then Export,
+                # which is true of everything that leaves this machine.
+                event = AuditEvent.EXPORTED if destination is None else destination.audit_event
+                self._audit.sent(name, study_uid, event, failure=detail)
         else:
             if state == DeliveryState.RETRYING:  # taken, but not committed to: sent again
                 self._refused_commitment(begun, said)

@@ -1,16 +1,8 @@
 """Settings: a section of the TOML file is a class; `allpacs.settings.load` puts them together."""
 
 from allpacs.settings.console import ConsoleSettings, OidcSettings
-from allpacs.settings.destinations import (
-    CStoreSettings,
-    DestinationSettings,
-    FhirSettings,
-    FolderSettings,
-    MllpSettings,
-    OAuthSettings,
-    RetrySettings,
-    StowRsSettings,
-)
+from allpacs.settings.destinations import DESTINATIONS, DestinationSettings, RetrySettings
+from allpacs.settings.engines import ENGINES, EngineSettings
 from allpacs.settings.load import ENV_PREFIX, Settings, load_settings
 from allpacs.settings.reading import SHIPPED_BUNDLE, ModelSettings, ReportSettings, StoreSettings, WorkSettings
 from allpacs.settings.receive import CommitmentPeerSettings, ReceiveSettings, SourceSettings
@@ -18,20 +10,18 @@ from allpacs.settings.tls import ServerTlsSettings, TlsSettings
 from allpacs.settings.watching import AuditSettings, LogSettings, MonitorSettings, TracingSettings
 
 __all__ = [
+    "DESTINATIONS",
+    "ENGINES",
     "ENV_PREFIX",
     "SHIPPED_BUNDLE",
     "AuditSettings",
-    "CStoreSettings",
     "CommitmentPeerSettings",
     "ConsoleSettings",
     "DestinationSettings",
-    "FhirSettings",
-    "FolderSettings",
+    "EngineSettings",
     "LogSettings",
-    "MllpSettings",
     "ModelSettings",
     "MonitorSettings",
-    "OAuthSettings",
     "OidcSettings",
     "ReceiveSettings",
     "ReportSettings",
@@ -40,7 +30,6 @@ __all__ = [
     "Settings",
     "SourceSettings",
     "StoreSettings",
-    "StowRsSettings",
     "TlsSettings",
     "TracingSettings",
     "WorkSettings",

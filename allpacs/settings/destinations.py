@@ -1,119 +1,80 @@
-"""Where results go, and when they are tried again: ``[destinations.NAME]``, ``[retry]``."""
+"""Where results go, and when they are tried again: ``[destinations.NAME]``, ``[retry]``.
+
+The keys of a destination are those of its extension (`allpacs.domain.extensions`): the module named by ``kind``.
+"""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated, Literal, Self
+from abc import abstractmethod
+from collections.abc import Mapping
+from typing import Annotated, Any, Self
 
-from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
 
-from allpacs.settings.common import Section, ae_title
-from allpacs.settings.tls import TlsSettings
-
-
-class CStoreSettings(Section):
-    """A PACS that takes DICOM results by C-STORE."""
-
-    kind: Literal["c_store"]
-    host: str = Field(description="host name or address of the PACS", examples=["pacs.hospital.example"])
-    port: int = Field(ge=1, le=65535, description="its DICOM port", examples=[104])
-    called_ae: str = Field(description="its AE title", examples=["PACS"])
-    tls: TlsSettings | None = Field(None, description="DICOM TLS; unset: none, and nothing is encrypted")
-    timeout_s: float = Field(30.0, gt=0, description="network, ACSE and DIMSE time-out, seconds")
-    commitment: Literal["when_offered", "always", "never"] = Field(
-        "when_offered", description="whether a result counts as delivered only when the PACS has committed to it"
-    )
-    commitment_within_s: float = Field(
-        600.0, gt=0, description="how long its answer is waited for before it is asked again, seconds"
-    )
-
-    @field_validator("called_ae")
-    @classmethod
-    def _valid_ae_title(cls, text: str) -> str:
-        return ae_title(text)
+from allpacs.domain.errors import ConfigFault
+from allpacs.domain.extensions import Extensions
+from allpacs.settings.common import Section
 
 
-class OAuthSettings(Section):
-    """Tokens by SMART Backend Services: OAuth 2.0 client credentials with a signed assertion."""
+class DestinationSettings(Section):
+    """What a destination is configured with, and what it declares about itself.
 
-    token_url: str = Field(
-        pattern=r"^https?://",
-        description="token endpoint of the authorization server",
-        examples=["https://auth.hospital.example/token"],
-    )
-    client_id: str = Field(min_length=1, description="our identifier there", examples=["allpacs"])
-    private_key: Path = Field(
-        description="PEM file of our private key, RSA or EC P-384; the public key is registered there",
-        examples=["/etc/allpacs/oauth.key"],
-    )
-    key_id: str = Field("", description="kid of the public key as registered there", examples=["1"])
-    scope: str = Field("system/*.cu", description="scopes asked for: SMART v2, to create and update")
+    A subclass adds ``kind: Literal["…"]``, which is its module's name, and its own keys. A key ``tls`` of type
+    `TlsSettings` is checked by ``allpacs check-config``.
+    """
 
+    kind: str
 
-class _HttpSettings(Section):
-    """What destinations that are asked over HTTP have in common."""
+    @property
+    @abstractmethod
+    def address(self) -> str:
+        """Where results go, in one line for the operations page: no secret and no patient data."""
 
-    base_url: str
-    bearer_token: SecretStr | None = Field(
-        None, description="sent as Authorization: Bearer; prefer the environment", examples=["…"]
-    )
-    tls: TlsSettings | None = Field(None, description="for https; unset: the platform's authorities, no certificate")
-    timeout_s: float = Field(30.0, gt=0, description="time-out of a whole request, seconds; a large one has more")
+    @abstractmethod
+    def make(self, ae_title: str) -> Any:
+        """Return the live destination (`allpacs.deliver.destination.Destination`).
 
-    @model_validator(mode="after")
-    def _tls_with_https(self) -> Self:
-        if self.tls is not None and not self.base_url.startswith("https://"):
-            raise ValueError("tls is set but base_url is not https://")
-        return self
+        Import libraries here and not at the top of the module: the settings are read by processes that never deliver.
+
+        Parameters
+        ----------
+        ae_title:
+            Our own AE title, for destinations that are called by DICOM.
+
+        Raises
+        ------
+        ConfigFault
+            It cannot be made: the message names the key and says what to change.
+        """
 
 
-class FhirSettings(_HttpSettings):
-    """A FHIR R4 server that takes transaction Bundles."""
-
-    kind: Literal["fhir"]
-    base_url: str = Field(
-        pattern=r"^https?://",
-        description="base address of the FHIR server",
-        examples=["https://fhir.hospital.example/r4"],
-    )
-    oauth: OAuthSettings | None = Field(None, description="fetch tokens (SMART Backend Services); then no bearer_token")
+#: Every kind of destination; each module declares a `DestinationSettings` named ``Settings``.
+DESTINATIONS: Extensions[type[DestinationSettings]] = Extensions(
+    "allpacs.deliver.destinations", "Settings", "kind of destination"
+)
 
 
-class StowRsSettings(_HttpSettings):
-    """An archive that takes DICOM results over the web (STOW-RS)."""
+def _of_its_kind(given: Any) -> Any:
+    """Return a destination's table as the settings of its kind; settings stay as they are.
 
-    kind: Literal["stow_rs"]
-    base_url: str = Field(
-        pattern=r"^https?://",
-        description="address of the DICOMweb service, without /studies",
-        examples=["https://archive.hospital.example/dicom-web"],
-    )
-
-
-class MllpSettings(Section):
-    """An EHR that takes HL7 v2 messages (ORU^R01) over MLLP."""
-
-    kind: Literal["mllp"]
-    host: str = Field(
-        min_length=1, description="host name or address of the receiver", examples=["interface-engine.hospital.example"]
-    )
-    port: int = Field(ge=1, le=65535, description="its port", examples=[2575])
-    application: str = Field("", max_length=180, description="receiving application (MSH-5)", examples=["RIS"])
-    facility: str = Field("", max_length=180, description="receiving facility (MSH-6)", examples=["HOSPITAL"])
-    tls: TlsSettings | None = Field(None, description="unset: none, and nothing is encrypted")
-    timeout_s: float = Field(30.0, gt=0, description="wait for the connection and the acknowledgement, seconds")
+    Raises
+    ------
+    ValueError
+        There is no such kind, or a key is unknown or has a wrong value.
+    """
+    if not isinstance(given, Mapping):
+        return given
+    if "kind" not in given:
+        raise ValueError(f"kind is missing: set it to one of {', '.join(DESTINATIONS.kinds())}")
+    try:
+        declared = DESTINATIONS.get(given["kind"])
+    except ConfigFault as fault:
+        raise ValueError(str(fault)) from None
+    return declared.model_validate(given)
 
 
-class FolderSettings(Section):
-    """A folder that takes every result as a file."""
-
-    kind: Literal["folder"]
-    folder: Path = Field(description="where the files go", examples=["/var/lib/allpacs/copies"])
-
-
-DestinationSettings = Annotated[
-    CStoreSettings | StowRsSettings | FhirSettings | MllpSettings | FolderSettings, Field(discriminator="kind")
-]
+#: A destination of any kind.
+AnyDestination = Annotated[SerializeAsAny[DestinationSettings], BeforeValidator(_of_its_kind), DESTINATIONS]
 
 
 class RetrySettings(Section):

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import Field, ValidationError, field_validator
+from pydantic.fields import FieldInfo
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -22,7 +23,7 @@ from pydantic_settings import (
 
 from allpacs.domain.errors import ConfigFault
 from allpacs.settings.console import ConsoleSettings
-from allpacs.settings.destinations import DestinationSettings, RetrySettings
+from allpacs.settings.destinations import AnyDestination, RetrySettings
 from allpacs.settings.reading import ModelSettings, ReportSettings, StoreSettings, WorkSettings
 from allpacs.settings.receive import ReceiveSettings
 from allpacs.settings.watching import AuditSettings, LogSettings, MonitorSettings, TracingSettings
@@ -52,7 +53,7 @@ class Settings(BaseSettings):
     audit: AuditSettings = AuditSettings()
     tracing: TracingSettings = TracingSettings()
     log: LogSettings = LogSettings()
-    destinations: dict[str, DestinationSettings] = Field(default_factory=dict)
+    destinations: dict[str, AnyDestination] = Field(default_factory=dict)
 
     @field_validator("destinations")
     @classmethod
@@ -112,6 +113,19 @@ class _Environment(EnvSettingsSource):
                 if (section.lower(), key.lower()) == ("receive", "sources") and rest and rest[0].lower() in sources:
                     sources[rest[0]] = sources.pop(rest[0].lower())
         return values
+
+    def decode_complex_value(self, field_name: str, field: FieldInfo | None, value: Any) -> Any:
+        """Return a table or a list from JSON; the keys of a destination are not known here, and its values stay text.
+
+        Raises
+        ------
+        ValueError
+            It is neither. For an unknown key the text itself is then taken: a token of digits stays text.
+        """
+        decoded = super().decode_complex_value(field_name, field, value)  # type: ignore[arg-type]
+        if field is None and not isinstance(decoded, dict | list):
+            raise ValueError("neither a table nor a list")
+        return decoded
 
 
 def _nested_variables() -> Iterator[tuple[str, list[str]]]:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Self
 
 from platformdirs import user_cache_path, user_data_path
-from pydantic import Field, SecretStr
+from pydantic import Field, ModelWrapValidatorHandler, PrivateAttr, ValidationError, model_validator
 
-from allpacs.settings.common import Section
+from allpacs.domain.errors import ConfigFault
+from allpacs.settings.common import Section, all_errors
+from allpacs.settings.engines import ENGINES, EngineSettings, engine_of
+from allpacs.settings.extensions import OneOf
 
 SHIPPED_BUNDLE = Path(__file__).parents[1] / "models" / "shipped"
 
@@ -54,28 +57,55 @@ class ModelSettings(Section):
     max_batch: int = Field(32, ge=1, description="cells in one run of the network, at most")
     max_delay_s: float = Field(0.02, ge=0, description="how long a cell waits for others to fill a batch, seconds")
     threads: int | None = Field(None, ge=1, description="CPU threads of the engine; unset: all cores", examples=[4])
-    engine: Literal["auto", "openvino", "tensorflow", "remote"] = Field(
+    engine: Annotated[str, OneOf(ENGINES, also=("auto",))] = Field(
         "auto",
         description="auto: TensorFlow on a GPU, else the faster that repeats the bundle's golden cells; "
         "remote: a model server (Open Inference Protocol v2)",
-    )
-    remote_url: str | None = Field(
-        None, description="the model server's address, without /v2", examples=["https://gpu.hospital.example"]
-    )
-    remote_model: str = Field("allpacs", min_length=1, description="the network's name on the model server")
-    remote_token: SecretStr | None = Field(
-        None, description="sent to the model server as Authorization: Bearer; prefer the environment", examples=["…"]
-    )
-    remote_timeout_s: float = Field(
-        60.0,
-        gt=0,
-        description="time-out of a request to the model server; how long one that is away is waited for, seconds",
     )
     cache: Path = Field(
         default_factory=lambda: user_cache_path("allpacs"),
         description="folder that keeps converted networks",
         examples=["/var/cache/allpacs"],
     )
+    _of_engines: dict[str, EngineSettings] = PrivateAttr(default_factory=dict)
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _with_keys_of_engines(cls, given: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        """Read the keys that belong to an engine with that engine's settings, and only those engines are imported."""
+        if not isinstance(given, dict):
+            return handler(given)
+        own = {key: value for key, value in given.items() if key in cls.model_fields or engine_of(key) is None}
+        of_engines: dict[str, dict[str, Any]] = {}
+        for key in given.keys() - own.keys():
+            of_engines.setdefault(str(engine_of(key)), {})[key] = given[key]
+        invalid: list[ValidationError] = []
+        read: dict[str, EngineSettings] = {}
+        for kind, keys in of_engines.items():
+            try:
+                read[kind] = ENGINES.get(kind).model_validate(keys)
+            except ConfigFault as fault:
+                raise ValueError(str(fault)) from None
+            except ValidationError as error:
+                invalid.append(error)
+        try:
+            made = handler(own)
+        except ValidationError as error:
+            invalid.append(error)
+        if invalid:
+            raise all_errors(cls.__name__, invalid)
+        made._of_engines = read
+        return made
+
+    def of_engine(self, kind: str) -> EngineSettings:
+        """Return the settings of an engine: the keys that were given, and the defaults of the others.
+
+        Raises
+        ------
+        ConfigFault
+            There is no such engine.
+        """
+        return self._of_engines.get(kind) or ENGINES.get(kind)()
 
 
 class WorkSettings(Section):

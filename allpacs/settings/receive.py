@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, IPvAnyNetwork, field_validator, model_validator
 
+from allpacs.domain.extensions import CELL_FINDERS
 from allpacs.settings.common import Section, ae_title
+from allpacs.settings.extensions import OneOf
 from allpacs.settings.tls import ServerTlsSettings, TlsSettings
 
 
@@ -26,7 +28,7 @@ class SourceSettings(Section):
     close_on_release: bool = Field(
         False, description="the study is complete when this sender releases its association; do not wait for quiet"
     )
-    cell_finder: Literal["whole_frame", "nucleus"] | None = Field(
+    cell_finder: Annotated[str, OneOf(CELL_FINDERS)] | None = Field(
         None,
         description="how cells are found in this sender's images; unset: chosen by the picture",
         examples=["nucleus"],

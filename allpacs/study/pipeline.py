@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 
 from allpacs.cells.choose import finder_for
 from allpacs.cells.scale import choose_scale
-from allpacs.cells.whole_frame import WholeFrame
 from allpacs.classify import aggregate
 from allpacs.classify.bundle import Bundle
 from allpacs.classify.preprocess import LYMPHOBLAST_UM, prepare
@@ -145,9 +144,7 @@ class Pipeline:
         """Return the cells of a frame with the network's inputs, its scale, and a remark if scales contradict."""
         finder = finder_for(frame, image.cell_finder)
         found, measured = finder.find_and_measure(frame)
-        scale, conflict = choose_scale(
-            frame.scale, measured, _configured(image), segmented=finder.name == WholeFrame.name
-        )
+        scale, conflict = choose_scale(frame.scale, measured, _configured(image), segmented=finder.segmented)
         cells = []
         for number, cell in enumerate(found, start=1):
             finding = CellFinding(

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from allpacs.cells.nucleus import Measures, Nucleus, measure, working_step
+from allpacs.cells.finders.nucleus import Measures, Nucleus, measure, working_step
 from allpacs.cells.tissue import something_there
 from allpacs.decode.slide import SlideLevel, read_slide_instance
 from allpacs.domain.errors import InternalFault, UndecodablePixels

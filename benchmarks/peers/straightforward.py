@@ -36,7 +36,7 @@ from pynetdicom import AE, ALL_TRANSFER_SYNTAXES, evt
 from pynetdicom.sop_class import Comprehensive3DSRStorage, Verification, VLMicroscopicImageStorage
 
 from allpacs.classify.bundle import load_bundle
-from allpacs.classify.engines.network import network_of
+from allpacs.classify.network import network_of
 from allpacs.settings import Settings
 
 _LYMPHOBLAST = CodedConcept("15433008", "SCT", "Lymphoblast")

@@ -13,9 +13,9 @@ from pydicom.uid import VLMicroscopicImageStorage
 
 from allpacs.classify.batcher import Batcher
 from allpacs.classify.bundle import Bundle, load_bundle
-from allpacs.classify.engines.choose import start_engine
-from allpacs.classify.engines.engine import Engine
-from allpacs.classify.engines.network import network_of
+from allpacs.classify.choose import start_engine
+from allpacs.classify.engine import Engine
+from allpacs.classify.network import network_of
 from allpacs.settings import Settings
 from allpacs.study.pipeline import ImageFile, Pipeline
 from benchmarks import instances

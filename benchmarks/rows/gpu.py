@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 
 from allpacs.classify.bundle import load_bundle
-from allpacs.classify.engines.choose import gpu_present, start_engine
+from allpacs.classify.choose import gpu_present, start_engine
 from allpacs.settings import Settings
 from benchmarks import ceiling
 from benchmarks.measure import Row

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from allpacs.classify.bundle import load_bundle
-from allpacs.classify.engines.choose import start_engine
+from allpacs.classify.choose import start_engine
 from allpacs.demo.archive import Archive
 from allpacs.settings import Settings
 from benchmarks import instances, receivers

@@ -1,10 +1,7 @@
-"""Every implementation in `allpacs/deliver` keeps what `allpacs.deliver.destination.Destination` promises."""
+"""Every kind in `allpacs/deliver/destinations` keeps what `allpacs.deliver.destination.Destination` promises."""
 
 from __future__ import annotations
 
-import importlib
-import inspect
-import pkgutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -12,17 +9,17 @@ from pathlib import Path
 
 import pytest
 
-import allpacs.deliver
 from allpacs.deliver.c_store import CStoreDestination
 from allpacs.deliver.destination import Destination
+from allpacs.deliver.destinations.folder import FolderDestination
 from allpacs.deliver.fhir_rest import FhirRestDestination
-from allpacs.deliver.folder import FolderDestination
 from allpacs.deliver.mllp import MllpDestination
 from allpacs.deliver.stow_rs import StowRsDestination
 from allpacs.demo.archive import Archive
 from allpacs.demo.fhir_endpoint import FhirEndpoint
 from allpacs.domain.artefacts import Artefact, ArtefactKind
 from allpacs.domain.errors import DeliveryRejected, DeliveryUnavailable
+from allpacs.settings import DESTINATIONS
 from conformance.support.hl7_server import hl7_server
 from conformance.support.network import free_port
 from support.deliver_samples import (
@@ -128,28 +125,28 @@ def _refusing_folder() -> Iterator[Destination]:
     yield Refusing(Path("unused"))
 
 
-CASES: dict[type, Case] = {
-    CStoreDestination: Case(
+CASES: dict[str, Case] = {
+    "c_store": Case(
         _archive,
         lambda _folder: CStoreDestination("127.0.0.1", free_port(), "PACS", "ALLPACS", timeout_s=5),
         _refusing_archive,
     ),
-    FhirRestDestination: Case(
+    "fhir": Case(
         _fhir_endpoint,
         lambda _folder: FhirRestDestination(f"http://127.0.0.1:{free_port()}", timeout_s=5),
         _refusing_fhir_endpoint,
     ),
-    StowRsDestination: Case(
+    "stow_rs": Case(
         _stow_archive,
         lambda _folder: StowRsDestination(f"http://127.0.0.1:{free_port()}", timeout_s=5),
         _refusing_stow_archive,
     ),
-    MllpDestination: Case(
+    "mllp": Case(
         _interface_engine,
         lambda _folder: MllpDestination("127.0.0.1", free_port(), timeout_s=5),
         _refusing_interface_engine,
     ),
-    FolderDestination: Case(_folder, lambda folder: FolderDestination(folder / "not" / "mounted"), _refusing_folder),
+    "folder": Case(_folder, lambda folder: FolderDestination(folder / "not" / "mounted"), _refusing_folder),
 }
 
 ARTEFACTS: tuple[Artefact, ...] = (
@@ -158,29 +155,15 @@ ARTEFACTS: tuple[Artefact, ...] = (
 )
 
 
-def _destinations() -> set[type]:
-    """Return every class of the package that looks like a destination."""
-    modules = [
-        importlib.import_module(f"allpacs.deliver.{module.name}")
-        for module in pkgutil.iter_modules(allpacs.deliver.__path__)
-    ]
-    return {
-        kind
-        for module in modules
-        for _, kind in inspect.getmembers(module, inspect.isclass)
-        if kind is not Destination and kind.__module__ == module.__name__ and hasattr(kind, "deliver")
-    }
-
-
 def _for(destination: Destination) -> list[Artefact]:
     return [artefact for artefact in ARTEFACTS if artefact.kind in destination.takes]
 
 
-each = pytest.mark.parametrize("case", CASES.values(), ids=lambda case: case.running.__name__.strip("_"))
+each = pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
 
 
 def test_every_destination_is_asked():
-    assert _destinations() == set(CASES)
+    assert set(DESTINATIONS.kinds()) == set(CASES)
 
 
 @each

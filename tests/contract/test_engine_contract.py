@@ -21,12 +21,12 @@ import allpacs.classify.engines
 from allpacs.classify.aggregate import LABELS, probability_all
 from allpacs.classify.batcher import Batcher
 from allpacs.classify.bundle import Bundle, load_bundle, save_golden, verify_engine, write_bundle
-from allpacs.classify.engines.engine import Engine, Explainer
-from allpacs.classify.engines.explanation import explaining_layers
-from allpacs.classify.engines.network import build_network, load_weights, network_of, save_weights, set_state, state_of
+from allpacs.classify.engine import Engine, Explainer
 from allpacs.classify.engines.openvino import OpenVinoEngine, converted_network
 from allpacs.classify.engines.remote import RemoteEngine
 from allpacs.classify.engines.tensorflow import TensorFlowEngine
+from allpacs.classify.explanation import explaining_layers
+from allpacs.classify.network import build_network, load_weights, network_of, save_weights, set_state, state_of
 from allpacs.classify.preprocess import Preprocessing
 from allpacs.classify.saliency import saliency
 from allpacs.domain.errors import ModelFault

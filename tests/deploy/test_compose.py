@@ -13,8 +13,9 @@ import pytest
 import yaml
 
 from allpacs.cli import SCU_AE_TITLE
+from allpacs.deliver.destinations.c_store import Settings as CStoreSettings
 from allpacs.domain.identity import is_ae_title
-from allpacs.settings import CStoreSettings, load_settings
+from allpacs.settings import load_settings
 
 COMPOSE = Path(__file__).resolve().parents[2] / "deploy" / "compose"
 TEXT = (COMPOSE / "compose.yaml").read_text(encoding="utf-8")

@@ -10,9 +10,13 @@ from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from allpacs.cells.choose import FINDERS, central_cell, finder_for
+from allpacs.cells.choose import central_cell, finder_for
 from allpacs.cells.finder import CellFinder
+from allpacs.domain.extensions import CELL_FINDERS
 from allpacs.domain.image import Frame
+
+#: Every way of finding cells, by its kind.
+FINDERS: dict[str, CellFinder] = dict(CELL_FINDERS.all())
 
 NOISE = hnp.arrays(np.uint8, st.tuples(st.integers(1, 40), st.integers(1, 40), st.just(3)))
 

@@ -1,1 +1,1 @@
-"""Model engines: one file an engine, imported lazily."""
+"""Every module of this package is an engine and declares `allpacs.settings.engines.EngineSettings` as ``Settings``."""

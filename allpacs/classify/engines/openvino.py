@@ -2,7 +2,7 @@
 
 The conversion needs TensorFlow and runs in a process of its own, so that the worker never loads it: a worker on
 OpenVINO holds about 0.55 GB where one on TensorFlow holds 1.4 GB (128 px, batches of 32). What explains an answer
-(`allpacs.classify.engines.explanation`) is a second network, converted and loaded at the first question.
+(`allpacs.classify.explanation`) is a second network, converted and loaded at the first question.
 
 Weights are kept as float32: folded with the batch normalisations and rounded to float16 again, they moved
 probabilities by up to 0.008, outside of what `allpacs.classify.bundle.verify_engine` lets pass.
@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -26,9 +26,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from allpacs.classify.bundle import Bundle, load_bundle, verify_engine
-from allpacs.classify.engines.engine import LayerGradients, OutOfDeviceMemory, checked_batch, checked_labels
-from allpacs.classify.engines.explanation import paired_layers, signs
+from allpacs.classify.engine import LayerGradients, OutOfDeviceMemory, checked_batch, checked_labels
+from allpacs.classify.explanation import paired_layers, signs
 from allpacs.domain.errors import ModelFault
+from allpacs.settings.engines import EngineSettings
 
 #: Of `INFERENCE_PRECISION_HINT`: what the network computes in.
 Precision = Literal["f32", "bf16"]
@@ -40,6 +41,28 @@ _SUFFIXES: dict[Part, str] = {"logits": "", "explanation": "-explanation"}
 #: Longest time that a conversion may take, seconds; 15 to 30 were seen on two cores.
 _CONVERSION_S = 600.0
 _INSTALL = "install the package openvino, or set model.engine to tensorflow"
+
+
+class Settings(EngineSettings):
+    """OpenVINO on the CPU; it has no keys of its own."""
+
+    @classmethod
+    def automatic_rank(cls, *, gpu: bool) -> int | None:
+        """First on a CPU; see `EngineSettings.automatic_rank`."""
+        return None if gpu else 0
+
+    def attempts(
+        self,
+        bundle: Bundle,
+        *,
+        gpu: bool,  # noqa: ARG002 - it runs on the CPU wherever it runs
+        threads: int | None,
+        cache: Path | None,
+    ) -> Iterator[tuple[str, Callable[[], OpenVinoEngine]]]:
+        """Yield bfloat16 if the processor computes in it, then float32; see `EngineSettings.attempts`."""
+        if OpenVinoEngine.supports("bf16"):
+            yield "openvino-bf16", lambda: OpenVinoEngine(bundle, threads=threads, precision="bf16", cache=cache)
+        yield "openvino-f32", lambda: OpenVinoEngine(bundle, threads=threads, precision="f32", cache=cache)
 
 
 class OpenVinoEngine:
@@ -117,7 +140,7 @@ class OpenVinoEngine:
         return np.concatenate([request.get_output_tensor(0).data for request in asked])
 
     def layer_gradients(self, batch: NDArray[np.uint8], labels: NDArray[np.int64]) -> tuple[LayerGradients, ...]:
-        """Return what some layers say for a label; see `allpacs.classify.engines.engine.Explainer`."""
+        """Return what some layers say for a label; see `allpacs.classify.engine.Explainer`."""
         checked_batch(batch, self._side)
         checked_labels(labels, len(batch))
         with self._asked:
@@ -145,7 +168,7 @@ class _Explanation:
         return self.answer(batch, np.zeros(len(batch), np.int64))[0]
 
     def answer(self, batch: NDArray[np.uint8], labels: NDArray[np.int64]) -> list[NDArray[np.float32]]:
-        """Return what `allpacs.classify.engines.explanation.explaining_graph` answers."""
+        """Return what `allpacs.classify.explanation.explaining_graph` answers."""
         with _faults(len(batch)):
             answer = self._compiled([batch, signs(labels, self._outputs)])
             return [answer[place].copy() for place in range(len(self._compiled.outputs))]

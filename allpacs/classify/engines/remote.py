@@ -11,25 +11,65 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from http import HTTPStatus
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import httpx
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field, SecretStr
 
-from allpacs.classify.bundle import Bundle
-from allpacs.classify.engines.engine import OutOfDeviceMemory, checked_batch
+from allpacs.classify.engine import OutOfDeviceMemory, checked_batch
 from allpacs.dicom.web import Answer, exchange
 from allpacs.domain.errors import ModelFault
+from allpacs.settings.engines import EngineSettings
+
+if TYPE_CHECKING:  # the settings are read by processes that never run a network
+    from allpacs.classify.bundle import Bundle
 
 _HEADER_LENGTH = "Inference-Header-Content-Length"
 _DTYPES = {"UINT8": np.uint8, "FP32": np.float32}
 #: Statuses of a server that is starting, restarting or has too much to do.
 _LATER = frozenset({408, 425, 429, 502, 503, 504})
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.1, 5.0
+
+
+class Settings(EngineSettings):
+    """A model server."""
+
+    remote_url: str | None = Field(
+        None, description="the model server's address, without /v2", examples=["https://gpu.hospital.example"]
+    )
+    remote_model: str = Field("allpacs", min_length=1, description="the network's name on the model server")
+    remote_token: SecretStr | None = Field(
+        None, description="sent to the model server as Authorization: Bearer; prefer the environment", examples=["…"]
+    )
+    remote_timeout_s: float = Field(
+        60.0, gt=0, description="longest silence of the model server; one that is away is waited for so long, seconds"
+    )
+
+    def attempts(
+        self,
+        bundle: Bundle,
+        *,
+        gpu: bool,  # noqa: ARG002 - the server's machine decides
+        threads: int | None,  # noqa: ARG002
+        cache: Path | None,  # noqa: ARG002
+    ) -> Iterator[tuple[str, Callable[[], RemoteEngine]]]:
+        """Yield the server; see `EngineSettings.attempts`."""
+        url = self.remote_url
+        if url is None:
+            raise ModelFault("model.engine is remote: set model.remote_url")
+        token = None if self.remote_token is None else self.remote_token.get_secret_value()
+        yield (
+            "remote",
+            lambda: RemoteEngine(
+                bundle, url=url, model=self.remote_model, bearer_token=token, timeout_s=self.remote_timeout_s
+            ),
+        )
 
 
 class RemoteEngine:

@@ -12,18 +12,47 @@ import os
 import re
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from allpacs.classify.bundle import Bundle
-from allpacs.classify.engines.engine import LayerGradients, OutOfDeviceMemory, checked_batch, checked_labels
-from allpacs.classify.engines.explanation import explaining_graph, paired_layers, signs
-from allpacs.classify.engines.network import FAMILY, network_of
+from allpacs.classify.engine import LayerGradients, OutOfDeviceMemory, checked_batch, checked_labels
+from allpacs.classify.explanation import explaining_graph, paired_layers, signs
+from allpacs.classify.network import FAMILY, network_of
 from allpacs.domain.errors import ModelFault
+from allpacs.settings.engines import EngineSettings
+
+#: Sizes of batches that a GPU runs once before it is asked.
+_WARM_UP = (1, 8, 32)
+
+
+class Settings(EngineSettings):
+    """TensorFlow on a GPU or the CPU; it has no keys of its own."""
+
+    @classmethod
+    def automatic_rank(cls, *, gpu: bool) -> int | None:  # noqa: ARG003 - alone on a GPU, the last on a CPU
+        """After OpenVINO; see `EngineSettings.automatic_rank`."""
+        return 1
+
+    def attempts(
+        self,
+        bundle: Bundle,
+        *,
+        gpu: bool,
+        threads: int | None,
+        cache: Path | None,  # noqa: ARG002 - nothing is converted
+    ) -> Iterator[tuple[str, Callable[[], TensorFlowEngine]]]:
+        """Yield mixed precision and float32 on a GPU, float32 on a CPU; see `EngineSettings.attempts`."""
+        if gpu:
+            yield "tensorflow-f16", lambda: TensorFlowEngine(bundle, threads=threads, half=True, warm_up=_WARM_UP)
+            yield "tensorflow", lambda: TensorFlowEngine(bundle, threads=threads, warm_up=_WARM_UP)
+        else:
+            yield "tensorflow", lambda: TensorFlowEngine(bundle, threads=threads)
 
 
 class TensorFlowEngine:
@@ -80,7 +109,7 @@ class TensorFlowEngine:
         return answer
 
     def layer_gradients(self, batch: NDArray[np.uint8], labels: NDArray[np.int64]) -> tuple[LayerGradients, ...]:
-        """Return what two layers say for a label; see `allpacs.classify.engines.engine.Explainer`."""
+        """Return what two layers say for a label; see `allpacs.classify.engine.Explainer`."""
         checked_batch(batch, self._side)
         checked_labels(labels, len(batch))
         with self._faults(len(batch)):

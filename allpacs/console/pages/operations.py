@@ -16,7 +16,7 @@ from allpacs.deliver.c_store import echo
 from allpacs.dicom.tls import Tls, TlsFiles, client_tls
 from allpacs.domain.errors import DeliveryUnavailable, InputFault, ModelFault
 from allpacs.domain.identity import is_uid
-from allpacs.settings import CStoreSettings, FhirSettings, FolderSettings, Settings
+from allpacs.settings import Settings
 from allpacs.store.records import DeliveryState, RevisionState
 from allpacs.store.retries import retry_study
 from allpacs.telemetry.recent_log import recent_lines
@@ -52,7 +52,7 @@ def show(visit: Visit) -> Response:
         receive=settings.receive,
         free_bytes=store.receiving.free_bytes(),
         by_state=store.worklist.by_state(),
-        destinations={name: _address(one) for name, one in settings.destinations.items()},
+        destinations={name: configured.address for name, configured in settings.destinations.items()},
         counts=store.deliveries.counts(),
         states=STATES,
         attention=store.studies.latest(state=RevisionState.ATTENTION, limit=_MOST_LISTED),
@@ -151,15 +151,3 @@ def own_tls(settings: Settings) -> Tls | None:
     password = None if tls.key_password is None else tls.key_password.get_secret_value()
     # The receiver shows our own certificate, which is for the machine's name and not for this address.
     return client_tls(TlsFiles(tls.certificate, tls.key, password, tls.trusted), check_hostname=False)
-
-
-def _address(one: object) -> str:
-    match one:
-        case CStoreSettings():
-            return f"{one.called_ae}@{one.host}:{one.port}"
-        case FhirSettings():
-            return one.base_url
-        case FolderSettings():
-            return str(one.folder)
-        case _:
-            return str(getattr(one, "kind", ""))

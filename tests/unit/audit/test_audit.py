@@ -145,7 +145,7 @@ def test_messages_arrive_in_order_in_syslog_form_and_leave_the_spool(tmp_path: P
     with trail(tmp_path / "audit", server.port) as made:
         made.started("receive")
         made.received("PACS", "127.0.0.1", ["1.2.3"], 5, 0)
-        made.sent("pacs", "1.2.3", dicom=True)
+        made.sent("pacs", "1.2.3", AuditEvent.INSTANCES_SENT)
         made.refused("STRANGER", "127.0.0.1", "association rejected")
         wait_until(lambda: len(server.frames) == 4, 10, "all four")
         wait_until(lambda: not list((tmp_path / "audit").glob("*.xml")), 10, "an empty spool")
@@ -164,7 +164,7 @@ def test_while_the_server_is_away_messages_wait_on_disk_for_their_owner_only(tmp
     port, folder = free_port(), tmp_path / "audit"
     with trail(folder, port) as made:
         for number in range(3):
-            made.sent("pacs", f"1.2.{number}", dicom=True)
+            made.sent("pacs", f"1.2.{number}", AuditEvent.INSTANCES_SENT)
     files = list(folder.glob("*.xml"))
     assert len(files) == 3
     assert {stat.S_IMODE(file.stat().st_mode) for file in files} == {0o600}
@@ -193,7 +193,7 @@ def test_session_tickets_of_tls_1_3_are_no_reason_to_send_again(tmp_path: Path) 
     authority, folder, port = Authority(tmp_path), tmp_path / "audit", free_port()
     with trail(folder, port) as made:  # the server is away
         for number in range(20):
-            made.sent("pacs", f"1.2.{number}", dicom=True)
+            made.sent("pacs", f"1.2.{number}", AuditEvent.INSTANCES_SENT)
     tls = server_tls(authority.issue("server"))
     assert tls().num_tickets > 0
     server = Syslog(port, tls)
@@ -209,7 +209,7 @@ def test_session_tickets_of_tls_1_3_are_no_reason_to_send_again(tmp_path: Path) 
 def _leave(folder: Path, study_uid: str, age_s: float = 1000.0) -> Path:
     """Leave a message in a spool, of a process that has ended; return its file."""
     with trail(folder, free_port()) as made:
-        made.sent("pacs", study_uid, dicom=True)
+        made.sent("pacs", study_uid, AuditEvent.INSTANCES_SENT)
     (file,) = folder.glob("*.xml")
     os.utime(file, (time.time() - age_s,) * 2)
     return file
@@ -245,7 +245,7 @@ def test_processes_of_one_name_on_one_store_have_a_spool_each(tmp_path: Path) ->
     audit_of("work", "../other")
     for number in range(10):
         for one in running:
-            one.sent("pacs", f"1.2.{number}", dicom=True)
+            one.sent("pacs", f"1.2.{number}", AuditEvent.INSTANCES_SENT)
     wait_until(lambda: len(server.frames) >= 44, 10, "all messages")
     host = socket.gethostname()
     assert sorted(path.name for path in (tmp_path / "audit").iterdir()) == [
@@ -279,7 +279,7 @@ def test_what_ended_processes_have_left_is_sent_by_another(tmp_path: Path) -> No
 def test_the_oldest_go_when_the_spool_is_full(tmp_path: Path) -> None:
     made = SyslogTrail(tmp_path, "127.0.0.1", free_port(), ae_title="A", source_id="s", most=2)
     for number in range(5):
-        made.sent("pacs", f"1.2.{number}", dicom=True)
+        made.sent("pacs", f"1.2.{number}", AuditEvent.INSTANCES_SENT)
     wait_until(lambda: len(list(tmp_path.glob("*.xml"))) <= 3, 20, "a bounded spool")
     made.close(within_s=0.0)
     assert b"1.2.4" in max(tmp_path.glob("*.xml")).read_bytes()

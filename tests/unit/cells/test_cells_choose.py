@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from allpacs.cells.choose import FINDERS, central_cell, finder_for
+from allpacs.cells.choose import central_cell, finder_for
 from allpacs.demo.synthetic import draw_cell, draw_field, place_cells
 from allpacs.domain.errors import ConfigFault
+from allpacs.domain.extensions import CELL_FINDERS
 from allpacs.domain.image import Frame
 
 CELL = Frame(1, draw_cell(1, blast=True, size_px=200))
@@ -33,12 +34,12 @@ def test_the_configured_way_wins_over_the_picture() -> None:
 
 
 def test_an_unknown_way_is_the_operators_fault_and_names_the_choices() -> None:
-    with pytest.raises(ConfigFault, match=r"'magic'.*whole_frame, nucleus"):
+    with pytest.raises(ConfigFault, match=r"'magic'.*nucleus, whole_frame"):
         finder_for(FIELD, "magic")
 
 
 def test_every_way_is_registered_by_its_own_name() -> None:
-    assert {name: finder.name for name, finder in FINDERS.items()} == {name: name for name in FINDERS}
+    assert {kind: finder.name for kind, finder in CELL_FINDERS.all()} == {kind: kind for kind in CELL_FINDERS.kinds()}
 
 
 def test_the_central_cell_is_the_one_in_the_middle() -> None:

@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw
 from scipy import ndimage
 
 from allpacs.cells.choose import central_cell
-from allpacs.cells.nucleus import Nucleus, measure
+from allpacs.cells.finders.nucleus import Nucleus, measure
 from allpacs.demo.synthetic import draw_field, place_cells
 from allpacs.domain.image import Cell, Frame
 

@@ -12,8 +12,8 @@ from PIL import Image
 from scipy import ndimage
 
 from allpacs.cells.choose import finder_for
+from allpacs.cells.finders.whole_frame import WholeFrame, lit_window
 from allpacs.cells.outline import filled
-from allpacs.cells.whole_frame import WholeFrame, lit_window
 from allpacs.domain.geometry import BoxPx
 from allpacs.domain.image import Frame
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from prometheus_client import REGISTRY
 
 from allpacs.classify.batcher import Batcher
-from allpacs.classify.engines.engine import OutOfDeviceMemory
+from allpacs.classify.engine import OutOfDeviceMemory
 from allpacs.domain.errors import ModelFault
 
 #: The engines here answer for two labels.

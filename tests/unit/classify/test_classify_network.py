@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from allpacs.classify.engines.network import build_network, load_weights, save_weights, set_state, state_of
+from allpacs.classify.network import build_network, load_weights, save_weights, set_state, state_of
 from allpacs.domain.errors import ModelFault
 
 pytestmark = pytest.mark.process

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from allpacs.classify.engines.engine import LayerGradients
+from allpacs.classify.engine import LayerGradients
 from allpacs.classify.saliency import saliency
 
 SIDE = 32

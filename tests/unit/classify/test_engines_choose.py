@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from structlog.testing import capture_logs
 
 from allpacs.classify.bundle import Bundle, load_bundle
+from allpacs.classify.choose import gpu_present, start_engine
 from allpacs.classify.engines import openvino as openvino_module
-from allpacs.classify.engines.choose import gpu_present, start_engine
 from allpacs.classify.engines.openvino import OpenVinoEngine, Part, converted_network
 from allpacs.classify.engines.tensorflow import TensorFlowEngine
 from allpacs.domain.errors import ModelFault
@@ -68,7 +68,7 @@ def test_a_cpu_gets_openvino_without_loading_tensorflow(cache: Path) -> None:
         "import numpy as np\n"
         "from pathlib import Path\n"
         "from allpacs.classify.bundle import load_bundle\n"
-        "from allpacs.classify.engines.choose import start_engine\n"
+        "from allpacs.classify.choose import start_engine\n"
         f"bundle = load_bundle(Path({str(SHIPPED_BUNDLE)!r}))\n"
         f"engine = start_engine(bundle, cache=Path({str(cache)!r}))\n"
         "engine.layer_gradients(bundle.golden()[0][:1], np.zeros(1, np.int64))\n"
@@ -153,7 +153,7 @@ def _spoil(cache: Path, target: Path, part: str) -> None:
 
 
 def test_an_engine_that_fails_the_golden_cells_is_passed_over(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("allpacs.classify.engines.choose.gpu_present", lambda: False)
+    monkeypatch.setattr("allpacs.classify.choose.gpu_present", lambda: False)
     monkeypatch.setattr("allpacs.classify.engines.openvino.OpenVinoEngine", _Broken)
     with capture_logs() as logs:
         engine = start_engine(bundle)
@@ -177,7 +177,7 @@ def test_a_gpu_gets_tensorflow_in_mixed_precision_where_the_golden_cells_let_it(
             assert options["warm_up"]
             super().__init__(bundle, precision="f16" if half else "f32")
 
-    monkeypatch.setattr("allpacs.classify.engines.choose.gpu_present", lambda: True)
+    monkeypatch.setattr("allpacs.classify.choose.gpu_present", lambda: True)
     monkeypatch.setattr("allpacs.classify.engines.openvino.OpenVinoEngine", lambda *_, **__: pytest.fail("not asked"))
     monkeypatch.setattr("allpacs.classify.engines.tensorflow.TensorFlowEngine", Coarse)
     with capture_logs() as logs, pytest.raises(ModelFault, match="engine broken-f32 does not repeat"):

@@ -18,11 +18,11 @@ import numpy as np
 import pytest
 
 from allpacs.classify.bundle import Bundle, load_bundle
-from allpacs.classify.engines.choose import ModelServer, start_engine
-from allpacs.classify.engines.engine import OutOfDeviceMemory
+from allpacs.classify.choose import start_engine
+from allpacs.classify.engine import OutOfDeviceMemory
 from allpacs.classify.engines.remote import RemoteEngine
 from allpacs.domain.errors import ModelFault
-from allpacs.settings import SHIPPED_BUNDLE
+from allpacs.settings import SHIPPED_BUNDLE, ModelSettings
 from support.deliver_samples import tcp_server
 
 Answer = tuple[int, dict[str, str], bytes]
@@ -152,7 +152,7 @@ def test_another_network_than_the_bundles_is_refused_by_the_golden_cells(bundle:
         stand_in(lambda _, __: (200, {}, as_text(len(golden)))) as url,
         pytest.raises(ModelFault, match="does not repeat the golden cells"),
     ):
-        start_engine(bundle, "remote", server=ModelServer(url, "net"))
+        start_engine(bundle, "remote", settings_of=ModelSettings(remote_url=url, remote_model="net").of_engine)
 
 
 def test_a_bomb_in_an_answer_is_not_taken_into_memory(bundle: Bundle) -> None:

@@ -6,8 +6,10 @@ import pytest
 from typer.testing import CliRunner
 
 from allpacs.cli import app
+from allpacs.deliver.destinations.c_store import Settings as CStoreSettings
+from allpacs.deliver.destinations.fhir import Settings as FhirSettings
 from allpacs.domain.errors import ConfigFault
-from allpacs.settings import CStoreSettings, FhirSettings, load_settings
+from allpacs.settings import load_settings
 
 
 def test_five_questions_and_a_file_that_loads(tmp_path: Path) -> None:

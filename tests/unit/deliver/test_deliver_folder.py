@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from allpacs.deliver.folder import FolderDestination
+from allpacs.deliver.destinations.folder import FolderDestination
 from allpacs.domain.errors import DeliveryRejected, DeliveryUnavailable
 from support.deliver_samples import STUDY, fhir_artefact, html_artefact, leaks, sr_artefact
 

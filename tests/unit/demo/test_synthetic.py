@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from allpacs.cells.choose import finder_for
-from allpacs.cells.nucleus import Nucleus
+from allpacs.cells.finders.nucleus import Nucleus
 from allpacs.demo.synthetic import draw_cell, draw_field, place_cells
 from allpacs.domain.image import Cell, Frame
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from allpacs.audit.messages import AuditEvent
 from allpacs.deliver.retry import RetryPolicy
 from allpacs.domain.artefacts import Artefact, ArtefactKind, Asked, Commitment, Receipt
 from allpacs.domain.errors import AllpacsError, DeliveryRejected, DeliveryUnavailable
@@ -25,6 +26,7 @@ class Told:
     """A destination that answers as told, in turn, and remembers what it was sent."""
 
     commitment_within_s = 600.0
+    audit_event = AuditEvent.INSTANCES_SENT
 
     def __init__(self, *said: Commitment | AllpacsError, on_delivery: AllpacsError | None = None) -> None:
         self._said = list(said)

@@ -18,7 +18,7 @@ import pytest
 from pydicom.dataset import Dataset
 
 from allpacs.deliver.c_store import CStoreDestination
-from allpacs.deliver.folder import FolderDestination
+from allpacs.deliver.destinations.folder import FolderDestination
 from allpacs.deliver.stow_rs import StowRsDestination
 from allpacs.demo.archive import Archive
 from allpacs.domain.artefacts import DICOM_KINDS, Artefact, ArtefactKind

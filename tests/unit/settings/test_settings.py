@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from allpacs.deliver.destinations.c_store import Settings as CStoreSettings
+from allpacs.deliver.destinations.fhir import Settings as FhirSettings
 from allpacs.domain.errors import ConfigFault
-from allpacs.settings import CStoreSettings, FhirSettings, load_settings
+from allpacs.settings import load_settings
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from allpacs.classify.engines.network import state_of
+from allpacs.classify.network import state_of
 from allpacs.domain.errors import ModelFault
 from support.places import REPOSITORY
 from support.training_samples import OPTIONS, cells, tiny

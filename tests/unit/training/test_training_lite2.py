@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from allpacs.classify.engines.network import build_network, set_state, state_of
+from allpacs.classify.network import build_network, set_state, state_of
 from allpacs.domain.errors import ConfigFault, InputFault
 from training.lite2 import _tensor, lite2_path, read_legacy_pth, start_from_lite2
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from allpacs.classify.bundle import load_bundle
-from allpacs.classify.engines.choose import start_engine
+from allpacs.classify.choose import start_engine
 from allpacs.domain.errors import ConfigFault, InputFault
 from training import networks, weights
 from training.__main__ import main

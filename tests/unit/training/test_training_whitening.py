@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from allpacs.classify.engines.network import build_head, set_state, state_of
+from allpacs.classify.network import build_head, set_state, state_of
 from training.whitening import fit_whitening, folded
 
 

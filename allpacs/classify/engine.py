@@ -16,7 +16,7 @@ class OutOfDeviceMemory(ModelFault):
 
 
 class Engine(Protocol):
-    """Runs the network of a bundle. A new engine is one new file in this folder."""
+    """Runs the network of a bundle. A new engine is one new module in `allpacs.classify.engines`."""
 
     name: str
 

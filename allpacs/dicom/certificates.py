@@ -1,14 +1,12 @@
-"""Certificates and whom we trust."""
+"""The settings of certificates and of whom we trust, made into TLS settings."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, overload
+from typing import overload
 
+from allpacs.dicom.tls import Tls, TlsFiles, client_tls, server_tls
 from allpacs.domain.errors import ConfigFault
-from allpacs.settings import ServerTlsSettings, TlsSettings
-
-if TYPE_CHECKING:
-    from allpacs.dicom.tls import Tls
+from allpacs.settings.tls import ServerTlsSettings, TlsSettings
 
 
 @overload
@@ -23,8 +21,6 @@ def make_tls(one: TlsSettings | ServerTlsSettings | None, section: str) -> Tls |
     ConfigFault
         A file is missing or cannot be used; the message names the section and the file.
     """
-    from allpacs.dicom.tls import TlsFiles, client_tls, server_tls
-
     if one is None:
         return None
     password = None if one.key_password is None else one.key_password.get_secret_value()

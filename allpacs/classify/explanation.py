@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from allpacs.classify.aggregate import LABELS
-from allpacs.classify.engines.engine import LayerGradients
+from allpacs.classify.engine import LayerGradients
 
 #: Layers whose maps explain an answer: the last ones at a sixteenth and a thirty-second of the crop's side. Maps at an
 #: eighth are mostly noise.

@@ -23,6 +23,7 @@ class WholeFrame:
     """Takes what is not black for cells: the largest part, and others of about its size."""
 
     name = "whole_frame"
+    segmented = True
 
     def find(self, frame: Frame) -> tuple[Cell, ...]:
         """Return the cells, ordered by row then column of their boxes; nothing where the frame is black."""
@@ -66,3 +67,6 @@ def lit_window(rgb: NDArray[np.uint8]) -> tuple[slice, slice] | None:
     if len(in_rows) == 0:
         return None
     return slice(int(in_rows[0]), int(in_rows[-1]) + 1), slice(int(in_columns[0]), int(in_columns[-1]) + 1)
+
+
+FINDER = WholeFrame()

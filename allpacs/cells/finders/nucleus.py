@@ -79,6 +79,7 @@ class Nucleus:
     """Finds each white cell of a field: its nucleus, then its cytoplasm as far as that can be told from the rest."""
 
     name = "nucleus"
+    segmented = False
 
     def find(self, frame: Frame) -> tuple[Cell, ...]:
         """Return the white cells, ordered by row then column of their boxes; empty where there are none."""
@@ -416,3 +417,6 @@ def _tidy(cells: Labels, nuclei: Labels, radius: float) -> Labels:
         target = tidy[window]
         target[mask & (target == 0)] = number
     return tidy
+
+
+FINDER = Nucleus()

@@ -1,4 +1,4 @@
-"""A folder (often a network share) that takes every result as a file."""
+"""The destination ``folder``: a folder (often a network share) that takes every result as a file."""
 
 from __future__ import annotations
 
@@ -7,12 +7,33 @@ import re
 from collections.abc import Sequence
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
+from typing import Literal
 
+from pydantic import Field
+
+from allpacs.audit.messages import AuditEvent
 from allpacs.domain.artefacts import Artefact, ArtefactKind, Receipt
 from allpacs.domain.errors import DeliveryRejected, DeliveryUnavailable
+from allpacs.settings.destinations import DestinationSettings
 
 #: One part of a file name: what every file system takes, and never "." or "..".
 _SAFE_PART = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,199}")
+
+
+class Settings(DestinationSettings):
+    """A folder that takes every result as a file."""
+
+    kind: Literal["folder"]
+    folder: Path = Field(description="where the files go", examples=["/var/lib/allpacs/copies"])
+
+    @property
+    def address(self) -> str:
+        """The folder."""
+        return str(self.folder)
+
+    def make(self, ae_title: str) -> FolderDestination:  # noqa: ARG002 - a folder is not told who writes
+        """Return the live destination; see `DestinationSettings.make`."""
+        return FolderDestination(self.folder)
 
 
 class FolderDestination:
@@ -27,6 +48,8 @@ class FolderDestination:
     folder:
         Created where it is missing, but not its parent: a share that is not mounted must not be written over.
     """
+
+    audit_event = AuditEvent.EXPORTED
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder

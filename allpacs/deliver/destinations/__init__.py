@@ -1,0 +1,1 @@
+"""Every module of this package is a kind of destination; see `allpacs.settings.destinations.DestinationSettings`."""
