@@ -320,9 +320,9 @@ def _said(share: dict[str, Any]) -> str:
 
 _PAGE_HEAD = """# How white cells are found, and how well
 
-White cells of a field are found by `allpacs/cells/finders/nucleus.py`, classically: nuclei by their violet, cytoplasm
-by what it is not, touching cells by their necks. Red cells are the ruler, and give the scale where an image states
-none (7.2 µm). Written by
+White cells of a field are found by `allpacs/cells/finders/nucleus.py`, classically: nuclei by their violet,
+cytoplasm by what it is not, touching cells by their necks. Red cells are the ruler, and give the scale where an image
+does not state it (7.2 µm). Written by
 
 ```console
 $ python -m training.cells --data ../shared/data --page docs/cells.md

@@ -20,7 +20,7 @@ from allpacs.domain.errors import ConfigFault
 _Declared = TypeVar("_Declared")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Extensions(Generic[_Declared]):
     """The extensions of one sort.
 

@@ -12,11 +12,11 @@ from starlette.routing import Route
 from starlette.testclient import TestClient
 
 from allpacs.audit.messages import AuditEvent
-from allpacs.audit.trail import NoTrail
+from allpacs.audit.trail import AuditTrail, NoTrail
 from allpacs.console import access
 from allpacs.console.access import Person, Role
 from allpacs.console.app import make_console
-from allpacs.settings import load_settings
+from allpacs.settings import Settings, load_settings
 from allpacs.store.store import Store
 from support.console_samples import reported_study
 
@@ -58,20 +58,26 @@ def browse(store: Store) -> Callable[..., Browser]:
         sections = {name: settings.pop(name) for name in ("receive", "destinations") if name in settings}
         sections.setdefault("receive", {"port": 1})  # where nothing answers
         folder = of.spool.folder.parent
-        application = make_console(
-            load_settings(store={"folder": folder}, console=settings, **sections), of, audit=audit
-        )
-
-        def enter(request: Request) -> Response:  # a short cut past the sign-in page, which has tests of its own
-            access.sign_in(request, Person(identifier, "Person^Some", frozenset(roles)), of.sessions)
-            return PlainTextResponse(str(request.session["csrf"]))
-
-        application.router.routes.insert(0, Route("/test-enter", enter))
-        browser = Browser(application, base_url="http://127.0.0.1:8142", follow_redirects=False)
-        browser.token = browser.get("/test-enter").text if roles else ""
-        return browser
+        configured = load_settings(store={"folder": folder}, console=settings, **sections)
+        return browser_of(configured, of, *roles, identifier=identifier, audit=audit)
 
     return make
+
+
+def browser_of(
+    settings: Settings, store: Store, *roles: Role, identifier: str = "someone", audit: AuditTrail | None = None
+) -> Browser:
+    """Return the browser of a person with these roles, or of nobody."""
+    application = make_console(settings, store, audit=audit)
+
+    def enter(request: Request) -> Response:  # a short cut past the sign-in page, which has tests of its own
+        access.sign_in(request, Person(identifier, "Person^Some", frozenset(roles)), store.sessions)
+        return PlainTextResponse(str(request.session["csrf"]))
+
+    application.router.routes.insert(0, Route("/test-enter", enter))
+    browser = Browser(application, base_url="http://127.0.0.1:8142", follow_redirects=False)
+    browser.token = browser.get("/test-enter").text if roles else ""
+    return browser
 
 
 class Told(NoTrail):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import io
 import json
+import re
 import shutil
 import time
 import zipfile
@@ -20,7 +21,7 @@ from allpacs.console import trend
 from allpacs.console.access import Role
 from allpacs.domain.findings import CellLabel
 from allpacs.domain.review import Decision, Reviewer
-from allpacs.settings import SHIPPED_BUNDLE, load_settings
+from allpacs.settings import DESTINATIONS, SHIPPED_BUNDLE, load_settings
 from allpacs.store.outcomes import SCORE_BINS
 from allpacs.store.records import DeliveryState, RevisionState
 from allpacs.store.reviews import NewDecision
@@ -51,6 +52,27 @@ def test_what_was_given_up_is_asked_for_again(browse: Browse, store: Store, tmp_
     assert store.audit.of_study(study)[-1].event == "asked_again"
     assert "Nothing was given up" in browser.see("/operations").text
     assert browser.change("/operations/retry", study="' OR 1=1").headers["location"] == "/operations"
+
+
+def test_every_kind_of_destination_has_its_address(browse: Browse) -> None:
+    destinations = {
+        "pacs": {"kind": "c_store", "host": "pacs.example", "port": 104, "called_ae": "PACS"},
+        "archive": {"kind": "stow_rs", "base_url": "https://archive.example/dicom-web", "bearer_token": "s3cret"},
+        "ehr": {"kind": "fhir", "base_url": "https://fhir.example/r4", "bearer_token": "s3cret"},
+        "ris": {"kind": "mllp", "host": "ris.example", "port": 2575},
+        "copies": {"kind": "folder", "folder": "/srv/copies"},
+    }
+    assert {str(one["kind"]) for one in destinations.values()} == set(DESTINATIONS.kinds())
+    text = browse(Role.ADMINISTRATOR, destinations=destinations).see("/operations").text
+    shown = re.findall(r'<bdi>([\w-]+)</bdi></th><td><bdi class="code">([^<]*)</bdi>', text)
+    assert dict(shown) == {
+        "pacs": "PACS@pacs.example:104",
+        "archive": "https://archive.example/dicom-web",
+        "ehr": "https://fhir.example/r4",
+        "ris": "ris.example:2575",
+        "copies": "/srv/copies",
+    }
+    assert "s3cret" not in text
 
 
 def test_everything_that_needs_attention_is_asked_for_again(browse: Browse, store: Store, tmp_path: Path) -> None:

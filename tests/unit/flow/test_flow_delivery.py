@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from allpacs.audit.messages import AuditEvent
+from allpacs.audit.trail import NoTrail
 from allpacs.deliver.retry import RetryPolicy
 from allpacs.domain.artefacts import Artefact, ArtefactKind, Asked, Commitment, Receipt
 from allpacs.domain.errors import AllpacsError, DeliveryRejected, DeliveryUnavailable
@@ -55,16 +56,29 @@ class Told:
         return "there"
 
 
+class Heard(NoTrail):
+    """An audit trail that remembers what was sent."""
+
+    def __init__(self) -> None:
+        self.events: list[tuple[AuditEvent, str | None]] = []
+
+    def sent(self, destination: str, study_uid: str, event: AuditEvent, *, failure: str | None = None) -> None:
+        assert (destination, study_uid) == ("pacs", STUDY)
+        self.events.append((event, failure))
+
+
 class Case:
     """One study with one result, to be delivered to one destination."""
 
-    def __init__(self, folder: Path, destination: Told, max_attempts: int | None = None) -> None:
+    def __init__(self, folder: Path, destination: Told | None, max_attempts: int | None = None) -> None:
         self.store = Store.open(folder)
         self.now = 1000.0
         self.destination = destination
+        self.audit = Heard()
         self.delivering = DeliveryStep(
             store=self.store,
-            destinations={"pacs": destination},
+            destinations={} if destination is None else {"pacs": destination},
+            audit=self.audit,
             retry=RetryPolicy(first_s=2.0, cap_s=300.0, max_attempts=max_attempts),
             now=lambda: self.now,
             patiently=lambda function, *arguments: function(*arguments),
@@ -110,6 +124,25 @@ def test_committed_to_or_not_offered_is_delivered(tmp_path: Path, said: Commitme
     assert case.attempt() == state
     assert (case.row.state, case.state) == (state, RevisionState.DELIVERED)
     assert case.row.sent_at == 1000.0
+
+
+@pytest.mark.parametrize("event", [AuditEvent.INSTANCES_SENT, AuditEvent.EXPORTED])
+def test_what_a_delivery_is_in_the_audit_trail_is_for_its_destination_to_say(tmp_path: Path, event: AuditEvent) -> None:
+    taking = Told(NOT_OFFERED)
+    refusing = Told(on_delivery=DeliveryRejected("0xC000"))
+    taking.audit_event = refusing.audit_event = event
+    sent, given_up = Case(tmp_path / "sent", taking), Case(tmp_path / "dead", refusing)
+    assert (sent.attempt(), given_up.attempt()) == (DeliveryState.SENT, DeliveryState.DEAD)
+    assert sent.audit.events == [(event, None)]
+    assert given_up.audit.events == [(event, "0xC000")]
+
+
+def test_given_up_without_its_destination_a_delivery_is_an_export(tmp_path: Path) -> None:
+    case = Case(tmp_path, None, max_attempts=1)
+    assert case.attempt() == DeliveryState.DEAD
+    ((event, failure),) = case.audit.events
+    assert event is AuditEvent.EXPORTED
+    assert "not configured" in str(failure)
 
 
 def test_until_the_answer_comes_it_is_sent_and_not_delivered(tmp_path: Path) -> None:
