@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
-from allpacs.domain.artefacts import Artefact, ArtefactKind, Commitment, Receipt
+from allpacs.domain.artefacts import Artefact, Commitment, Receipt
 
 
 class Destination(Protocol):
     """Somewhere results are delivered to. A new destination is one new file in this folder."""
 
     @property
-    def takes(self) -> frozenset[ArtefactKind]:
-        """The kinds of artefact this destination takes."""
+    def takes(self) -> frozenset[str]:
+        """The media types of the results that this destination takes, without parameters."""
 
     def deliver(self, artefacts: Sequence[Artefact]) -> Receipt:
         """Deliver all artefacts; delivering the same ones twice has the effect of once.

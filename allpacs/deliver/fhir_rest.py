@@ -33,10 +33,8 @@ import httpx
 from allpacs.deliver.http import address_name, retry_after_s
 from allpacs.deliver.smart import BackendServices
 from allpacs.dicom.tls import Tls
-from allpacs.domain.artefacts import Artefact, ArtefactKind, Receipt
+from allpacs.domain.artefacts import FHIR_JSON, Artefact, Receipt
 from allpacs.domain.errors import DeliveryRejected, DeliveryUnavailable
-
-_FHIR_JSON = "application/fhir+json"
 
 #: 4xx that say "later", not "never" (RFC 9110 15.5.9, RFC 8470, RFC 6585).
 _LATER = frozenset({408, 425, 429})
@@ -90,7 +88,7 @@ class FhirRestDestination:
     ) -> None:
         self._name = address_name(base_url, "FHIR server")
         self._base_url = base_url.rstrip("/")
-        self._headers = {"Accept": _FHIR_JSON, **(headers or {})}
+        self._headers = {"Accept": FHIR_JSON, **(headers or {})}
         if bearer_token is not None and tokens is None:
             self._headers["Authorization"] = f"Bearer {bearer_token}"
         self._tokens = tokens
@@ -99,9 +97,9 @@ class FhirRestDestination:
         self._now = now
 
     @property
-    def takes(self) -> frozenset[ArtefactKind]:
+    def takes(self) -> frozenset[str]:
         """FHIR Bundles."""
-        return frozenset({ArtefactKind.FHIR})
+        return frozenset({FHIR_JSON})
 
     def deliver(self, artefacts: Sequence[Artefact]) -> Receipt:
         """Post each Bundle as one transaction; artefacts of kinds that it does not take are left out.
@@ -111,7 +109,7 @@ class FhirRestDestination:
         DeliveryUnavailable, DeliveryRejected
             See the table above.
         """
-        bundles = [artefact for artefact in artefacts if artefact.kind in self.takes]
+        bundles = [artefact for artefact in artefacts if artefact.is_taken_by(self.takes)]
         statuses: Counter[int] = Counter()
         for bundle in bundles:
             sent = _entries(bundle)
@@ -162,7 +160,7 @@ class FhirRestDestination:
 
     def _answer(self, method: str, path: str, content: bytes | None) -> httpx.Response:
         """Return the answer, whatever its status; raise where there is none."""
-        headers = {"Content-Type": f"{_FHIR_JSON}; charset=utf-8"} if content is not None else {}
+        headers = {"Content-Type": f"{FHIR_JSON}; charset=utf-8"} if content is not None else {}
         if self._tokens is not None:
             headers["Authorization"] = f"Bearer {self._tokens.token()}"
         try:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
 
-from allpacs.domain.artefacts import Artefact, ArtefactKind, Receipt
+from allpacs.domain.artefacts import EVERY_MEDIA_TYPE, Artefact, Receipt
 from allpacs.domain.errors import DeliveryRejected, DeliveryUnavailable
 
 #: One part of a file name: what every file system takes, and never "." or "..".
@@ -32,9 +32,9 @@ class FolderDestination:
         self._folder = folder
 
     @property
-    def takes(self) -> frozenset[ArtefactKind]:
-        """Every kind."""
-        return frozenset(ArtefactKind)
+    def takes(self) -> frozenset[str]:
+        """Results of every format."""
+        return frozenset({EVERY_MEDIA_TYPE})
 
     def deliver(self, artefacts: Sequence[Artefact]) -> Receipt:
         """Write all artefacts.

@@ -35,7 +35,7 @@ from allpacs.deliver.comprehensive import as_comprehensive
 from allpacs.deliver.http import address_name, retry_after_s
 from allpacs.dicom.status import PROCESSING_FAILURE, SOP_CLASS_NOT_SUPPORTED
 from allpacs.dicom.tls import Tls
-from allpacs.domain.artefacts import DICOM_KINDS, Artefact, ArtefactKind, Receipt
+from allpacs.domain.artefacts import DICOM, Artefact, Receipt
 from allpacs.domain.errors import DeliveryRejected, DeliveryUnavailable
 
 _DICOM_JSON = "application/dicom+json"
@@ -91,9 +91,9 @@ class StowRsDestination:
         self._now = now
 
     @property
-    def takes(self) -> frozenset[ArtefactKind]:
+    def takes(self) -> frozenset[str]:
         """DICOM objects."""
-        return DICOM_KINDS
+        return frozenset({DICOM})
 
     def deliver(self, artefacts: Sequence[Artefact]) -> Receipt:
         """Post the artefacts in one request; those of kinds that it does not take are left out.
@@ -105,7 +105,7 @@ class StowRsDestination:
         DeliveryUnavailable, DeliveryRejected
             See the table above.
         """
-        objects = [artefact for artefact in artefacts if artefact.kind in self.takes]
+        objects = [artefact for artefact in artefacts if artefact.is_taken_by(self.takes)]
         if not objects:
             return Receipt(detail="nothing sent")
         sent = {one.uid: one.content for one in objects}

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from allpacs.deliver.retry import RetryPolicy
-from allpacs.domain.artefacts import Artefact, ArtefactKind, Asked, Commitment, Receipt
+from allpacs.domain.artefacts import DICOM, Artefact, Asked, Commitment, Receipt
 from allpacs.domain.errors import AllpacsError, DeliveryRejected, DeliveryUnavailable
 from allpacs.domain.identity import comprehensive_uid
 from allpacs.domain.instance import InstanceIdentity
@@ -33,8 +33,8 @@ class Told:
         self.transactions: list[str] = []
 
     @property
-    def takes(self) -> frozenset[ArtefactKind]:
-        return frozenset({ArtefactKind.SR})
+    def takes(self) -> frozenset[str]:
+        return frozenset({DICOM})
 
     def deliver(self, _artefacts: Sequence[Artefact]) -> Receipt:
         if self.on_delivery is not None:
