@@ -95,12 +95,16 @@ def formats() -> list[Format]:
         Two modules declare the same kind, a format is written after a kind that nobody declares, or after itself.
     """
     declared: dict[str, Format] = {}
+    modules: dict[str, str] = {}
     for module in sorted(module.name for module in pkgutil.iter_modules(allpacs.report.__path__)):
         found = getattr(import_module(f"{allpacs.report.__name__}.{module}"), "FORMAT", None)
         if isinstance(found, Format):
             if found.kind in declared:
-                raise ValueError(f"report format {found.kind} of allpacs/report/{module}.py: another module has it")
-            declared[found.kind] = found
+                raise ValueError(
+                    f"two modules declare the report format {found.kind}: {modules[found.kind]} and {module}; "
+                    "give one of them another kind"
+                )
+            declared[found.kind], modules[found.kind] = found, module
     ordered: dict[str, Format] = {}
     for kind in declared:
         _add(kind, declared, ordered, ())
