@@ -29,16 +29,16 @@ from allpacs.app import accepted_transfer_syntaxes
 from allpacs.deliver.association import Verdict, judge, status_text
 from allpacs.deliver.destinations.c_store import Settings as CStoreSettings
 from allpacs.dicom import status
-from allpacs.domain.artefacts import DICOM_KINDS, ArtefactKind
+from allpacs.domain.artefacts import ArtefactKind
 from allpacs.domain.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from allpacs.receive import admit
 from allpacs.report import annotations as bulk_annotations
-from allpacs.report import codes, document, key_images, pdf
+from allpacs.report import codes, document, key_images, pdf, study_modules
 from allpacs.report.context import CellImage
 from allpacs.report.fhir import fhir_bundle
 from allpacs.settings import ReceiveSettings, ReportSettings
 from allpacs.study.results import results
-from conformance.support.report_samples import CONTEXT, PRIOR, usual_headers, usual_study
+from conformance.support.report_samples import CONTEXT, PRIOR, inputs_after, usual_headers, usual_study
 
 HERE = Path(__file__).parent
 
@@ -193,10 +193,11 @@ def _attributes() -> Iterator[dict[str, str]]:
     study, headers = usual_study(), usual_headers()
     pictures = {cell.tracking_uid: CellImage(np.zeros((8, 8, 3), np.uint8)) for cell in study.cells}
     context = replace(CONTEXT, annotations_above=1, pictures=pictures, predecessor=PRIOR)
-    made = {one.kind: one for one in results(study, headers, context) if one.kind in DICOM_KINDS}
-    made[ArtefactKind.PDF] = pdf.encapsulated_pdf(study, headers, context, b"%PDF-", made[ArtefactKind.SR].uid)
+    made = {one.kind: one for one in results(study, headers, context) if one.is_dicom}
+    after_report = inputs_after(made[ArtefactKind.SR].uid, study, headers, context)
+    made[ArtefactKind.PDF] = pdf.encapsulated(after_report, b"%PDF-")
     objects = {kind: dcmread(BytesIO(one.content)) for kind, one in made.items()}
-    copied = {*document.COPIED, *document.SPECIMEN}
+    copied = {*study_modules.COPIED, *study_modules.SPECIMEN}
     rows = {element.tag: element for one in objects.values() for element in one}
     for tag in sorted(rows):
         element = rows[tag]
@@ -205,7 +206,7 @@ def _attributes() -> Iterator[dict[str, str]]:
             "name": element.name,
             "tag": str(tag),
             "vr": element.VR,
-            **{kind.name.lower(): origin if tag in one else "" for kind, one in objects.items()},
+            **{ArtefactKind(kind).name.lower(): origin if tag in one else "" for kind, one in objects.items()},
         }
 
 
@@ -217,7 +218,7 @@ def _private_codes() -> list[Any]:
 
 
 def _bundle() -> dict[str, Any]:
-    return json.loads(fhir_bundle(usual_study(), usual_headers(), CONTEXT, "2.25.4711").content)  # type: ignore[no-any-return]
+    return json.loads(fhir_bundle(inputs_after("2.25.4711", usual_study(), usual_headers())).content)  # type: ignore[no-any-return]
 
 
 def _resources() -> Iterator[dict[str, str]]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from allpacs.classify import aggregate
 from allpacs.classify.bundle import load_bundle
-from allpacs.domain.artefacts import DICOM_KINDS, Artefact, ArtefactKind
+from allpacs.domain.artefacts import Artefact, ArtefactKind
 from allpacs.domain.findings import CellLabel
 from allpacs.domain.review import CellReview, Decision, Review, Reviewer
 from allpacs.report.context import ReportContext
@@ -77,9 +77,9 @@ def _results(hospital: PeerHospital, files: Sequence[Path]) -> dict[str, Path]:
     """Return the DICOM results of a study as files, by names for the reader."""
     study_uid = str(headers(files)[0].StudyInstanceUID)
     with hospital.store() as store:
-        found = [one for one in store.artefacts.get(study_uid, 1) if one.kind in DICOM_KINDS]
+        found = [one for one in store.artefacts.get(study_uid, 1) if one.is_dicom]
     summary = any(one.kind is ArtefactKind.ANNOTATIONS for one in found)
-    names = {ArtefactKind.SR: "summary report" if summary else "structured report"}
+    names: dict[str, str] = {ArtefactKind.SR: "summary report" if summary else "structured report"}
     suffix = " of many cells" if summary else ""
     named: dict[str, Path] = {}
     for artefact in found:
@@ -91,7 +91,7 @@ def _results(hospital: PeerHospital, files: Sequence[Path]) -> dict[str, Path]:
     return named
 
 
-def _signed(hospital: PeerHospital, files: Sequence[Path], sr: Artefact) -> dict[ArtefactKind, Artefact]:
+def _signed(hospital: PeerHospital, files: Sequence[Path], sr: Artefact) -> dict[str, Artefact]:
     """Return what a person's signature under the study's findings makes: one cell accepted, one changed, one out."""
     sources = headers(files)
     study_uid = str(sources[0].StudyInstanceUID)

@@ -6,6 +6,7 @@ Parts are imported where they are made: the receiver must be up without loading 
 from allpacs.app.destinations import make_destination, make_destinations
 from allpacs.app.model import asking, explaining, make_pipeline, start_model
 from allpacs.app.receiving import accepted_transfer_syntaxes, make_receiver, recover_in_background
+from allpacs.app.reports import format_checks
 from allpacs.app.store import open_store
 from allpacs.app.watching import make_audit, start_monitor, start_tracing
 from allpacs.app.worker import Worker
@@ -16,6 +17,7 @@ __all__ = [
     "accepted_transfer_syntaxes",
     "asking",
     "explaining",
+    "format_checks",
     "make_audit",
     "make_destination",
     "make_destinations",

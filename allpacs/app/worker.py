@@ -12,6 +12,7 @@ import structlog
 
 from allpacs.app.destinations import make_destinations
 from allpacs.app.model import asking, explaining, make_pipeline, start_model
+from allpacs.app.reports import format_checks
 from allpacs.app.supervisor import end_process
 from allpacs.domain.errors import ModelFault
 from allpacs.settings import Settings
@@ -125,10 +126,9 @@ class Worker:
         from allpacs.deliver.retry import RetryPolicy
         from allpacs.flow import Flow, FlowOptions, workflow_database
         from allpacs.flow.model_swap import ActiveModel, BundleWatch
-        from allpacs.report.pdf import check_printing
 
-        if settings.report.pdf:
-            check_printing()
+        for _, check in format_checks(settings):
+            check()
         self._settings, self._store, self._predict = settings, store, predict
         self._watch = BundleWatch(store, settings.model.bundle, self._use)
         self._model = _Model(settings, store, settings.model.bundle, predict)

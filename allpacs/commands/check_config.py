@@ -10,13 +10,12 @@ from pathlib import Path
 import httpx
 from rich.console import Console
 
-from allpacs.app import make_destination, make_pipeline, make_tls, open_store, start_model
+from allpacs.app import format_checks, make_destination, make_pipeline, make_tls, open_store, start_model
 from allpacs.commands.certificates import check_certificates
 from allpacs.commands.health import ask_health, reachable
 from allpacs.commands.process import Process
 from allpacs.deliver.c_store import echo
 from allpacs.domain.errors import AllpacsError, ConfigFault, DeliveryUnavailable
-from allpacs.report.pdf import check_printing
 from allpacs.settings import CommitmentPeerSettings, OidcSettings, ServerTlsSettings, Settings, TlsSettings
 
 Check = Callable[[], str]
@@ -56,8 +55,7 @@ def checks(settings: Settings, *, quick: bool = False) -> Iterator[tuple[str, Ch
             section = f"receive.sources.{title}.commitment"
             yield section, partial(_commitment, settings, title, source.commitment, section)
     yield "model", partial(_files_of_model if quick else _model, settings)
-    if settings.report.pdf:
-        yield "report.pdf", _printing
+    yield from format_checks(settings)
     for name, destination in settings.destinations.items():
         section = f"destinations.{name}"
         tls = getattr(destination, "tls", None)
@@ -109,11 +107,6 @@ def _model(settings: Settings) -> str:
         return f"{said}; {type(batcher.engine).__name__} repeats the bundle's golden cells"
     finally:
         batcher.close()
-
-
-def _printing() -> str:
-    check_printing()
-    return "pages can be printed"
 
 
 def _files_of_model(settings: Settings) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +12,11 @@ from rich.console import Console
 from rich.table import Table
 
 from allpacs.app import asking, make_pipeline, start_model
-from allpacs.commands.files import image_files, is_dicom
+from allpacs.commands.files import image_files
 from allpacs.commands.progress import tracked
-from allpacs.decode.part10 import read_header
-from allpacs.domain.errors import InputFault
 from allpacs.domain.findings import CellFinding, InstanceFindings, ModelIdentity
-from allpacs.domain.identity import derive_uid
-from allpacs.domain.parts import complete
 from allpacs.settings import Settings
-from allpacs.study.pipeline import ImageFile
-from allpacs.study.slides import WHOLE_SLIDE_IMAGE, Survey, search, survey
+from allpacs.study.images import image_file, label_images
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,39 +87,10 @@ def classify_files(paths: Sequence[Path], settings: Settings, *, spacing_um: flo
     """
     files = image_files(paths)
     pipeline = make_pipeline(settings)
-    images: list[tuple[Path, InstanceFindings]] = []
-    asked = {path: replace(_image(path), spacing_um=spacing_um) for path in files}
-    slides = [image for image in asked.values() if image.sop_class_uid == WHOLE_SLIDE_IMAGE]
+    images = [replace(image_file(path), spacing_um=spacing_um) for path in files]
     with start_model(settings, pipeline.bundle) as batcher:
-        ask = asking(batcher)
-        surveyed = survey(pipeline, slides) if slides else Survey((), ())
-        of_slides = {found.sop_instance_uid: found for found in surveyed.others}
-        for plan in surveyed.slides:
-            for found, crops in zip(*search(pipeline, plan, plan.regions, with_remarks=True), strict=True):
-                of_slides[found.sop_instance_uid] = pipeline.label(complete(found), crops, ask)
-        for path in tracked(files, "classifying"):
-            image = asked[path]
-            if image.sop_class_uid == WHOLE_SLIDE_IMAGE:
-                images.append((path, of_slides[image.sop_instance_uid]))
-                continue
-            found, crops = pipeline.find(image)
-            images.append((path, pipeline.label(found, crops, ask)))
-    return Answer(pipeline.bundle.identity, images)
-
-
-def _image(path: Path) -> ImageFile:
-    """Return a file with the identity its header states; a picture gets one derived from its path."""
-    if is_dicom(path):
-        try:
-            header = read_header(path)
-        except InputFault:
-            pass  # the same fault is met, and recorded, when its frames are read
-        else:
-            instance, sop_class, series = (
-                str(header.get(name, "")) for name in ("SOPInstanceUID", "SOPClassUID", "SeriesInstanceUID")
-            )
-            return ImageFile(path, instance, sop_class, series)
-    return ImageFile(path, derive_uid("file", str(path)), "", "")
+        found = label_images(pipeline, images, asking(batcher), partial(tracked, what="classifying"))
+    return Answer(pipeline.bundle.identity, list(zip(files, found, strict=True)))
 
 
 def _frames(path: Path, findings: InstanceFindings) -> list[dict[str, Any]]:

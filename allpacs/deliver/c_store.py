@@ -37,7 +37,7 @@ from allpacs.deliver.comprehensive import as_comprehensive
 from allpacs.dicom.commitment import Reference
 from allpacs.dicom.status import DUPLICATE_SOP_INSTANCE, SUCCESS
 from allpacs.dicom.tls import Tls
-from allpacs.domain.artefacts import DICOM_KINDS, Artefact, ArtefactKind, Asked, Commitment, Receipt
+from allpacs.domain.artefacts import DICOM, Artefact, Asked, Commitment, Receipt
 from allpacs.domain.errors import DeliveryRejected, DeliveryUnavailable
 from allpacs.domain.identity import is_uid
 
@@ -95,9 +95,9 @@ class CStoreDestination:
         self._takes_3d: bool | None = None  # negotiated with each delivery
 
     @property
-    def takes(self) -> frozenset[ArtefactKind]:
+    def takes(self) -> frozenset[str]:
         """DICOM objects."""
-        return DICOM_KINDS
+        return frozenset({DICOM})
 
     def deliver(self, artefacts: Sequence[Artefact]) -> Receipt:
         """Send each artefact and check its status; artefacts of kinds that it does not take are left out.
@@ -111,7 +111,7 @@ class CStoreDestination:
         DeliveryRejected
             Permanent rejection, no presentation context accepted, or a status for good.
         """
-        objects = [_read(artefact) for artefact in artefacts if artefact.kind in self.takes]
+        objects = [_read(artefact) for artefact in artefacts if artefact.is_taken_by(self.takes)]
         if not objects:
             return Receipt(detail="nothing sent")
         statuses: list[int] = []
@@ -156,7 +156,7 @@ class CStoreDestination:
         DeliveryRejected
             No association for good; or commitment is required and not offered.
         """
-        objects = [_read(artefact) for artefact in artefacts if artefact.kind in self.takes]
+        objects = [_read(artefact) for artefact in artefacts if artefact.is_taken_by(self.takes)]
         if self._commitment == "never" or not objects:
             return Commitment(Asked.NOT_OFFERED, "")
         if self._takes_3d is None:  # sent by a process that has ended since

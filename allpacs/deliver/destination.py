@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 from allpacs.audit.messages import AuditEvent
-from allpacs.domain.artefacts import Artefact, ArtefactKind, Commitment, Receipt
+from allpacs.domain.artefacts import Artefact, Commitment, Receipt
 
 
 class Destination(Protocol):
@@ -21,8 +21,8 @@ class Destination(Protocol):
         """
 
     @property
-    def takes(self) -> frozenset[ArtefactKind]:
-        """The kinds of artefact this destination takes."""
+    def takes(self) -> frozenset[str]:
+        """The media types of the results that this destination takes, without parameters."""
 
     def deliver(self, artefacts: Sequence[Artefact]) -> Receipt:
         """Deliver all artefacts; delivering the same ones twice has the effect of once.

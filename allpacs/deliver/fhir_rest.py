@@ -46,10 +46,8 @@ from allpacs.deliver.http import address_name, ask, retry_after_s, too_large
 from allpacs.deliver.smart import BackendServices
 from allpacs.dicom.tls import Tls
 from allpacs.dicom.web import MAX_ANSWER_BYTES, Answer
-from allpacs.domain.artefacts import Artefact, ArtefactKind, Receipt
+from allpacs.domain.artefacts import FHIR_JSON, Artefact, Receipt
 from allpacs.domain.errors import DeliveryRejected, DeliveryUnavailable
-
-_FHIR_JSON = "application/fhir+json"
 
 #: Conflicts of one Bundle in a row after which a person has to look. With the waits of the retry policy this is a
 #: quarter of an hour at least: transactions that merely came together have passed by then.
@@ -105,7 +103,7 @@ class FhirRestDestination:
     ) -> None:
         self._name = address_name(base_url, "FHIR server")
         self._base_url = base_url.rstrip("/")
-        self._headers = {"Accept": _FHIR_JSON, **(headers or {})}
+        self._headers = {"Accept": FHIR_JSON, **(headers or {})}
         if bearer_token is not None and tokens is None:
             self._headers["Authorization"] = f"Bearer {bearer_token}"
         self._tokens = tokens
@@ -117,9 +115,9 @@ class FhirRestDestination:
         self._lock = threading.Lock()
 
     @property
-    def takes(self) -> frozenset[ArtefactKind]:
+    def takes(self) -> frozenset[str]:
         """FHIR Bundles."""
-        return frozenset({ArtefactKind.FHIR})
+        return frozenset({FHIR_JSON})
 
     def deliver(self, artefacts: Sequence[Artefact]) -> Receipt:
         """Post each Bundle as one transaction; artefacts of kinds that it does not take are left out.
@@ -131,7 +129,7 @@ class FhirRestDestination:
         """
         statuses: Counter[int] = Counter()
         unlisted = 0
-        for bundle in (artefact for artefact in artefacts if artefact.kind in self.takes):
+        for bundle in (artefact for artefact in artefacts if artefact.is_taken_by(self.takes)):
             try:
                 listed = self._transact(bundle)
             except Conflict as conflict:
@@ -232,7 +230,7 @@ class FhirRestDestination:
         """Return the answer, whatever its status; raise where there is none."""
         headers = dict(self._headers)
         if content is not None:
-            headers["Content-Type"] = f"{_FHIR_JSON}; charset=utf-8"
+            headers["Content-Type"] = f"{FHIR_JSON}; charset=utf-8"
         if self._tokens is not None:
             headers["Authorization"] = f"Bearer {self._tokens.token()}"
         return ask(

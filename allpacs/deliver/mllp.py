@@ -37,7 +37,7 @@ import hl7
 
 from allpacs.audit.messages import AuditEvent
 from allpacs.dicom.tls import Tls
-from allpacs.domain.artefacts import Artefact, ArtefactKind, Receipt
+from allpacs.domain.artefacts import HL7_V2, Artefact, Receipt
 from allpacs.domain.errors import DeliveryRejected, DeliveryUnavailable
 
 _START, _END, _RETURN = b"\x0b", b"\x1c", b"\r"
@@ -96,9 +96,9 @@ class MllpDestination:
         self._tls = tls
 
     @property
-    def takes(self) -> frozenset[ArtefactKind]:
+    def takes(self) -> frozenset[str]:
         """HL7 v2 messages."""
-        return frozenset({ArtefactKind.HL7V2})
+        return frozenset({HL7_V2})
 
     def deliver(self, artefacts: Sequence[Artefact]) -> Receipt:
         """Send each message; artefacts of kinds that it does not take are left out.
@@ -108,7 +108,7 @@ class MllpDestination:
         DeliveryUnavailable, DeliveryRejected
             See the table above.
         """
-        answers = [self._send(artefact) for artefact in artefacts if artefact.kind in self.takes]
+        answers = [self._send(artefact) for artefact in artefacts if artefact.is_taken_by(self.takes)]
         return Receipt(detail=", ".join(answers) or "nothing sent")
 
     def check(self) -> str:

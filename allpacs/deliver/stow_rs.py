@@ -44,7 +44,7 @@ from allpacs.deliver.stow_answer import BrokenAnswer, StoreAnswer, read_answer
 from allpacs.dicom.status import SOP_CLASS_NOT_SUPPORTED
 from allpacs.dicom.tls import Tls
 from allpacs.dicom.web import Answer
-from allpacs.domain.artefacts import DICOM_KINDS, Artefact, ArtefactKind, Receipt
+from allpacs.domain.artefacts import DICOM, Artefact, Receipt
 from allpacs.domain.errors import DeliveryRejected, DeliveryUnavailable
 
 _DICOM_JSON = "application/dicom+json"
@@ -103,9 +103,9 @@ class StowRsDestination:
         self._now = now
 
     @property
-    def takes(self) -> frozenset[ArtefactKind]:
+    def takes(self) -> frozenset[str]:
         """DICOM objects."""
-        return DICOM_KINDS
+        return frozenset({DICOM})
 
     def deliver(self, artefacts: Sequence[Artefact]) -> Receipt:
         """Post the artefacts in one request; those of kinds that it does not take are left out.
@@ -117,7 +117,7 @@ class StowRsDestination:
         DeliveryUnavailable, DeliveryRejected
             See the table above.
         """
-        objects = [artefact for artefact in artefacts if artefact.kind in self.takes]
+        objects = [artefact for artefact in artefacts if artefact.is_taken_by(self.takes)]
         if not objects:
             return Receipt(detail="nothing sent")
         sent = {one.uid: one.content for one in objects}

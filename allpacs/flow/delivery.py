@@ -18,7 +18,7 @@ from allpacs.audit.messages import AuditEvent
 from allpacs.audit.trail import AuditTrail, NoTrail
 from allpacs.deliver.destination import Committing, Destination
 from allpacs.deliver.retry import DeadLetter, RetryAfter, RetryPolicy, decide
-from allpacs.domain.artefacts import Artefact, Asked
+from allpacs.domain.artefacts import Artefact, Asked, is_taken
 from allpacs.domain.errors import AllpacsError, DeliveryRejected, DeliveryUnavailable, StoreFault
 from allpacs.domain.identity import derive_uid
 from allpacs.store.records import CommitmentRow, DeliveryRow, DeliveryState
@@ -56,6 +56,15 @@ class DeliveryStep:
         self._patiently = patiently
         self._audit = audit or NoTrail()
 
+    def destinations_of(self, study_uid: str, revision: int) -> list[str]:
+        """Return the names of the destinations that take any of a revision's results, sorted."""
+        made = self._store.artefacts.media_types(study_uid, revision)
+        return [
+            name
+            for name, destination in sorted(self._destinations.items())
+            if any(is_taken(media_type, destination.takes) for media_type in made)
+        ]
+
     def attempt(self, study_uid: str, revision: int, name: str, attempt: int) -> str:
         """Make one attempt and write down what came of it.
 
@@ -70,7 +79,7 @@ class DeliveryStep:
         try:
             if destination is None:  # taken out of the configuration while this was under way; it may come back
                 raise DeliveryUnavailable("this destination is not configured at this worker")
-            artefacts = [a for a in self._store.artefacts.get(study_uid, revision) if a.kind in destination.takes]
+            artefacts = [a for a in self._store.artefacts.get(study_uid, revision) if a.is_taken_by(destination.takes)]
             if begun.sent_at is None:
                 receipt = destination.deliver(artefacts)
                 detail = receipt.detail if receipt.warning is None else f"{receipt.detail} ({receipt.warning})"

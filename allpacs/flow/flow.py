@@ -379,8 +379,7 @@ class Flow:
 
     def _report(self, study_uid: str, revision: int, reading: StudySteps) -> dict[str, int]:
         summary = reading.report(study_uid, revision)
-        made = self._store.artefacts.paths(study_uid, revision).keys()
-        wanted = [name for name, one in sorted(self._destinations.items()) if not one.takes.isdisjoint(made)]
+        wanted = self._delivering.destinations_of(study_uid, revision)
         self._store.deliveries.queue(study_uid, revision, wanted, now=self._now())
         self._settle(study_uid, revision)
         return summary

@@ -21,60 +21,46 @@ from pydicom.dataset import Dataset
 from pydicom.sr.coding import Code
 from pydicom.uid import MicroscopyBulkSimpleAnnotationsStorage
 
-from allpacs.domain.artefacts import Artefact, ArtefactKind
-from allpacs.domain.findings import CellFinding, CellLabel, InstanceFindings, ModelIdentity, StudyFindings
+from allpacs.domain.artefacts import DICOM, Artefact, ArtefactKind
+from allpacs.domain.findings import CellFinding, CellLabel, InstanceFindings, ModelIdentity
 from allpacs.domain.geometry import PointPx
 from allpacs.domain.identity import derive_uid
 from allpacs.domain.review import Signed
 from allpacs.report import codes, wording
-from allpacs.report.context import ReportContext, result_uid
-from allpacs.report.document import Series, part_10, result_object
-from allpacs.report.source import Headers, clean
+from allpacs.report.context import result_uid
+from allpacs.report.dicom_object import Series, part_10, result_object
+from allpacs.report.format import Format
+from allpacs.report.inputs import FormatInputs
+from allpacs.report.listing import is_changed
+from allpacs.report.source import clean
 
 SERIES_NUMBER = 9903
 SERIES_DESCRIPTION = "AI annotations of white cells (research use only)"
 
 
-def annotated_images(findings: StudyFindings, most: int) -> list[InstanceFindings]:
-    """Return the images whose cells are annotations: those with more than `most`, in the order of the findings.
-
-    Only images whose cells' places can be told in one plane: a slide's total pixel matrix, or an image of one frame.
-    Cells of other images stay in the report.
-    """
-    flat = (one for one in findings.instances if one.matrix is not None or one.frames == 1)
-    return [one for one in flat if len(one.cells) > most]
+def study_annotations(inputs: FormatInputs) -> Iterator[Artefact]:
+    """Yield the annotations of each image that has any, in the order of `ReportContext.annotated`."""
+    images = {image.sop_instance_uid: image for image in inputs.findings.instances}
+    for number, uid in enumerate(inputs.context.annotated, start=1):
+        yield cell_annotations(inputs, images[uid], number)
 
 
-def listed_cells(findings: StudyFindings, context: ReportContext) -> Iterator[tuple[InstanceFindings, CellFinding]]:
-    """Yield the cells that reports list one by one, each with its image.
-
-    Of an image with annotations these are the ones whose outcome the person who signed has changed, excluded ones among
-    them: what stands of the thousands is in the annotations alone.
-    """
-    for instance in findings.instances:
-        annotated = instance.sop_instance_uid in context.annotated
-        for cell in instance.cells:
-            if not annotated or _by_review(context.signed, cell):
-                yield instance, cell
-
-
-def cell_annotations(
-    findings: StudyFindings, headers: Headers, context: ReportContext, image: InstanceFindings
-) -> Artefact:
+def cell_annotations(inputs: FormatInputs, image: InstanceFindings, number: int) -> Artefact:
     """Return the annotations of an image's cells as a Part 10 file: one object an image, all in one series.
 
     Parameters
     ----------
-    context:
-        Its `annotated` says which images of the study have annotations.
     image:
-        One of these.
+        One of the images that have annotations.
+    number:
+        Which of these it is, from 1.
     """
-    uid = result_uid("annotations", findings, context, image.sop_instance_uid)
+    findings, context = inputs.findings, inputs.context
+    uid = result_uid(FORMAT.kind, findings, context, image.sop_instance_uid)
     series_uid = derive_uid("series", "annotations", findings.study_uid, findings.model.digest)
     of = Series(series_uid, SERIES_NUMBER, SERIES_DESCRIPTION, "ANN")
-    made = result_object(findings, headers, context, uid, MicroscopyBulkSimpleAnnotationsStorage, of)
-    made.InstanceNumber = number = 1 + context.annotated.index(image.sop_instance_uid)
+    made = result_object(inputs, uid, MicroscopyBulkSimpleAnnotationsStorage, of)
+    made.InstanceNumber = number
     made.DeviceSerialNumber = findings.model.device_uid[:64]
     made.ContentLabel = "WHITE_CELLS"
     made.ContentDescription = "White cells by class (research use only)"
@@ -90,11 +76,7 @@ def cell_annotations(
     series.ReferencedInstanceSequence = [reference]
     made.ReferencedSeriesSequence = [series]
     made.AnnotationGroupSequence = list(_groups(findings.model, context.signed, image, uid))
-    return Artefact(ArtefactKind.ANNOTATIONS, uid, "application/dicom", f"{uid}.dcm", part_10(made), number=number)
-
-
-def _by_review(signed: Signed | None, cell: CellFinding) -> bool:
-    return signed is not None and signed.changed(cell) is not None
+    return FORMAT.artefact(uid, part_10(made), number=number)
 
 
 def _groups(
@@ -107,7 +89,7 @@ def _groups(
     by_model: list[CellFinding] = []
     by_review: list[CellFinding] = []
     for cell in image.cells:
-        (by_review if _by_review(signed, cell) else by_model).append(cell)
+        (by_review if is_changed(signed, cell) else by_model).append(cell)
     number = 0
     for several, reviewed in ((by_model, False), (by_review, True)):
         for label, name, code in outcomes:
@@ -156,3 +138,12 @@ def _outline(cell: CellFinding) -> tuple[PointPx, ...]:
     """Return at least three points: on the total pixel matrix of a slide, otherwise on the frame."""
     place = cell if cell.on_matrix is None else cell.on_matrix
     return place.outline if len(place.outline) >= 3 else place.box.corners()
+
+
+FORMAT = Format(
+    ArtefactKind.ANNOTATIONS,
+    DICOM,
+    ".dcm",
+    study_annotations,
+    wants=lambda context, _findings: bool(context.annotated),
+)

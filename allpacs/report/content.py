@@ -17,6 +17,7 @@ from functools import lru_cache
 from pydicom.sr.coding import Code
 from pydicom.tag import Tag
 
+from allpacs.dicom.elements import explicit_element, explicit_head
 from allpacs.domain.geometry import PointPx
 from allpacs.report import codes
 
@@ -29,29 +30,20 @@ SELECTED_FROM = "SELECTED FROM"
 #: Graphic Data is of VR FL, whose explicit length has 16 bits: 8,191 points would be the most.
 MAXIMUM_POINTS = 4_000
 
-_LONG_LENGTH = frozenset({"SQ", "UT"})
-
 
 def element(keyword: str, vr: str, value: bytes) -> bytes:
-    """Return one encoded data element (PS3.5 section 7.1.2), padded to even length."""
-    if len(value) % 2:
-        value += b"\0" if vr == "UI" else b" "
-    if vr in _LONG_LENGTH:
-        return opening(keyword, vr, len(value)) + value
-    if len(value) > 0xFFFE:
-        raise ValueError(f"{keyword} is too long for VR {vr}")
-    return _tag_and_vr(keyword, vr) + struct.pack("<H", len(value)) + value
+    """Return one encoded data element, padded to even length."""
+    return explicit_element(_tag(keyword), vr.encode(), value)
 
 
 def opening(keyword: str, vr: str, length: int) -> bytes:
-    """Return what comes before the value of an element whose VR has a length of 32 bits: SQ or UT."""
-    return _tag_and_vr(keyword, vr) + struct.pack("<HI", 0, length)
+    """Return what comes before the value of an element."""
+    return explicit_head(_tag(keyword), vr.encode(), length)
 
 
 @lru_cache(maxsize=64)
-def _tag_and_vr(keyword: str, vr: str) -> bytes:
-    tag = Tag(keyword)
-    return struct.pack("<HH", tag.group, tag.element) + vr.encode("ascii")
+def _tag(keyword: str) -> int:
+    return int(Tag(keyword))
 
 
 def item(*elements: bytes) -> bytes:

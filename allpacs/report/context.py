@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 import allpacs
-from allpacs.domain.artefacts import ArtefactKind
 from allpacs.domain.findings import StudyFindings
 from allpacs.domain.identity import derive_uid
 from allpacs.domain.review import Signed
@@ -20,16 +19,6 @@ from allpacs.domain.review import Signed
 class PriorReport:
     """The structured report that this one replaces: an earlier revision's, or the unsigned one."""
 
-    sop_instance_uid: str
-    sop_class_uid: str
-    series_uid: str
-
-
-@dataclass(frozen=True, slots=True)
-class Attached:
-    """Another result that the structured report points to."""
-
-    kind: ArtefactKind
     sop_instance_uid: str
     sop_class_uid: str
     series_uid: str
@@ -78,12 +67,11 @@ class ReportContext:
         then.
     pictures:
         Of the cells that key images show, by the cell's tracking UID.
-    attached:
-        Key images and annotations that go with the structured report.
     annotations_above:
         An image with more cells than these has annotations, and no group of the report for each cell.
     annotated:
-        SOP Instance UIDs of the images whose cells are annotations and no groups of the report.
+        SOP Instance UIDs of the images whose cells are annotations and no groups of the report; set by
+        `allpacs.report.format.format_inputs`.
     pdf:
         Whether the report is printed, too.
     """
@@ -97,7 +85,6 @@ class ReportContext:
     signed: Signed | None = None
     signed_before: bool = False
     pictures: Mapping[str, CellImage] = field(default_factory=dict)
-    attached: tuple[Attached, ...] = ()
     annotations_above: int = 2_000
     annotated: tuple[str, ...] = ()
     pdf: bool = False

@@ -16,16 +16,17 @@ from datetime import datetime
 
 from pydicom.sr.coding import Code
 
-from allpacs.domain.artefacts import Artefact, ArtefactKind
+from allpacs.domain.artefacts import HL7_V2, Artefact, ArtefactKind
 from allpacs.domain.findings import StudyFindings
 from allpacs.domain.identity import derive_uuid, is_uid
 from allpacs.report import codes, wording
 from allpacs.report.context import ReportContext, result_uid
 from allpacs.report.fhir_signed import report_status
-from allpacs.report.source import Headers, Source, clean, lead_header, read_source, text
+from allpacs.report.format import Format
+from allpacs.report.inputs import FormatInputs
+from allpacs.report.source import Source, clean, text
 
 VERSION = "2.5.1"
-MEDIA_TYPE = "application/hl7-v2+er7"
 
 #: Coding schemes by their HL7 names (table 0396).
 _SYSTEMS = {"SCT": "SCT", "DCM": "DCM", "LN": "LN", "UCUM": "UCUM", codes.PRIVATE_SCHEME: codes.PRIVATE_SCHEME}
@@ -34,20 +35,13 @@ _STATUS = {"preliminary": "P", "final": "F", "amended": "C"}
 _ESCAPES = str.maketrans({"\\": "\\E\\", "|": "\\F\\", "^": "\\S\\", "~": "\\R\\", "&": "\\T\\"})
 
 
-def oru_message(findings: StudyFindings, headers: Headers, context: ReportContext, sr_artefact_uid: str) -> Artefact:
-    """Return the message of one revision of a study, in UTF-8, segments ended by a carriage return.
-
-    Parameters
-    ----------
-    sr_artefact_uid:
-        SOP Instance UID of the structured report that states the same findings.
-    """
-    source = read_source(findings, headers)
-    uid = result_uid("hl7v2", findings, context)
+def oru_message(inputs: FormatInputs) -> Artefact:
+    """Return the message of one revision of a study, in UTF-8, segments ended by a carriage return."""
+    findings, source, context = inputs.findings, inputs.source, inputs.context
+    uid = result_uid(FORMAT.kind, findings, context)
     status = _STATUS[report_status(context)]
     issued = _moment(context.issued_at)
-    lead = lead_header(findings, headers)
-    observations = _observations(findings, context, sr_artefact_uid)
+    observations = _observations(findings, context, inputs.uid_of(ArtefactKind.SR))
     segments = [
         _segment(
             *("MSH", "^~\\&", "ALLPACS", _safe(context.host_name), "", "", issued, "", "ORU^R01^ORU_R01"),
@@ -55,9 +49,11 @@ def oru_message(findings: StudyFindings, headers: Headers, context: ReportContex
         ),
         _segment(
             *("PID", "1", "", _identified(source.patient_id, source.patient_id_authority, "MR"), ""),
-            *(_name(text(lead, "PatientName")), "", source.birth_date, _safe(source.sex)),
+            *(_name(text(source.lead, "PatientName")), "", source.birth_date, _safe(source.sex)),
         ),
-        _request(source, text(lead, "PlacerOrderNumberImagingServiceRequest"), findings, status, issued, context),
+        _request(
+            source, text(source.lead, "PlacerOrderNumberImagingServiceRequest"), findings, status, issued, context
+        ),
         _segment("NTE", "1", "L", _safe(wording.notice(context.signed))),
         *(
             _segment("OBX", str(number), kind, concept, "1", value, unit, "", "", "", "", status, "", "", issued)
@@ -65,7 +61,7 @@ def oru_message(findings: StudyFindings, headers: Headers, context: ReportContex
         ),
     ]
     content = "".join(f"{segment}\r" for segment in segments)
-    return Artefact(ArtefactKind.HL7V2, uid, MEDIA_TYPE, f"{uid}.hl7", content.encode())
+    return FORMAT.artefact(uid, content.encode())
 
 
 def _request(
@@ -150,3 +146,6 @@ def _name(name: str) -> str:
 
 def _moment(moment: datetime) -> str:
     return moment.strftime("%Y%m%d%H%M%S%z")
+
+
+FORMAT = Format(ArtefactKind.HL7V2, HL7_V2, ".hl7", oru_message, after=(ArtefactKind.SR,), over_signed=False)

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
-from pydicom.dataset import Dataset
 
 import allpacs
 from allpacs.domain.artefacts import Artefact, ArtefactKind
@@ -20,7 +19,9 @@ from allpacs.domain.findings import CellFinding, CellLabel, InstanceFindings, St
 from allpacs.domain.review import Signed
 from allpacs.report import codes, wording
 from allpacs.report.context import ReportContext, result_uid
-from allpacs.report.source import Headers, Source, clean, read_source, text
+from allpacs.report.format import Format
+from allpacs.report.inputs import FormatInputs
+from allpacs.report.source import Source, clean
 
 #: Bars of the histogram: each five hundredths wide.
 BINS = 20
@@ -83,38 +84,36 @@ class _Bar:
     height: float
 
 
-def html_report(
-    findings: StudyFindings,
-    headers: Headers,
-    context: ReportContext,
-    *,
-    list_cells: bool = True,
-    source: Source | None = None,
-) -> Artefact:
-    """Return the report of one revision of a study as an HTML page in UTF-8.
+def html_report(inputs: FormatInputs) -> Artefact:
+    """Return the report of one revision of a study as an HTML page in UTF-8."""
+    return FORMAT.artefact(_uid(inputs), html_page(inputs).encode())
+
+
+def html_page(inputs: FormatInputs, *, list_cells: bool = True, thumbnails: bool = True) -> str:
+    """Return the page of `html_report`.
 
     Parameters
     ----------
     list_cells:
         False leaves out the single cells and keeps the summary.
-    source:
-        What the headers say, where they have been read.
+    thumbnails:
+        False leaves out the cells' crops.
     """
-    uid = result_uid("html", findings, context)
-    source = source or read_source(findings, headers)
-    pictures = _pictures(findings, headers)
+    findings, context = inputs.findings, inputs.context
+    pictures = _pictures(findings, inputs.source)
+    crops = context.thumbnails if thumbnails else {}
     numbers = {picture.uid: picture.number for picture in pictures}
     listed = findings.instances if list_cells else ()
-    cards = [_card(instance, cell, numbers, context) for instance in listed for cell in instance.cells]
+    cards = [_card(instance, cell, numbers, context.signed, crops) for instance in listed for cell in instance.cells]
     assessed = sorted(
         (card for card in cards if card.style != "none"),
         key=lambda card: -1.0 if card.probability is None else card.probability,
         reverse=True,
     )
     histogram, tallest = _histogram(findings.cells)
-    page = _template().render(
+    return _template().render(
         findings=findings,
-        source=source,
+        source=inputs.source,
         context=context,
         summary=wording.summary(findings),
         notice=wording.notice(context.signed),
@@ -130,9 +129,12 @@ def html_report(
         tallest=tallest,
         made_at=context.made_at.strftime("%Y-%m-%d %H:%M %z"),
         version=allpacs.__version__,
-        uid=uid,
+        uid=_uid(inputs),
     )
-    return Artefact(ArtefactKind.HTML, uid, "text/html; charset=utf-8", f"{uid}.html", page.encode())
+
+
+def _uid(inputs: FormatInputs) -> str:
+    return result_uid(FORMAT.kind, inputs.findings, inputs.context)
 
 
 @lru_cache(maxsize=1)
@@ -148,12 +150,12 @@ def _template() -> Template:
     return environment.get_template("report.html")
 
 
-def _pictures(findings: StudyFindings, headers: Headers) -> list[_Picture]:
+def _pictures(findings: StudyFindings, source: Source) -> list[_Picture]:
     return [
         _Picture(
             number,
             instance.sop_instance_uid,
-            text(headers.get(instance.sop_instance_uid, Dataset()), "InstanceNumber"),
+            source.instance_numbers.get(instance.sop_instance_uid, ""),
             len(instance.cells),
             instance.fault,
             wording.remarks(instance),
@@ -173,15 +175,21 @@ def _signature(signed: Signed) -> _Signature:
     )
 
 
-def _card(instance: InstanceFindings, cell: CellFinding, numbers: Mapping[str, int], context: ReportContext) -> _Card:
+def _card(
+    instance: InstanceFindings,
+    cell: CellFinding,
+    numbers: Mapping[str, int],
+    signed: Signed | None,
+    crops: Mapping[str, bytes],
+) -> _Card:
     place = [f"image {numbers[instance.sop_instance_uid]}"]
     if instance.frames > 1:
         place.append(f"frame {cell.frame_number}")
     if instance.frames > 1 or len(instance.cells) > 1:
         place.append(f"cell {cell.cell_number}")
     probability = None if cell.probability_all is None else wording.stated(cell.probability_all)
-    decision = context.signed.decision(cell) if context.signed is not None else None
-    before = context.signed.changed(cell) if context.signed is not None else None
+    decision = signed.decision(cell) if signed is not None else None
+    before = signed.changed(cell) if signed is not None else None
     return _Card(
         place=", ".join(place),
         outcome=wording.LABEL_NAMES[cell.label] if cell.label else "Not assessable",
@@ -189,7 +197,7 @@ def _card(instance: InstanceFindings, cell: CellFinding, numbers: Mapping[str, i
         reason=codes.REASONS[cell.reason].meaning if cell.reason else "",
         probability=probability,
         percent="" if probability is None else wording.percent(probability),
-        image=_data_uri(context.thumbnails.get(cell.tracking_uid, b"")),
+        image=_data_uri(crops.get(cell.tracking_uid, b"")),
         decision="" if decision is None else codes.DECISIONS[decision.decision].meaning,
         before="" if before is None else wording.outcome(before),
         comment="" if decision is None else clean(decision.comment),
@@ -234,3 +242,6 @@ def _histogram(cells: Sequence[CellFinding]) -> tuple[list[_Bar], int]:
 
 def _iso_date(date: str) -> str:
     return f"{date[:4]}-{date[4:6]}-{date[6:]}" if date else ""
+
+
+FORMAT = Format(ArtefactKind.HTML, "text/html; charset=utf-8", ".html", html_report)

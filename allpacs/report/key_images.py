@@ -20,13 +20,14 @@ from pydicom.dataset import Dataset
 from pydicom.tag import Tag
 from pydicom.uid import MultiFrameTrueColorSecondaryCaptureImageStorage
 
-from allpacs.domain.artefacts import Artefact, ArtefactKind
+from allpacs.domain.artefacts import DICOM, Artefact, ArtefactKind
 from allpacs.domain.findings import CellFinding, CellLabel, NotAssessable, StudyFindings
 from allpacs.domain.identity import derive_uid
 from allpacs.report import wording
 from allpacs.report.context import CellImage, ReportContext, result_uid
-from allpacs.report.document import Series, part_10, result_object
-from allpacs.report.source import Headers
+from allpacs.report.dicom_object import Series, part_10, result_object
+from allpacs.report.format import Format
+from allpacs.report.inputs import FormatInputs
 
 SERIES_NUMBER = 9902
 SERIES_DESCRIPTION = "AI key images of white cells (research use only)"
@@ -63,33 +64,35 @@ def key_cells(findings: StudyFindings, number: int) -> list[CellFinding]:
     ]
 
 
-def key_images(findings: StudyFindings, headers: Headers, context: ReportContext) -> Artefact | None:
+def key_images(inputs: FormatInputs) -> Artefact | None:
     """Return the pages as a Part 10 file; None where the context has no picture of any cell.
 
     Which cells are shown is what `context.pictures` holds; the order is that of `key_cells`.
     """
+    findings, context = inputs.findings, inputs.context
     cells = [cell for cell in key_cells(findings, len(findings.cells)) if cell.tracking_uid in context.pictures]
     if not cells:
         return None
     uid = result_uid("key images", findings, context)
-    image = _modules(findings, headers, context, uid)
+    image = _modules(inputs, uid)
     _add_sources(image, findings, {cell.sop_instance_uid for cell in cells})
     pages = [cells[start : start + COLUMNS * ROWS] for start in range(0, len(cells), COLUMNS * ROWS)]
     _add_pixels(image, [_page(findings, page, number, len(pages), context) for number, page in enumerate(pages, 1)])
-    return Artefact(ArtefactKind.KEY_IMAGES, uid, "application/dicom", f"{uid}.dcm", part_10(image))
+    return FORMAT.artefact(uid, part_10(image))
 
 
-def _modules(findings: StudyFindings, headers: Headers, context: ReportContext, uid: str) -> Dataset:
+def _modules(inputs: FormatInputs, uid: str) -> Dataset:
+    findings = inputs.findings
     series_uid = derive_uid("series", "key images", findings.study_uid, findings.model.digest)
     series = Series(series_uid, SERIES_NUMBER, SERIES_DESCRIPTION, "OT")
     storage = MultiFrameTrueColorSecondaryCaptureImageStorage
-    image = result_object(findings, headers, context, uid, storage, series)
+    image = result_object(inputs, uid, storage, series)
     image.ConversionType = "WSD"
     image.PatientOrientation = None  # cells on a slide have none
     image.ImageType = ["DERIVED", "SECONDARY"]
     image.BurnedInAnnotation = "NO"  # no patient data
     image.LossyImageCompression = "00"
-    image.ImageComments = wording.notice(context.signed)
+    image.ImageComments = wording.notice(inputs.context.signed)
     image.DerivationDescription = "Cells found by the algorithm, and class activation maps toward lymphoblast over them"
     return image
 
@@ -208,3 +211,12 @@ def _add_scale(page: Image.Image, corner: tuple[int, int], width: int = 160, hei
 def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     """Return Pillow's own font: nothing has to be installed, and the pages are the same on every machine."""
     return ImageFont.load_default(size)
+
+
+FORMAT = Format(
+    ArtefactKind.KEY_IMAGES,
+    DICOM,
+    ".dcm",
+    key_images,
+    wants=lambda context, _findings: bool(context.pictures),
+)

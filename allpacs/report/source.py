@@ -67,6 +67,14 @@ class Source:
         (PS3.3 C.7.1.1, Issuer of Patient ID and its qualifiers).
     specimens:
         By SOP Instance UID; instances without a specimen are left out.
+    instance_numbers:
+        Instance Number by SOP Instance UID; instances without one are left out.
+    character_sets:
+        Specific Character Set of the instances, each of its values once.
+    one_container:
+        Whether all instances show the same container (slide), so that one Specimen module is true of them all.
+    lead:
+        The header that patient and study are taken from; empty if there is none.
     """
 
     patient_name: str
@@ -82,6 +90,10 @@ class Source:
     timezone_offset: str
     procedure: Code
     specimens: Mapping[str, tuple[Specimen, ...]]
+    instance_numbers: Mapping[str, str]
+    character_sets: frozenset[str]
+    one_container: bool
+    lead: Dataset
 
     @property
     def all_specimens(self) -> tuple[Specimen, ...]:
@@ -102,15 +114,14 @@ def lead_header(findings: StudyFindings, headers: Headers) -> Dataset:
 
 
 def read_source(findings: StudyFindings, headers: Headers) -> Source:
-    """Return what the headers say."""
+    """Return what the headers say: each is read once, and only the lead is kept."""
     lead = lead_header(findings, headers)
+    uids = [instance.sop_instance_uid for instance in findings.instances if instance.sop_instance_uid in headers]
+    containers = {text(headers[uid], "ContainerIdentifier") for uid in uids}
+    shared: dict[tuple[Specimen, ...], tuple[Specimen, ...]] = {}  # of a large study most instances name the same
     patient_qualifiers = next(items(lead, "IssuerOfPatientIDQualifiersSequence"), Dataset())
     accession_issuer = next(items(lead, "IssuerOfAccessionNumberSequence"), Dataset())
-    specimens = {
-        instance.sop_instance_uid: found
-        for instance in findings.instances
-        if (found := tuple(_specimens(headers.get(instance.sop_instance_uid, Dataset()))))
-    }
+    specimens = {uid: shared.setdefault(found, found) for uid in uids if (found := tuple(_specimens(headers[uid])))}
     slides = all(instance.sop_class_uid == WHOLE_SLIDE_IMAGE for instance in findings.instances)
     return Source(
         patient_name=person_name(lead),
@@ -134,6 +145,10 @@ def read_source(findings: StudyFindings, headers: Headers) -> Source:
             codes.WHOLE_SLIDE_IMAGING if slides else codes.LIGHT_MICROSCOPY,
         ),
         specimens=specimens,
+        instance_numbers={uid: number for uid in uids if (number := text(headers[uid], "InstanceNumber"))},
+        character_sets=frozenset(text(headers[uid], "SpecificCharacterSet") for uid in uids),
+        one_container=len(containers) == 1 and "" not in containers,
+        lead=lead,
     )
 
 

@@ -16,11 +16,10 @@ from pydicom.dataset import Dataset
 from pydicom.sr.coding import Code
 from pydicom.tag import Tag
 
-from allpacs.domain.artefacts import Artefact, ArtefactKind
+from allpacs.domain.artefacts import DICOM, Artefact, ArtefactKind
 from allpacs.domain.findings import CellFinding, InstanceFindings, StudyFindings
 from allpacs.domain.review import Signed
 from allpacs.report import codes, wording
-from allpacs.report.annotations import listed_cells
 from allpacs.report.content import (
     CONTAINS,
     HAS_CONCEPT_MOD,
@@ -39,33 +38,34 @@ from allpacs.report.content import (
     written,
 )
 from allpacs.report.context import ReportContext, result_uid
-from allpacs.report.document import code_item, document, file_meta, part_10
-from allpacs.report.source import Headers, Source, clean, read_source
+from allpacs.report.dicom_object import code_item, part_10
+from allpacs.report.document import document
+from allpacs.report.format import Format
+from allpacs.report.inputs import FormatInputs
+from allpacs.report.listing import listed_cells
+from allpacs.report.source import Source, clean
 
-#: How the report names what goes with it.
-_ATTACHED = {
+#: How the report names what goes with it, in this order.
+_ATTACHED: dict[str, tuple[Code, str]] = {
     ArtefactKind.KEY_IMAGES: (codes.BEST_ILLUSTRATION, "IMAGE"),
     ArtefactKind.ANNOTATIONS: (codes.CELL_ANNOTATIONS, "COMPOSITE"),
 }
 
 
-def structured_report(findings: StudyFindings, headers: Headers, context: ReportContext) -> Artefact:
+def structured_report(inputs: FormatInputs) -> Artefact:
     """Return the structured report of one revision of a study, as a Part 10 file.
 
     Parameters
     ----------
-    findings:
-        All instances of the study, also those that could not be read.
-    headers:
-        Source headers without pixels, by SOP Instance UID; may be incomplete.
-    context:
-        When and after what the report is made.
+    inputs:
+        Findings of all instances of the study, also of those that could not be read.
     """
-    source = read_source(findings, headers)
-    uid = result_uid("sr", findings, context)
+    findings, context = inputs.findings, inputs.context
+    uid = result_uid(FORMAT.kind, findings, context)
     prior = context.predecessor if context.predecessor and context.predecessor.sop_instance_uid != uid else None
-    content = items(_root_content(findings, source, context))
-    report = document(findings, headers, source, context, uid, prior)
+    content = items(_root_content(inputs))
+    attached_results = [result for kind in FORMAT.after for result in inputs.results.get(kind, ())]
+    report = document(inputs, uid, prior, attached_results)
     report.ValueType = "CONTAINER"
     report.ConceptNameCodeSequence = [code_item(codes.IMAGING_MEASUREMENT_REPORT)]
     report.ContinuityOfContent = "SEPARATE"
@@ -73,17 +73,12 @@ def structured_report(findings: StudyFindings, headers: Headers, context: Report
     template.MappingResource = "DCMR"
     template.TemplateIdentifier = "1500"
     report.ContentTemplateSequence = [template]
-    return Artefact(
-        kind=ArtefactKind.SR,
-        uid=uid,
-        media_type="application/dicom",
-        file_name=f"{uid}.dcm",
-        content=_with_content(report, content),
-        supersedes=prior.sop_instance_uid if prior else None,
-    )
+    replaced = prior.sop_instance_uid if prior else None
+    return FORMAT.artefact(uid, _with_content(report, content), supersedes=replaced)
 
 
-def _root_content(findings: StudyFindings, source: Source, context: ReportContext) -> Iterator[bytes]:
+def _root_content(inputs: FormatInputs) -> Iterator[bytes]:
+    findings, source, context = inputs.findings, inputs.source, inputs.context
     signed = context.signed
     model = findings.model
     algorithm = _algorithm(findings)
@@ -104,9 +99,9 @@ def _root_content(findings: StudyFindings, source: Source, context: ReportContex
     yield container(CONTAINS, codes.IMAGING_MEASUREMENTS, groups if listed else algorithm)
     yield container(CONTAINS, codes.DERIVED_IMAGING_MEASUREMENTS, [*algorithm, *_derived(findings)])
     yield container(CONTAINS, codes.QUALITATIVE_EVALUATIONS, list(_evaluations(findings, context)))
-    for one in context.attached:
-        name, value_type = _ATTACHED[one.kind]
-        yield attached(name, value_type, one.sop_class_uid, one.sop_instance_uid)
+    for kind, (name, value_type) in _ATTACHED.items():
+        for result in inputs.results.get(kind, ()):
+            yield attached(name, value_type, result.sop_class_uid, result.uid)
 
 
 def _person(signed: Signed) -> Iterator[bytes]:
@@ -246,5 +241,7 @@ def _with_content(report: Dataset, content: bytes) -> bytes:
     """
     if max(report.keys()) >= Tag("ContentSequence"):
         raise ValueError("an element would follow the Content Sequence")
-    report.file_meta = file_meta(report)
     return b"".join([part_10(report), opening("ContentSequence", "SQ", len(content)), content])
+
+
+FORMAT = Format(ArtefactKind.SR, DICOM, ".dcm", structured_report, after=tuple(_ATTACHED))

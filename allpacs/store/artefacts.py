@@ -13,7 +13,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from allpacs.domain.artefacts import Artefact, ArtefactKind, kind_and_number
+from allpacs.domain.artefacts import DICOM, Artefact, kind_and_number
 from allpacs.domain.errors import StoreDamaged
 from allpacs.store import schema
 from allpacs.store.database import Database
@@ -121,14 +121,14 @@ class Artefacts:
 
     def dicom_of_study(self, study_uid: str) -> list[Path]:
         """Return where the DICOM objects made of a study lie, of all revisions, first to last."""
-        query = sa.select(_T.path).where(_T.study_uid == study_uid, _T.media_type == "application/dicom")
+        query = sa.select(_T.path).where(_T.study_uid == study_uid, _T.media_type == DICOM)
         with self._database.reading() as connection:
             return [self._spool.folder / path for path in connection.scalars(query.order_by(_T.revision, _T.kind))]
 
     def studies_with_dicom(self) -> list[str]:
         """Return the studies that DICOM objects were made of, the one that received an instance last first."""
         study = schema.studies.c
-        made = sa.exists().where(_T.study_uid == study.study_uid, _T.media_type == "application/dicom")
+        made = sa.exists().where(_T.study_uid == study.study_uid, _T.media_type == DICOM)
         query = sa.select(study.study_uid).where(made).order_by(study.last_received_at.desc(), study.study_uid)
         with self._database.reading() as connection:
             return list(connection.scalars(query))
@@ -137,7 +137,11 @@ class Artefacts:
         """Return where the results of a revision lie, by name: of the first of a kind that is the kind itself."""
         return {row.kind: self._spool.folder / row.path for _, row in self._rows(study_uid, revision)}
 
-    def _rows(self, study_uid: str, revision: int) -> list[tuple[tuple[ArtefactKind, int], sa.Row[Any]]]:
+    def media_types(self, study_uid: str, revision: int) -> frozenset[str]:
+        """Return the media types that the results of a revision have."""
+        return frozenset(row.media_type for _, row in self._rows(study_uid, revision))
+
+    def _rows(self, study_uid: str, revision: int) -> list[tuple[tuple[str, int], sa.Row[Any]]]:
         query = sa.select(schema.artefacts).where(_T.study_uid == study_uid, _T.revision == revision)
         with self._database.reading() as connection:
             rows = connection.execute(query).all()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 
 from pydicom.dataset import Dataset
@@ -20,6 +21,9 @@ from allpacs.domain.findings import (
 )
 from allpacs.domain.geometry import BoxPx
 from allpacs.report.context import PriorReport, ReportContext
+from allpacs.report.html import html_report
+from allpacs.report.inputs import FormatInputs, ResultReference, format_inputs
+from allpacs.report.source import Headers
 
 #: Why a cell has no class before anybody reviewed it.
 #: Reasons of every kind: the image, the thresholds, the model. Named types of cells have tests of their own.
@@ -153,6 +157,16 @@ def usual_headers() -> dict[str, Dataset]:
     """Return the headers of `usual_study`; the unreadable instance's too."""
     found = [header(1), header(2), header(3, SOPClassUID=WHOLE_SLIDE, NumberOfFrames=3), header(4), header(5)]
     return {h.SOPInstanceUID: h for h in found}
+
+
+def inputs_after(
+    sr_uid: str, findings: StudyFindings, headers: Headers, context: ReportContext = CONTEXT
+) -> FormatInputs:
+    """Return what a format is written from after the structured report of this UID and the HTML report."""
+    inputs = format_inputs(findings, headers, context)
+    page = html_report(inputs)
+    results = {"sr": (ResultReference(sr_uid),), "html": (ResultReference(page.uid),)}
+    return replace(inputs, results=results, contents={"html": page.content})
 
 
 def many_cells(number: int) -> tuple[StudyFindings, dict[str, Dataset]]:

@@ -17,7 +17,7 @@ from allpacs.deliver.mllp import MllpDestination
 from allpacs.deliver.stow_rs import StowRsDestination
 from allpacs.demo.archive import Archive
 from allpacs.demo.fhir_endpoint import FhirEndpoint
-from allpacs.domain.artefacts import Artefact, ArtefactKind
+from allpacs.domain.artefacts import DICOM, EVERY_MEDIA_TYPE, FHIR_JSON, HL7_V2, Artefact
 from allpacs.domain.errors import DeliveryRejected, DeliveryUnavailable
 from allpacs.settings import DESTINATIONS
 from conformance.support.hl7_server import hl7_server
@@ -156,7 +156,7 @@ ARTEFACTS: tuple[Artefact, ...] = (
 
 
 def _for(destination: Destination) -> list[Artefact]:
-    return [artefact for artefact in ARTEFACTS if artefact.kind in destination.takes]
+    return [artefact for artefact in ARTEFACTS if artefact.is_taken_by(destination.takes)]
 
 
 each = pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
@@ -170,7 +170,7 @@ def test_every_destination_is_asked():
 def test_it_takes_some_kind_and_says_it_is_there(case, tmp_path):
     with case.running(tmp_path) as running:
         assert running.destination.takes
-        assert running.destination.takes <= set(ArtefactKind)
+        assert running.destination.takes <= {DICOM, FHIR_JSON, HL7_V2, EVERY_MEDIA_TYPE}
         assert running.destination.check()
         assert running.held() == {}
 

@@ -10,7 +10,7 @@ import pytest
 
 from allpacs.audit.messages import AuditEvent
 from allpacs.deliver.destination import Destination
-from allpacs.domain.artefacts import DICOM_KINDS, ArtefactKind
+from allpacs.domain.artefacts import DICOM
 from allpacs.domain.extensions import CELL_FINDERS
 from allpacs.settings import DESTINATIONS, ENGINES, DestinationSettings, EngineSettings, ModelSettings, load_settings
 
@@ -59,7 +59,7 @@ def test_a_delivery_is_in_the_audit_trail_as_what_it_is(kind: str) -> None:
         "folder": AuditEvent.EXPORTED,
     }
     assert destination.audit_event is expected[kind]
-    assert (destination.audit_event is AuditEvent.INSTANCES_SENT) == (destination.takes <= DICOM_KINDS)
+    assert (destination.audit_event is AuditEvent.INSTANCES_SENT) == (destination.takes <= {DICOM})
     assert destination.takes <= frozenset(ArtefactKind)
 
 

@@ -41,7 +41,7 @@ from typing import Literal
 from pydantic import Field
 
 from allpacs.audit.messages import AuditEvent
-from allpacs.domain.artefacts import ArtefactKind, Receipt
+from allpacs.domain.artefacts import Receipt
 from allpacs.settings.destinations import DestinationSettings
 
 
@@ -60,7 +60,7 @@ class Settings(DestinationSettings):
 
 
 class Parcel:
-    takes = frozenset({ArtefactKind.HTML})
+    takes = frozenset({"text/html"})
     audit_event = AuditEvent.EXPORTED
 
     def __init__(self, shelf, ae_title):
@@ -69,7 +69,7 @@ class Parcel:
     def deliver(self, artefacts):
         self._shelf.mkdir(exist_ok=True)
         for artefact in artefacts:
-            assert artefact.kind in self.takes
+            assert artefact.is_taken_by(self.takes)
             (self._shelf / self._ae_title).write_bytes(artefact.content)
         return Receipt(detail=f"{len(artefacts)} on the shelf")
 

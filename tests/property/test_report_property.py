@@ -28,7 +28,9 @@ from allpacs.domain.geometry import BoxPx
 from allpacs.report.context import ReportContext
 from allpacs.report.fhir import fhir_bundle
 from allpacs.report.html import html_report
+from allpacs.report.inputs import format_inputs
 from allpacs.report.sr import structured_report
+from conformance.support.report_samples import inputs_after
 
 STUDY = "1.2.3.4"
 CONTEXT = ReportContext(made_at=datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC), host_name="node")
@@ -137,9 +139,9 @@ def in_bundle(bundle: Mapping[str, Any]) -> tuple[list[Cell], dict[str, float]]:
 @settings(max_examples=60)
 @given(studies())
 def test_all_reports_state_the_same(findings: StudyFindings) -> None:
-    artefact = structured_report(findings, {}, CONTEXT)
+    artefact = structured_report(format_inputs(findings, {}, CONTEXT))
     report = pydicom.dcmread(BytesIO(artefact.content))
-    bundle = json.loads(fhir_bundle(findings, {}, CONTEXT, artefact.uid).content)
+    bundle = json.loads(fhir_bundle(inputs_after(artefact.uid, findings, {}, CONTEXT)).content)
     of_bundle, numbers = in_bundle(bundle)
 
     assert in_structured_report(report) == of_bundle, "exactly the same numbers, to the last decimal"
@@ -194,11 +196,11 @@ def test_any_header_gives_valid_reports(values: dict[str, str]) -> None:
     instance = InstanceFindings(uid, "1.2.840.10008.5.1.4.1.1.77.1.2", f"{STUDY}.1", 1, (), None)
     model = ModelIdentity("bundle", "1.0", "sha256:ab", "Net")
     findings = StudyFindings(STUDY, 1, model, "sha256:cd", (instance,), Counts(0, 0, 0), None)
-    artefact = structured_report(findings, {uid: header}, CONTEXT)
+    artefact = structured_report(format_inputs(findings, {uid: header}, CONTEXT))
     assert pydicom.dcmread(BytesIO(artefact.content)).SOPInstanceUID == artefact.uid
-    bundle = json.loads(fhir_bundle(findings, {uid: header}, CONTEXT, artefact.uid).content)
+    bundle = json.loads(fhir_bundle(inputs_after(artefact.uid, findings, {uid: header}, CONTEXT)).content)
     assert bundle["type"] == "transaction"
-    assert html_report(findings, {uid: header}, CONTEXT).content.decode().endswith("</html>")
+    assert html_report(format_inputs(findings, {uid: header}, CONTEXT)).content.decode().endswith("</html>")
 
 
 def whole_header() -> bytes:
@@ -236,6 +238,6 @@ def test_a_corrupt_header_gives_reports_without_what_is_corrupt(flips: list[tupl
     instance = InstanceFindings(uid, "1.2.840.10008.5.1.4.1.1.77.1.2", f"{STUDY}.1", 1, (), None)
     model = ModelIdentity("bundle", "1.0", "sha256:ab", "Net")
     findings = StudyFindings(STUDY, 1, model, "sha256:cd", (instance,), Counts(0, 0, 0), None)
-    artefact = structured_report(findings, {uid: header}, CONTEXT)
+    artefact = structured_report(format_inputs(findings, {uid: header}, CONTEXT))
     assert pydicom.dcmread(BytesIO(artefact.content)).StudyInstanceUID == STUDY
-    assert fhir_bundle(findings, {uid: header}, CONTEXT, artefact.uid).content
+    assert fhir_bundle(inputs_after(artefact.uid, findings, {uid: header}, CONTEXT)).content

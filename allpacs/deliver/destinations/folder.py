@@ -12,7 +12,7 @@ from typing import Literal
 from pydantic import Field
 
 from allpacs.audit.messages import AuditEvent
-from allpacs.domain.artefacts import Artefact, ArtefactKind, Receipt
+from allpacs.domain.artefacts import EVERY_MEDIA_TYPE, Artefact, Receipt
 from allpacs.domain.errors import DeliveryRejected, DeliveryUnavailable
 from allpacs.settings.destinations import DestinationSettings
 
@@ -55,9 +55,9 @@ class FolderDestination:
         self._folder = folder
 
     @property
-    def takes(self) -> frozenset[ArtefactKind]:
-        """Every kind."""
-        return frozenset(ArtefactKind)
+    def takes(self) -> frozenset[str]:
+        """Results of every format."""
+        return frozenset({EVERY_MEDIA_TYPE})
 
     def deliver(self, artefacts: Sequence[Artefact]) -> Receipt:
         """Write all artefacts.

@@ -16,6 +16,8 @@ from pynetdicom.dimse_messages import C_STORE_RQ, DIMSEMessage
 from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.pdu_primitives import P_DATA
 
+from allpacs.dicom.elements import implicit_element, padded
+
 #: Message control header of the last fragment of a command (PS3.8 section E.2).
 _LAST_OF_COMMAND = b"\x03"
 _US = struct.Struct("<H")
@@ -129,25 +131,16 @@ def success(answer: C_STORE) -> bytes | None:
     """Return the command set of a C-STORE response that says success (PS3.7 section 9.3.1.2), None of any other."""
     if answer.Status != 0x0000 or answer.ErrorComment is not None or answer.OffendingElement is not None:
         return None
+    # Command sets are always implicit VR little endian (PS3.7 section 6.3.1).
     elements = (
-        _command_element(0x0002, _padded(answer.AffectedSOPClassUID))
-        + _command_element(0x0100, _US.pack(0x8001))  # Command Field: C-STORE-RSP
-        + _command_element(0x0120, _US.pack(answer.MessageIDBeingRespondedTo))
-        + _command_element(0x0800, _US.pack(0x0101))  # Command Data Set Type: none
-        + _command_element(0x0900, _US.pack(answer.Status))
-        + _command_element(0x1000, _padded(answer.AffectedSOPInstanceUID))
+        implicit_element(0x0002, padded(answer.AffectedSOPClassUID.encode("ascii"), b"UI"))
+        + implicit_element(0x0100, _US.pack(0x8001))  # Command Field: C-STORE-RSP
+        + implicit_element(0x0120, _US.pack(answer.MessageIDBeingRespondedTo))
+        + implicit_element(0x0800, _US.pack(0x0101))  # Command Data Set Type: none
+        + implicit_element(0x0900, _US.pack(answer.Status))
+        + implicit_element(0x1000, padded(answer.AffectedSOPInstanceUID.encode("ascii"), b"UI"))
     )
-    return _command_element(0x0000, struct.pack("<L", len(elements))) + elements
-
-
-def _command_element(element: int, value: bytes) -> bytes:
-    """Return an element of group 0000: always implicit VR little endian (PS3.7 section 6.3.1)."""
-    return struct.pack("<HHL", 0, element, len(value)) + value
-
-
-def _padded(uid: str) -> bytes:
-    value = uid.encode("ascii")
-    return value + b"\0" if len(value) % 2 else value
+    return implicit_element(0x0000, struct.pack("<L", len(elements))) + elements
 
 
 def unfinished_instance_bytes(assoc: Association) -> int | None:

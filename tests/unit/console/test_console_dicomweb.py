@@ -19,6 +19,7 @@ from allpacs.classify import aggregate
 from allpacs.console.access import Role
 from allpacs.decode.part10 import read_header
 from allpacs.report.context import ReportContext
+from allpacs.report.inputs import format_inputs
 from allpacs.report.sr import structured_report
 from allpacs.store.store import Store
 from support.console_samples import MODEL, SIDE_PX, keep_file, painted_study, reported_study
@@ -32,7 +33,7 @@ def keep_report(store: Store, study: str) -> Dataset:
     headers = {row.sop_instance_uid: read_header(row.path) for row in store.revisions.instances(study, 1)}
     found = store.findings.get(study, 1)
     findings = aggregate.study_findings(study, 1, MODEL, "sha256:" + "cd" * 32, found)
-    sr = structured_report(findings, headers, ReportContext(made_at=datetime.now(UTC)))
+    sr = structured_report(format_inputs(findings, headers, ReportContext(made_at=datetime.now(UTC))))
     store.artefacts.put(study, 1, sr)
     return dcmread(io.BytesIO(sr.content))
 

@@ -18,6 +18,7 @@ from allpacs.deliver.c_store import CStoreDestination
 from allpacs.deliver.comprehensive import as_comprehensive
 from allpacs.domain.artefacts import Artefact
 from allpacs.domain.identity import comprehensive_uid
+from allpacs.report.inputs import format_inputs
 from allpacs.report.sr import structured_report
 from conformance.support.report_samples import CONTEXT, PRIOR, usual_headers, usual_study
 from support.deliver_samples import scp
@@ -27,7 +28,7 @@ COMPREHENSIVE_3D = (Comprehensive3DSRStorage, (ExplicitVRLittleEndian,))
 
 
 def report() -> Artefact:
-    return structured_report(usual_study(2), usual_headers(), replace(CONTEXT, predecessor=PRIOR))
+    return structured_report(format_inputs(usual_study(2), usual_headers(), replace(CONTEXT, predecessor=PRIOR)))
 
 
 def delivered(*contexts: Any) -> Dataset:

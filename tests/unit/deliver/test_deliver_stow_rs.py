@@ -21,6 +21,7 @@ from pydicom.uid import ComprehensiveSRStorage
 from allpacs.deliver.stow_rs import StowRsDestination
 from allpacs.domain.errors import ConfigFault, DeliveryRejected, DeliveryUnavailable
 from allpacs.domain.identity import comprehensive_uid
+from allpacs.report.inputs import format_inputs
 from allpacs.report.sr import structured_report
 from conformance.support.report_samples import CONTEXT, usual_headers, usual_study
 from support.deliver_samples import http_server, leaks, sr_artefact, stow_server, tcp_server
@@ -60,7 +61,7 @@ def test_one_object_that_failed_is_judged_as_a_c_store_status(
 
 
 def test_a_report_of_an_unknown_class_is_posted_as_comprehensive_sr(tmp_path: Path) -> None:
-    report, seen = structured_report(usual_study(2), usual_headers(), CONTEXT), []
+    report, seen = structured_report(format_inputs(usual_study(2), usual_headers(), CONTEXT)), []
 
     def answer(uid: str) -> int:
         seen.append(uid)
@@ -77,7 +78,7 @@ def test_a_report_of_an_unknown_class_is_posted_as_comprehensive_sr(tmp_path: Pa
 
 @pytest.mark.parametrize(("reason", "outcome"), [(0x0122, DeliveryRejected), (0xA700, DeliveryUnavailable)])
 def test_one_that_takes_neither_has_rejected_the_report(tmp_path: Path, reason: int, outcome: type[Exception]) -> None:
-    report = structured_report(usual_study(2), usual_headers(), CONTEXT)
+    report = structured_report(format_inputs(usual_study(2), usual_headers(), CONTEXT))
     other = comprehensive_uid(report.uid)
     answers = {report.uid: 0x0122, other: reason}
     with stow_server(tmp_path, answers.__getitem__) as base_url, pytest.raises(outcome, match=other):

@@ -10,7 +10,7 @@ import pytest
 from allpacs.audit.messages import AuditEvent
 from allpacs.audit.trail import NoTrail
 from allpacs.deliver.retry import RetryPolicy
-from allpacs.domain.artefacts import Artefact, ArtefactKind, Asked, Commitment, Receipt
+from allpacs.domain.artefacts import DICOM, Artefact, Asked, Commitment, Receipt
 from allpacs.domain.errors import AllpacsError, DeliveryRejected, DeliveryUnavailable
 from allpacs.domain.identity import comprehensive_uid
 from allpacs.domain.instance import InstanceIdentity
@@ -36,8 +36,8 @@ class Told:
         self.transactions: list[str] = []
 
     @property
-    def takes(self) -> frozenset[ArtefactKind]:
-        return frozenset({ArtefactKind.SR})
+    def takes(self) -> frozenset[str]:
+        return frozenset({DICOM})
 
     def deliver(self, _artefacts: Sequence[Artefact]) -> Receipt:
         if self.on_delivery is not None:

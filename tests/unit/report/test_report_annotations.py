@@ -21,13 +21,13 @@ from allpacs.deliver.c_store import CStoreDestination
 from allpacs.deliver.destinations.folder import FolderDestination
 from allpacs.deliver.stow_rs import StowRsDestination
 from allpacs.demo.archive import Archive
-from allpacs.domain.artefacts import DICOM_KINDS, Artefact, ArtefactKind
+from allpacs.domain.artefacts import Artefact, ArtefactKind
 from allpacs.domain.findings import CellFinding, CellLabel, MatrixPlace, NotAssessable, StudyFindings
 from allpacs.domain.geometry import BoxPx, PixelMatrix
 from allpacs.domain.instance import InstanceIdentity
 from allpacs.domain.review import CellReview, Decision, Review, Reviewer
-from allpacs.report.annotations import annotated_images
 from allpacs.report.context import ReportContext
+from allpacs.report.listing import annotated_images
 from allpacs.store.store import Store
 from allpacs.study.results import results
 from allpacs.study.signing import signed_results
@@ -228,7 +228,7 @@ def test_the_store_keeps_each_and_all_are_delivered(tmp_path: Path) -> None:
             store.artefacts.put_all(STUDY, 1, made)
         kept = store.artefacts.get(STUDY, 1)
     assert sorted(kept, key=made.index) == made
-    objects = {one.uid for one in made if one.kind in DICOM_KINDS}
+    objects = {one.uid for one in made if one.is_dicom}
     assert len(objects) == 3
 
     with Archive(tmp_path / "pacs", "PACS") as archive:

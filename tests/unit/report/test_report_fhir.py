@@ -15,10 +15,11 @@ from pydicom.dataset import Dataset
 
 from allpacs.domain.artefacts import ArtefactKind
 from allpacs.domain.findings import CellLabel, NotAssessable, StudyFindings
-from allpacs.report import fhir
+from allpacs.report import fhir, fhir_shared
 from allpacs.report.context import ReportContext, sr_series_uid
 from allpacs.report.fhir import InvalidBundle, fhir_bundle
 from allpacs.report.html import html_report
+from allpacs.report.inputs import format_inputs
 from conformance.support.report_samples import (
     CONTEXT,
     MADE_AT,
@@ -28,6 +29,7 @@ from conformance.support.report_samples import (
     STUDY,
     cell,
     header,
+    inputs_after,
     instance,
     many_cells,
     study,
@@ -40,7 +42,7 @@ Resource = dict[str, Any]
 
 
 def made(findings: StudyFindings, headers: dict[str, Dataset], context: ReportContext = CONTEXT) -> Resource:
-    bundle: Resource = json.loads(fhir_bundle(findings, headers, context, SR_UID).content)
+    bundle: Resource = json.loads(fhir_bundle(inputs_after(SR_UID, findings, headers, context)).content)
     return bundle
 
 
@@ -97,17 +99,15 @@ def test_valid_r4(name: str) -> None:
 
 
 def test_same_inputs_give_the_same_bytes() -> None:
-    first = fhir_bundle(usual_study(), usual_headers(), CONTEXT, SR_UID)
-    assert first == fhir_bundle(usual_study(), usual_headers(), CONTEXT, SR_UID)
+    first = fhir_bundle(inputs_after(SR_UID, usual_study(), usual_headers(), CONTEXT))
+    assert first == fhir_bundle(inputs_after(SR_UID, usual_study(), usual_headers(), CONTEXT))
     assert first.kind is ArtefactKind.FHIR
-    html = html_report(usual_study(), usual_headers(), CONTEXT)
-    assert first == fhir_bundle(usual_study(), usual_headers(), CONTEXT, SR_UID, html)
 
 
 def test_an_invalid_bundle_is_stopped_and_names_no_value(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fhir, "instant", lambda _: "a secret")
+    monkeypatch.setattr(fhir_shared, "instant", lambda _: "a secret")
     with pytest.raises(InvalidBundle) as caught:
-        fhir_bundle(usual_study(), usual_headers(), CONTEXT, SR_UID)
+        fhir_bundle(inputs_after(SR_UID, usual_study(), usual_headers(), CONTEXT))
     assert "issued" in str(caught.value)
     assert "secret" not in str(caught.value)
     assert caught.value.__suppress_context__
@@ -212,7 +212,7 @@ def test_presented_form_is_the_html_report(bundle: Resource) -> None:
     form = resources(bundle, "DiagnosticReport")[0]["presentedForm"][0]
     page = base64.b64decode(form["data"])
     context = replace(CONTEXT, predecessor=PRIOR)
-    assert page == html_report(usual_study(2), usual_headers(), context).content
+    assert page == html_report(format_inputs(usual_study(2), usual_headers(), context)).content
     assert form["size"] == len(page)
     assert base64.b64decode(form["hash"]) == hashlib.sha1(page, usedforsecurity=False).digest()
 
@@ -338,8 +338,7 @@ def test_odd_headers_do_not_spoil_the_bundle() -> None:
 def test_a_thousand_cells_are_quick() -> None:
     findings, headers = many_cells(1_000)
     started = time.process_time()
-    html = html_report(findings, headers, CONTEXT)
-    artefact = fhir_bundle(findings, headers, CONTEXT, SR_UID, html)
+    artefact = fhir_bundle(inputs_after(SR_UID, findings, headers, CONTEXT))
     assert time.process_time() - started < 3.0
     assert len(cells_of(json.loads(artefact.content))) == 1_000
 

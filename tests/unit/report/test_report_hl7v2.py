@@ -22,6 +22,7 @@ from conformance.support.report_samples import (
     SERIES,
     cell,
     header,
+    inputs_after,
     instance,
     study,
     usual_headers,
@@ -35,7 +36,7 @@ def made(**changes: object) -> Artefact:
     headers = usual_headers()
     if changes:
         headers = {uid: header(number, **changes) for number, uid in enumerate(headers, start=1)}
-    return oru_message(usual_study(), headers, CONTEXT, SR_UID)
+    return oru_message(inputs_after(SR_UID, usual_study(), headers, CONTEXT))
 
 
 def read(artefact: Artefact) -> hl7.Message:
@@ -127,7 +128,10 @@ def test_states_the_numbers_of_the_findings() -> None:
 
 def test_no_fraction_of_no_cells() -> None:
     findings = study([instance(1, [cell(f"{SERIES}.1", 1, reason=NotAssessable.BLURRED)])])
-    codes = [str(one[3]) for one in read(oru_message(findings, usual_headers(), CONTEXT, SR_UID)).segments("OBX")]
+    codes = [
+        str(one[3])
+        for one in read(oru_message(inputs_after(SR_UID, findings, usual_headers(), CONTEXT))).segments("OBX")
+    ]
     assert not any(code.startswith(("FRACTION", "CI95")) for code in codes)
 
 

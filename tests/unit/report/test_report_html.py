@@ -11,7 +11,8 @@ import pytest
 from allpacs.domain.artefacts import ArtefactKind
 from allpacs.domain.findings import CellLabel, NotAssessable
 from allpacs.report import wording
-from allpacs.report.html import html_report
+from allpacs.report.html import html_page, html_report
+from allpacs.report.inputs import format_inputs
 from conformance.support.report_samples import (
     CONTEXT,
     MODEL,
@@ -30,7 +31,7 @@ PNG = b"\x89PNG\r\n\x1a\n" + bytes(8)
 def page(findings=None, headers=None, context=CONTEXT, **options) -> str:  # type: ignore[no-untyped-def]
     findings = usual_study() if findings is None else findings
     headers = usual_headers() if headers is None else headers
-    return html_report(findings, headers, context, **options).content.decode()
+    return html_page(format_inputs(findings, headers, context), **options)
 
 
 class Elements(HTMLParser):
@@ -64,8 +65,8 @@ def elements(text: str) -> list[tuple[str, dict[str, str | None]]]:
 
 
 def test_same_inputs_give_the_same_bytes() -> None:
-    first = html_report(usual_study(), usual_headers(), CONTEXT)
-    assert first == html_report(usual_study(), usual_headers(), CONTEXT)
+    first = html_report(format_inputs(usual_study(), usual_headers(), CONTEXT))
+    assert first == html_report(format_inputs(usual_study(), usual_headers(), CONTEXT))
     assert first.kind is ArtefactKind.HTML
     assert first.file_name == f"{first.uid}.html"
 

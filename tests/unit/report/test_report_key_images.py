@@ -16,6 +16,7 @@ from pydicom.dataset import Dataset
 from allpacs.demo.synthetic import draw_cell
 from allpacs.domain.artefacts import ArtefactKind
 from allpacs.report.context import CellImage, ReportContext
+from allpacs.report.inputs import format_inputs
 from allpacs.report.key_images import COLUMNS, PAGE_WIDTH, ROWS, key_cells, key_images, page_height
 from allpacs.study.results import results
 from conformance.support.report_samples import CONTEXT, SERIES, many_cells, usual_headers, usual_study
@@ -36,7 +37,7 @@ def context(explained: bool = True) -> ReportContext:
 
 
 def made(**options: bool) -> Dataset:
-    artefact = key_images(usual_study(), usual_headers(), context(**options))
+    artefact = key_images(format_inputs(usual_study(), usual_headers(), context(**options)))
     assert artefact is not None
     return pydicom.dcmread(BytesIO(artefact.content))
 
@@ -50,7 +51,7 @@ def test_the_most_like_lymphoblasts_come_first_and_cells_without_a_number_never(
 def test_pages_of_six_cells_in_the_same_study() -> None:
     findings, headers = many_cells(13)
     pictures = {cell.tracking_uid: picture(k) for k, cell in enumerate(key_cells(findings, 13))}
-    artefact = key_images(findings, headers, replace(CONTEXT, pictures=pictures))
+    artefact = key_images(format_inputs(findings, headers, replace(CONTEXT, pictures=pictures)))
     assert artefact is not None
     image = pydicom.dcmread(BytesIO(artefact.content))
     assert image.NumberOfFrames == -(-13 // (COLUMNS * ROWS))
@@ -79,8 +80,8 @@ def test_a_map_is_drawn_over_the_cell_where_there_is_one() -> None:
 
 
 def test_same_inputs_give_the_same_bytes() -> None:
-    assert key_images(usual_study(), usual_headers(), context()) == key_images(
-        usual_study(), usual_headers(), context()
+    assert key_images(format_inputs(usual_study(), usual_headers(), context())) == key_images(
+        format_inputs(usual_study(), usual_headers(), context())
     )
 
 
@@ -93,7 +94,7 @@ def test_a_report_that_points_to_other_pictures_is_another_object() -> None:
 
 
 def test_no_pictures_no_key_images() -> None:
-    assert key_images(usual_study(), usual_headers(), CONTEXT) is None
+    assert key_images(format_inputs(usual_study(), usual_headers(), CONTEXT)) is None
     assert ArtefactKind.KEY_IMAGES not in {one.kind for one in results(usual_study(), usual_headers(), CONTEXT)}
 
 

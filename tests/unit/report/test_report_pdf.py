@@ -16,6 +16,7 @@ from pydicom import Dataset, dcmread
 from allpacs.domain.artefacts import Artefact, ArtefactKind
 from allpacs.domain.errors import ConfigFault
 from allpacs.report import pdf
+from allpacs.report.inputs import format_inputs
 from allpacs.study.results import results
 from conformance.support.report_samples import CONTEXT, PRIOR, usual_headers, usual_study
 
@@ -60,7 +61,7 @@ def test_the_pacs_gets_it_in_the_study_and_it_names_the_report(
 
 def test_the_same_report_is_printed_the_same() -> None:
     context = replace(CONTEXT, pdf=True)
-    first, second = (pdf.pdf_report(usual_study(), usual_headers(), context) for _ in range(2))
+    first, second = (pdf.pdf_report(format_inputs(usual_study(), usual_headers(), context)) for _ in range(2))
     assert first == second
 
 

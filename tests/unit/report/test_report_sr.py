@@ -20,6 +20,7 @@ from allpacs.domain.artefacts import ArtefactKind
 from allpacs.domain.findings import CellLabel, NotAssessable, StudyFindings
 from allpacs.domain.identity import is_uid
 from allpacs.report.context import ReportContext
+from allpacs.report.inputs import format_inputs
 from allpacs.report.sr import structured_report
 from conformance.support.report_samples import (
     CONTEXT,
@@ -41,7 +42,7 @@ from conformance.support.report_samples import (
 
 
 def made(findings: StudyFindings, headers: dict[str, Dataset], context: ReportContext = CONTEXT) -> Dataset:
-    return pydicom.dcmread(BytesIO(structured_report(findings, headers, context).content))
+    return pydicom.dcmread(BytesIO(structured_report(format_inputs(findings, headers, context)).content))
 
 
 def children(item: Dataset, meaning: str) -> list[Dataset]:
@@ -67,8 +68,8 @@ def groups(report: Dataset) -> list[Dataset]:
 
 
 def test_same_inputs_give_the_same_bytes() -> None:
-    first = structured_report(usual_study(), usual_headers(), CONTEXT)
-    assert first == structured_report(usual_study(), usual_headers(), CONTEXT)
+    first = structured_report(format_inputs(usual_study(), usual_headers(), CONTEXT))
+    assert first == structured_report(format_inputs(usual_study(), usual_headers(), CONTEXT))
     assert first.kind is ArtefactKind.SR
     assert first.media_type == "application/dicom"
     assert first.supersedes is None
@@ -83,16 +84,16 @@ def test_uid_changes_with_anything_the_result_is_made_from() -> None:
         replace(findings, model=replace(MODEL, digest="sha256:" + "11" * 32)),
         replace(findings, instances=findings.instances[:-1]),
     ]
-    uids = {structured_report(other, usual_headers(), CONTEXT).uid for other in others}
+    uids = {structured_report(format_inputs(other, usual_headers(), CONTEXT)).uid for other in others}
     assert len(uids) == len(others)
     assert all(is_uid(uid) for uid in uids)
     turned = replace(findings, instances=findings.instances[::-1])
-    assert structured_report(turned, usual_headers(), CONTEXT).uid in uids
+    assert structured_report(format_inputs(turned, usual_headers(), CONTEXT)).uid in uids
 
 
 def test_predecessor_is_named_and_superseded() -> None:
     context = replace(CONTEXT, predecessor=PRIOR)
-    artefact = structured_report(usual_study(2), usual_headers(), context)
+    artefact = structured_report(format_inputs(usual_study(2), usual_headers(), context))
     assert artefact.supersedes == PRIOR.sop_instance_uid
     report = pydicom.dcmread(BytesIO(artefact.content))
     prior = report.PredecessorDocumentsSequence[0]
@@ -101,7 +102,7 @@ def test_predecessor_is_named_and_superseded() -> None:
     named = prior.ReferencedSeriesSequence[0].ReferencedSOPSequence[0]
     assert named.ReferencedSOPInstanceUID == PRIOR.sop_instance_uid
     itself = replace(context, predecessor=replace(PRIOR, sop_instance_uid=artefact.uid))
-    assert structured_report(usual_study(2), usual_headers(), itself).supersedes is None
+    assert structured_report(format_inputs(usual_study(2), usual_headers(), itself)).supersedes is None
 
 
 # --- Header ---
@@ -258,7 +259,7 @@ def test_procedure_of_the_source_comes_first() -> None:
 
 
 def test_highdicom_reads_every_group(report: Dataset) -> None:
-    buffer = BytesIO(structured_report(usual_study(2), usual_headers(), CONTEXT).content)
+    buffer = BytesIO(structured_report(format_inputs(usual_study(2), usual_headers(), CONTEXT)).content)
     read = highdicom.sr.srread(buffer).content.get_planar_roi_measurement_groups()
     cells = usual_study(2).cells
     assert [group.tracking_uid for group in read] == [found.tracking_uid for found in cells]
@@ -389,7 +390,7 @@ def test_outline_of_too_few_points_becomes_the_box() -> None:
 def test_a_thousand_cells_are_quick() -> None:
     findings, headers = many_cells(1_000)
     started = time.process_time()
-    artefact = structured_report(findings, headers, CONTEXT)
+    artefact = structured_report(format_inputs(findings, headers, CONTEXT))
     assert time.process_time() - started < 2.0
     assert len(groups(pydicom.dcmread(BytesIO(artefact.content)))) == 1_000
 
@@ -426,7 +427,7 @@ def tool(name: str) -> str:
 def test_dciodvfy_finds_no_error(name: str, tmp_path: Path) -> None:
     program = tool("dciodvfy")
     file = tmp_path / "report.dcm"
-    file.write_bytes(structured_report(*samples()[name]).content)
+    file.write_bytes(structured_report(format_inputs(*samples()[name])).content)
     done = subprocess.run([program, "-new", str(file)], capture_output=True, text=True, errors="replace", check=False)
     said = done.stdout + done.stderr
     assert "Comprehensive3DSR" in said
@@ -437,7 +438,7 @@ def test_dciodvfy_finds_no_error(name: str, tmp_path: Path) -> None:
 def test_dcmtk_reads_the_document(name: str, tmp_path: Path) -> None:
     program = tool("dsrdump")
     file = tmp_path / "report.dcm"
-    file.write_bytes(structured_report(*samples()[name]).content)
+    file.write_bytes(structured_report(format_inputs(*samples()[name])).content)
     done = subprocess.run([program, "-Ec", str(file)], capture_output=True, text=True, errors="replace", check=False)
     assert done.returncode == 0, done.stderr
     assert "E:" not in done.stderr
@@ -459,7 +460,7 @@ def test_pixelmed_finds_no_template_error(tmp_path: Path) -> None:
     name = f"{SERIES}.1"
     cells = [cell(name, 1, label=CellLabel.ALL, probability_all=0.9), cell(name, 2, reason=NotAssessable.BLURRED)]
     findings = study([instance(1, cells), instance(5, fault="truncated")])
-    file.write_bytes(structured_report(findings, usual_headers(), CONTEXT).content)
+    file.write_bytes(structured_report(format_inputs(findings, usual_headers(), CONTEXT)).content)
     limits = [f"-Djdk.xml.xpath{name}Limit=0" for name in ("TotalOp", "ExprOp", "ExprGrp")]
     validator = "com.pixelmed.validate.DicomSRValidator"
     command = [

@@ -22,10 +22,11 @@ from allpacs.domain.artefacts import Artefact, ArtefactKind
 from allpacs.domain.findings import CellLabel, StudyFindings
 from allpacs.domain.review import CellReview, Decision, Review, Reviewer
 from allpacs.report.context import CellImage, ReportContext
+from allpacs.report.inputs import format_inputs
 from allpacs.report.sr import structured_report
 from allpacs.study.results import results as write_results
 from allpacs.study.signing import findings_as_signed, signed_results
-from conformance.support.report_samples import CONTEXT, PRIOR, usual_headers, usual_study
+from conformance.support.report_samples import CONTEXT, PRIOR, inputs_after, usual_headers, usual_study
 
 BEFORE = usual_study()
 CELLS = BEFORE.cells  # lymphoblast, hematogone, those without one, lymphoblast
@@ -121,13 +122,13 @@ def test_changed_cells_are_marked_with_what_the_algorithm_had_said(report: Datas
 
 
 def test_tracking_uids_are_those_of_the_unsigned_report(report: Dataset) -> None:
-    unsigned = pydicom.dcmread(BytesIO(structured_report(BEFORE, usual_headers(), CONTEXT).content))
+    unsigned = pydicom.dcmread(BytesIO(structured_report(format_inputs(BEFORE, usual_headers(), CONTEXT)).content))
     assert [said(g, "112040") for g in groups(report)] == [said(g, "112040") for g in groups(unsigned)]
     assert report.SeriesInstanceUID == unsigned.SeriesInstanceUID
 
 
 def test_report_is_a_new_object_that_replaces_the_unsigned_one(report: Dataset) -> None:
-    unsigned = structured_report(BEFORE, usual_headers(), CONTEXT)
+    unsigned = structured_report(format_inputs(BEFORE, usual_headers(), CONTEXT))
     later = replace(REVIEW, signed_at=REVIEW.signed_at.replace(hour=10))
     uids = {unsigned.uid, results()[ArtefactKind.SR].uid, results(review=later)[ArtefactKind.SR].uid}
     assert len(uids) == 3
@@ -170,7 +171,7 @@ def test_what_nobody_has_signed_does_not_replace_a_signed_report_in_the_ehr() ->
 def test_no_conclusion_is_coded_before_a_person_signed() -> None:
     from allpacs.report.fhir import fhir_bundle
 
-    entries = json.loads(fhir_bundle(BEFORE, usual_headers(), CONTEXT, "2.25.1").content)["entry"]
+    entries = json.loads(fhir_bundle(inputs_after("2.25.1", BEFORE, usual_headers(), CONTEXT)).content)["entry"]
     for entry in entries:
         resource = entry["resource"]
         assert "conclusionCode" not in resource
@@ -208,7 +209,7 @@ def test_provenance_names_the_person_beside_the_device(bundle: list[dict]) -> No
 def test_the_same_report_is_updated_at_the_ehr(bundle: list[dict]) -> None:  # type: ignore[type-arg]
     from allpacs.report.fhir import fhir_bundle
 
-    unsigned = json.loads(fhir_bundle(BEFORE, usual_headers(), CONTEXT, "2.25.1").content)["entry"]
+    unsigned = json.loads(fhir_bundle(inputs_after("2.25.1", BEFORE, usual_headers(), CONTEXT)).content)["entry"]
     signed = json.loads(results()[ArtefactKind.FHIR].content)["entry"]
 
     def updated(entries: list[dict], kind: str) -> set[str]:  # type: ignore[type-arg]
