@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from allpacs.decode.part10 import looks_like_part10
+from allpacs.dicom.encoding import HEAD_BYTES, looks_like_part10
 from allpacs.domain.errors import InputFault
 
 PICTURE_SUFFIXES = frozenset({".bmp", ".png", ".jpg", ".jpeg", ".tif", ".tiff"})
@@ -21,7 +21,7 @@ def is_dicom(path: Path) -> bool:
         return False
     try:
         with path.open("rb") as stream:
-            return looks_like_part10(stream.read(132))
+            return looks_like_part10(stream.read(HEAD_BYTES))
     except OSError:
         return False
 

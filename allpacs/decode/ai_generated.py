@@ -8,7 +8,8 @@ from pydicom import Dataset
 from pydicom.tag import BaseTag, Tag
 
 from allpacs.decode.guard import as_input_fault, opened
-from allpacs.decode.part10 import data_set, looks_like_part10, read_until
+from allpacs.decode.part10 import data_set, read_until
+from allpacs.dicom.encoding import HEAD_BYTES, looks_like_part10
 from allpacs.domain.errors import UndecodablePixels
 
 #: Code of artificial intelligence as the family of an algorithm (PS3.16 CID 7162).
@@ -30,16 +31,16 @@ def file_made_by_artificial_intelligence(path: Path) -> bool:
         The file cannot be opened.
     """
     with opened(path) as file:
-        if not looks_like_part10(file.read(132)):
+        if not looks_like_part10(file.read(HEAD_BYTES)):
             return False
         file.seek(0)
         try:
             with as_input_fault("the header cannot be read"):
-                stream, _, syntax = data_set(file)
+                stream, _, encoding = data_set(file)
                 with stream:
                     # It stands before the image's own attributes.
                     tags: list[BaseTag | int] = [Tag("ContributingEquipmentSequence")]
-                    header = read_until(stream, syntax, _ROWS, _PIXEL_DATA, tags=tags)
+                    header = read_until(stream, encoding, _ROWS, _PIXEL_DATA, tags=tags)
                 return made_by_artificial_intelligence(header)
         except UndecodablePixels:
             return False

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from allpacs.decode.guard import opened
-from allpacs.decode.part10 import looks_like_part10, open_frames, read_frames
+from allpacs.decode.part10 import open_frames, read_frames
 from allpacs.decode.picture import read_picture
+from allpacs.dicom.encoding import HEAD_BYTES, looks_like_part10
 from allpacs.domain.errors import UndecodablePixels
 from allpacs.domain.image import Frame, UnreadableFrame
 
@@ -51,4 +52,4 @@ def read_frame_of(path: Path, number: int, *, max_pixels: int = 100_000_000) -> 
 
 def _is_part10(path: Path) -> bool:
     with opened(path) as file:
-        return looks_like_part10(file.read(132))
+        return looks_like_part10(file.read(HEAD_BYTES))

@@ -36,6 +36,7 @@ from allpacs.decode.icc import ToSrgb
 from allpacs.decode.layout import PixelLayout, read_layout
 from allpacs.decode.scale import stated_scale
 from allpacs.dicom.deflate import inflated
+from allpacs.dicom.encoding import HEAD_BYTES, Encoding, found_encoding, looks_like_part10
 from allpacs.domain.errors import InputFault, UndecodablePixels
 from allpacs.domain.image import Frame, UnreadableFrame
 
@@ -49,6 +50,8 @@ SUPPORTED_TRANSFER_SYNTAXES: tuple[str, ...] = tuple(str(uid) for uid in (*_NATI
 
 _UNDEFINED_LENGTH = 0xFFFFFFFF
 _PIXEL_DATA = 0x7FE00010
+#: VRs of Pixel Data in explicit VR; UN is what a gateway writes that does not know the element (PS3.5 6.2.2).
+_PIXEL_VRS = frozenset({"OB", "OW", "UN"})
 _FLOAT_PIXEL_DATA = (0x7FE00008, 0x7FE00009)
 PER_FRAME_GROUPS = 0x52009230
 
@@ -63,14 +66,6 @@ _FRAME_TAGS: list[BaseTag | int] = [
         *("OpticalPathSequence", "ICCProfile"),
     )
 ]
-
-
-def looks_like_part10(head: bytes) -> bool:
-    """Whether the first bytes (132 suffice) are those of a DICOM file, with a preamble or without.
-
-    Without one, the data set starts with File Meta Information or with group 0008 (PS3.10 7.1, older files).
-    """
-    return head[128:132] == b"DICM" or head[:2] in (b"\x02\x00", b"\x08\x00") or head[:4] == b"\x00\x08\x00\x05"
 
 
 def read_header(path: Path) -> Dataset:
@@ -110,9 +105,9 @@ def read_elements(path: Path, keywords: Iterable[str]) -> Dataset:
 
 def _as_written(path: Path, tags: list[BaseTag | int] | None = None) -> Dataset:
     with opened(path) as file, as_input_fault("the header cannot be read"):
-        stream, meta, syntax = data_set(file)
+        stream, meta, encoding = data_set(file)
         with stream:
-            header = _read_until_pixels(stream, syntax, tags)
+            header = _read_until_pixels(stream, encoding, tags)
         header.file_meta = meta
         return header
 
@@ -150,9 +145,9 @@ def open_frames(path: Path, *, max_pixels: int = 100_000_000, optical_path: int 
     """
     with opened(path) as file:
         with as_input_fault("the header cannot be read"):
-            stream, _, syntax = data_set(file)
+            stream, _, encoding = data_set(file)
         with stream:
-            yield OpenFrames(stream, syntax, max_pixels=max_pixels, optical_path=optical_path)
+            yield OpenFrames(stream, encoding, max_pixels=max_pixels, optical_path=optical_path)
 
 
 class OpenFrames:
@@ -166,15 +161,15 @@ class OpenFrames:
         Distance of the pixels, where the object states it.
     """
 
-    def __init__(self, stream: BinaryIO, syntax: str, *, max_pixels: int, optical_path: int = 0) -> None:
+    def __init__(self, stream: BinaryIO, encoding: Encoding, *, max_pixels: int, optical_path: int = 0) -> None:
         with as_input_fault("the header cannot be read"):
-            self._header = _read_until_pixels(stream, syntax, _FRAME_TAGS)
+            self._header = _read_until_pixels(stream, encoding, _FRAME_TAGS)
             self.layout = read_layout(self._header, max_pixels=max_pixels)
             self.scale = stated_scale(self._header)
-            vr, length = _enter_pixel_data(stream, syntax)
+            vr, length = _enter_pixel_data(stream, encoding)
             self._to_srgb = ToSrgb(self._header, optical_path)
-        make = _encapsulated if syntax in FRAME_DECODERS else _native
-        self._samples = make(stream, self._header, self.layout, syntax, vr, length)
+        make = _encapsulated if encoding.transfer_syntax in FRAME_DECODERS else _native
+        self._samples = make(stream, self._header, self.layout, encoding, vr, length)
 
     def rgb(self, number: int) -> NDArray[np.uint8]:
         """Return a frame, numbered from 1, as an ``uint8`` array of shape (rows, columns, 3), sRGB.
@@ -210,47 +205,39 @@ class OpenFrames:
                 yield Frame(number, rgb, self.scale)
 
 
-def data_set(file: BinaryIO) -> tuple[BinaryIO, FileMetaDataset, str]:
-    """Return the stream at the data set's first element, the File Meta Information and the transfer syntax UID."""
-    head = file.read(132)
+def data_set(file: BinaryIO) -> tuple[BinaryIO, FileMetaDataset, Encoding]:
+    """Return the stream at the data set's first element, the File Meta Information and how the data set is encoded."""
+    head = file.read(HEAD_BYTES)
     if not looks_like_part10(head):
         raise UndecodablePixels("not a DICOM file")
-    file.seek(132 if head[128:] == b"DICM" else 0)
+    file.seek(132 if head[128:132] == b"DICM" else 0)
     # File Meta Information is always explicit VR little endian (PS3.10 7.1).
     group_2 = read_dataset(file, False, True, stop_when=lambda tag, _vr, _length: tag.group != 2)
     meta = FileMetaDataset(group_2)
-    syntax = str(meta.get("TransferSyntaxUID") or _guessed_syntax(file))
-    if syntax not in SUPPORTED_TRANSFER_SYNTAXES:
+    stated = str(meta.get("TransferSyntaxUID") or "") or None
+    if stated is not None and stated not in SUPPORTED_TRANSFER_SYNTAXES:
         raise UndecodablePixels("the transfer syntax is not one that is read")
-    if syntax == DeflatedExplicitVRLittleEndian:
-        try:
-            return inflated(file), meta, syntax
-        except InputFault as bomb:
-            raise UndecodablePixels(str(bomb)) from None
-    return file, meta, syntax
+    stream = file
+    try:
+        stream = inflated(file) if stated == DeflatedExplicitVRLittleEndian else file
+        return stream, meta, found_encoding(stream, stated)
+    except InputFault as fault:
+        stream.close()
+        raise UndecodablePixels(str(fault)) from None
 
 
-def _guessed_syntax(file: BinaryIO) -> str:
-    """Tell the encoding of a bare data set by its first element's group and VR."""
-    first = file.read(6)
-    file.seek(-len(first), os.SEEK_CUR)
-    if not (first[4:6].isalpha() and first[4:6].isupper()):
-        return ImplicitVRLittleEndian
-    return ExplicitVRBigEndian if first[:1] == b"\x00" else ExplicitVRLittleEndian
-
-
-def _read_until_pixels(stream: BinaryIO, syntax: str, tags: list[BaseTag | int] | None = None) -> Dataset:
+def _read_until_pixels(stream: BinaryIO, encoding: Encoding, tags: list[BaseTag | int] | None = None) -> Dataset:
     """Return the header without the functional groups of single frames: a slide has those of 100,000."""
     pixels = (_PIXEL_DATA, *_FLOAT_PIXEL_DATA)
-    header = read_until(stream, syntax, PER_FRAME_GROUPS, *pixels, tags=tags)
+    header = read_until(stream, encoding, PER_FRAME_GROUPS, *pixels, tags=tags)
     skipped = sum(1 for _ in per_frame_groups(stream, header, read=False))
     if skipped:
-        rest = read_until(stream, syntax, *pixels, tags=tags)
+        rest = read_until(stream, encoding, *pixels, tags=tags)
         header.update(rest)
     return header
 
 
-def read_until(stream: BinaryIO, syntax: str, *stops: int, tags: list[BaseTag | int] | None = None) -> Dataset:
+def read_until(stream: BinaryIO, encoding: Encoding, *stops: int, tags: list[BaseTag | int] | None = None) -> Dataset:
     """Return the elements before the first of some tags, and leave the stream at it or at the end.
 
     Parameters
@@ -258,10 +245,17 @@ def read_until(stream: BinaryIO, syntax: str, *stops: int, tags: list[BaseTag | 
     tags:
         Only these; all where not given.
     """
-    implicit, little = syntax == ImplicitVRLittleEndian, syntax != ExplicitVRBigEndian
     ends = frozenset(stops)  # asked for every element
-    header = read_dataset(stream, implicit, little, stop_when=lambda tag, _vr, _length: tag in ends, specific_tags=tags)
-    header.set_original_encoding(implicit, little, header._character_set)
+    header = read_dataset(
+        stream,
+        encoding.implicit,
+        encoding.little,
+        stop_when=lambda tag, _vr, _length: tag in ends,
+        specific_tags=tags,
+        # pydicom looks at the first two bytes of a length again, wherever reading goes on: they may look like a VR.
+        at_top_level=not encoding.implicit,
+    )
+    header.set_original_encoding(encoding.implicit, encoding.little, header._character_set)
     return header
 
 
@@ -315,24 +309,24 @@ def _drop_unreadable(header: Dataset) -> None:
             del header[tag]
 
 
-def _enter_pixel_data(stream: BinaryIO, syntax: str) -> tuple[str, int]:
+def _enter_pixel_data(stream: BinaryIO, encoding: Encoding) -> tuple[str, int]:
     """Move from the Pixel Data element's tag to its value; return VR and length."""
-    order = ">" if syntax == ExplicitVRBigEndian else "<"
-    head = stream.read(8 if syntax == ImplicitVRLittleEndian else 12)
-    if not head:
+    head = stream.read(8)
+    if len(head) < 8:
         raise UndecodablePixels("there is no Pixel Data")
-    if syntax == ImplicitVRLittleEndian:
-        group, element, length = struct.unpack(f"{order}HHL", head)
-        vr = "OW"
-    else:
-        group, element, raw_vr, length = struct.unpack(f"{order}HH2s2xL", head)
-        vr = raw_vr.decode("ascii", "replace")
+    group, element, length = struct.unpack(f"{encoding.order}HHL", head)
     if (group << 16 | element) != _PIXEL_DATA:
         raise UndecodablePixels("there is no Pixel Data of whole numbers")
-    return vr, length
+    if encoding.implicit:
+        return "OW", length
+    vr = head[4:6].decode("ascii", "replace")
+    if vr not in _PIXEL_VRS:
+        raise UndecodablePixels("Pixel Data is neither OB nor OW: its length and place cannot be told")
+    (length,) = struct.unpack(f"{encoding.order}L", stream.read(4))
+    return ("OB" if vr == "UN" else vr), length
 
 
-def _native(stream: BinaryIO, _: Dataset, layout: PixelLayout, syntax: str, vr: str, length: int) -> _SamplesOf:
+def _native(stream: BinaryIO, _: Dataset, layout: PixelLayout, encoding: Encoding, vr: str, length: int) -> _SamplesOf:
     if layout.photometric in ("YBR_ICT", "YBR_RCT"):
         raise UndecodablePixels(f"{layout.photometric} exists in JPEG 2000 only")
     if layout.photometric == "YBR_FULL_422" and (layout.columns % 2 or layout.planar or layout.bits_allocated != 8):
@@ -344,7 +338,7 @@ def _native(stream: BinaryIO, _: Dataset, layout: PixelLayout, syntax: str, vr: 
     if layout.photometric == "YBR_FULL_422" and available >= expected // 2 * 3:
         raise UndecodablePixels("Pixel Data holds a full chrominance where YBR_FULL_422 was stated")
 
-    decoder = get_decoder(ExplicitVRLittleEndian if syntax == DeflatedExplicitVRLittleEndian else syntax)
+    decoder = get_decoder(encoding.native_syntax)
     options = pydicom_options(layout) | {"number_of_frames": layout.frames, "pixel_vr": vr}
 
     def samples_of(index: int) -> tuple[Samples, str]:
@@ -356,12 +350,13 @@ def _native(stream: BinaryIO, _: Dataset, layout: PixelLayout, syntax: str, vr: 
 
 
 def _encapsulated(
-    stream: BinaryIO, header: Dataset, layout: PixelLayout, syntax: str, _vr: str, length: int
+    stream: BinaryIO, header: Dataset, layout: PixelLayout, encoding: Encoding, _vr: str, length: int
 ) -> _SamplesOf:
     if length != _UNDEFINED_LENGTH:
         raise UndecodablePixels("Pixel Data is not encapsulated as the transfer syntax demands")
     with as_input_fault("the encapsulated frames cannot be found"):
         frames = EncapsulatedFrames(stream, header, layout.frames)
+    syntax = encoding.transfer_syntax
     decode = FRAME_DECODERS[syntax]
     return lambda index: decode(frames[index], layout, syntax)
 

@@ -49,9 +49,9 @@ def read_slide_instance(path: Path) -> SlideInstance:
     Source: PS3.3 C.8.12.4 (Whole Slide Microscopy Image), C.7.6.16.2.2.4 (Concatenations), C.8.12.14 (Pyramid).
     """
     with opened(path) as file, as_input_fault("the header cannot be read"):
-        stream, _, syntax = data_set(file)
+        stream, _, encoding = data_set(file)
         with stream:
-            header = read_until(stream, syntax, PER_FRAME_GROUPS)
+            header = read_until(stream, encoding, PER_FRAME_GROUPS)
         return _facts(header)
 
 
@@ -312,9 +312,9 @@ def _middle(x: NDArray[np.int64], y: NDArray[np.int64], z: NDArray[np.float64]) 
 def _places(path: Path, frames: int) -> Iterator[tuple[int, int, float, str]]:
     """Yield column, row, depth and optical path of each frame, one item of the sequence read at a time."""
     with opened(path) as file, as_input_fault("the places of the frames cannot be read"):
-        stream, _, syntax = data_set(file)
+        stream, _, encoding = data_set(file)
         with stream:
-            header = read_until(stream, syntax, PER_FRAME_GROUPS)
+            header = read_until(stream, encoding, PER_FRAME_GROUPS)
             shared = (header.get("SharedFunctionalGroupsSequence") or [Dataset()])[0]
             for item in islice(per_frame_groups(stream, header), frames):
                 place = item.PlanePositionSlideSequence[0]

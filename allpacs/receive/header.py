@@ -10,10 +10,10 @@ from typing import BinaryIO, Final
 from pydicom.dataset import Dataset
 from pydicom.filereader import read_dataset
 from pydicom.tag import BaseTag
-from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian
-from pydicom.valuerep import EXPLICIT_VR_LENGTH_32
+from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from allpacs.dicom.deflate import inflated
+from allpacs.dicom.encoding import LONG_VRS, found_encoding
 from allpacs.dicom.status import CANNOT_UNDERSTAND
 from allpacs.domain.errors import InputFault, InstanceRefused
 from allpacs.receive.admit import COUNT_TAGS, DECIDING_TAGS
@@ -29,8 +29,6 @@ _LOOKED_AT: Final = frozenset((0x00080005, *DECIDING_TAGS, *COUNT_TAGS.values())
 _LONGEST_LOOKED_AT: Final = 1 << 16
 #: Tag and length of an item, and of an element of implicit VR; of one of explicit VR tag, VR and two more bytes.
 _HEAD_BYTES: Final = 8
-#: Value representations with a length of four bytes (PS3.5 section 7.1.2).
-_LONG_VRS: Final = frozenset(vr.encode() for vr in EXPLICIT_VR_LENGTH_32)
 
 
 def read_header(encoded: BinaryIO, transfer_syntax_uid: str) -> Dataset:
@@ -46,25 +44,29 @@ def read_header(encoded: BinaryIO, transfer_syntax_uid: str) -> Dataset:
     Raises
     ------
     InstanceRefused
-        0xC000: not parsable, without pixel data, cut short within or before its pixel data, or a bomb.
+        0xC000: not parsable, encoded in no form that can be told, without pixel data, cut short within or before its
+        pixel data, or a bomb.
 
     Source: PS3.5 sections 7.1 (data elements) and A.4 (encapsulated pixel data).
     """
     encoded.seek(0)
     if transfer_syntax_uid != DeflatedExplicitVRLittleEndian:
-        return _checked(encoded, UID(transfer_syntax_uid))
+        return _checked(encoded, transfer_syntax_uid)
     try:
         plain = inflated(encoded)
     except (InputFault, zlib.error) as error:
         reason = str(error) if isinstance(error, InputFault) else "data set is not deflated as its transfer syntax says"
         raise InstanceRefused(CANNOT_UNDERSTAND, reason) from None
     with plain:
-        return _checked(plain, UID(ExplicitVRLittleEndian))
+        return _checked(plain, transfer_syntax_uid)
 
 
-def _checked(encoded: BinaryIO, transfer_syntax: UID) -> Dataset:
+def _checked(encoded: BinaryIO, transfer_syntax_uid: str) -> Dataset:
+    try:
+        encoding = found_encoding(encoded, transfer_syntax_uid)
+    except InputFault as fault:
+        raise InstanceRefused(CANNOT_UNDERSTAND, f"data set cannot be parsed: {fault}") from None
     found: list[tuple[str | None, int]] = []
-    endian = "<" if transfer_syntax.is_little_endian else ">"
 
     def at_pixel_data(tag: BaseTag, vr: str | None, length: int) -> bool:
         if tag >= _PIXEL_DATA:
@@ -73,7 +75,7 @@ def _checked(encoded: BinaryIO, transfer_syntax: UID) -> Dataset:
             return True
         if length == _UNDEFINED_LENGTH:
             # pydicom would make objects of all the items, of many times their size: it finds none.
-            _pass_items(encoded, vr is None and transfer_syntax.is_implicit_VR, endian)
+            _pass_items(encoded, vr is None and encoding.implicit, encoding.order)
             encoded.seek(-_HEAD_BYTES, os.SEEK_CUR)
         elif length > _LONGEST_LOOKED_AT and tag in _LOOKED_AT:
             raise ValueError("a value that is too long")
@@ -82,10 +84,11 @@ def _checked(encoded: BinaryIO, transfer_syntax: UID) -> Dataset:
     try:
         header = read_dataset(
             encoded,
-            transfer_syntax.is_implicit_VR,
-            transfer_syntax.is_little_endian,
+            encoding.implicit,
+            encoding.little,
             stop_when=at_pixel_data,
             specific_tags=[int(tag) for tag in _LOOKED_AT],
+            at_top_level=not encoding.implicit,
         )
     # Whatever the parser raises on bytes a stranger made up is about those bytes: it has no errors of its own.
     except Exception as error:  # noqa: BLE001
@@ -132,7 +135,7 @@ def _pass_elements(encoded: BinaryIO, implicit: bool, endian: str) -> None:
         explicit = not implicit and vr.isalpha() and vr.isupper()
         if first:  # as in a sequence of unknown VR (PS3.5 section 6.2.2)
             first, implicit = False, not explicit
-        if explicit and vr in _LONG_VRS:
+        if explicit and vr in LONG_VRS:
             (length,) = struct.unpack(f"{endian}L", encoded.read(4))
         elif explicit:
             (length,) = struct.unpack(f"{endian}H", head[6:])

@@ -24,8 +24,9 @@ from starlette.responses import Response
 from allpacs.audit.messages import AuditEvent
 from allpacs.console.pages.operations import own_address, own_tls
 from allpacs.console.visit import Visit
-from allpacs.decode.part10 import looks_like_part10, read_header
+from allpacs.decode.part10 import read_header
 from allpacs.deliver.c_store import send_files
+from allpacs.dicom.encoding import HEAD_BYTES, looks_like_part10
 from allpacs.domain.errors import DeliveryUnavailable, InputFault, StoreFault
 from allpacs.domain.identity import is_uid
 from allpacs.domain.specimen import PatientAndSpecimen, SpecimenKind, Stain
@@ -128,7 +129,7 @@ def _instances(
         with path.open("wb") as target:
             shutil.copyfileobj(one.file, target)
         with path.open("rb") as stream:
-            is_dicom = looks_like_part10(stream.read(132))
+            is_dicom = looks_like_part10(stream.read(HEAD_BYTES))
         names[path] = (one.filename or "").replace("\\", "/").rsplit("/", 1)[-1]
         if not is_dicom:
             pictures.append(path)

@@ -17,7 +17,7 @@ from PIL import Image, ImageCms
 from pydicom import Dataset, dcmread
 from pydicom.dataset import FileMetaDataset
 from pydicom.encaps import encapsulate, generate_frames
-from pydicom.filewriter import dcmwrite
+from pydicom.filewriter import dcmwrite, write_file_meta_info
 from pydicom.pixels.encoders import RLELosslessEncoder
 from pydicom.uid import (
     JPEG2000,
@@ -116,6 +116,16 @@ def native(ds: Dataset, transfer_syntax: str, samples: NDArray[np.generic]) -> b
 def encapsulated(ds: Dataset, transfer_syntax: str, frames: list[bytes], *, table: bool = False) -> bytes:
     """Return a file of encoded frames."""
     return part10(ds, transfer_syntax, encapsulate(frames, has_bot=table))
+
+
+def restated(content: bytes, transfer_syntax: str) -> bytes:
+    """Return a file whose File Meta Information states another transfer syntax; its data set is left as it is."""
+    end = 144 + struct.unpack_from("<L", content, 140)[0]
+    meta = dcmread(BytesIO(content[:end]), force=True).file_meta
+    meta.TransferSyntaxUID = UID(transfer_syntax)
+    file = BytesIO()
+    write_file_meta_info(file, meta)
+    return content[:132] + file.getvalue() + content[end:]
 
 
 def jpeg(quality: int = 95, subsampling: int = 2) -> Encoder:

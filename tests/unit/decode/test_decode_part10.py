@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 import subprocess
 import tracemalloc
+import zlib
 from io import BytesIO
 from itertools import pairwise
 from pathlib import Path
@@ -15,6 +16,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydicom import Dataset
 from pydicom.encaps import encapsulate, encapsulate_extended
+from pydicom.filebase import DicomBytesIO
+from pydicom.filewriter import write_dataset
 from pydicom.uid import (
     HTJ2K,
     JPEG2000,
@@ -160,6 +163,68 @@ class TestUncompressed:
         found = frames_of(tmp_path, samples.native(ds, ExplicitVRLittleEndian, packed))
         assert (found[0][..., 0] == bits * 255).all()
         assert (found[1][..., 0] == 255 - bits * 255).all()
+
+
+#: Data Set Trailing Padding (PS3.10 7.2): a reader that is four bytes late still finds enough bytes of pixels.
+PADDING = struct.pack("<HH2sHL", 0xFFFC, 0xFFFC, b"OB", 0, 16) + bytes(16)
+
+
+class TestEncodedInAnotherFormThanStated:
+    """A data set is read as it is encoded, whatever its transfer syntax says (PS3.5 7.1)."""
+
+    @pytest.mark.parametrize("stated", NATIVE[:3])
+    @pytest.mark.parametrize("actual", NATIVE[:3])
+    @pytest.mark.parametrize("padding", [b"", PADDING])
+    def test_uncompressed(self, tmp_path: Path, stated: str, actual: str, padding: bytes) -> None:
+        content = samples.restated(samples.native(header(), actual, RGB), stated) + padding
+        (found,) = frames_of(tmp_path, content)
+        assert (found == RGB).all()
+        assert read_header(tmp_path / "instance.dcm").PatientName == samples.PATIENT_NAME
+
+    def test_implicit_vr_and_deflated(self, tmp_path: Path) -> None:
+        deflated = samples.native(header(), DeflatedExplicitVRLittleEndian, RGB)
+        implicit = samples.native(header(), ImplicitVRLittleEndian, RGB)
+        meta, body = (content[: 144 + int.from_bytes(content[140:144], "little")] for content in (deflated, implicit))
+        packer = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+        (found,) = frames_of(tmp_path, meta + packer.compress(implicit[len(body) :]) + packer.flush())
+        assert (found == RGB).all()
+
+    @pytest.mark.parametrize(
+        ("stated", "encode"),
+        [(JPEGBaseline8Bit, samples.jpeg()), (RLELossless, samples.rle), (JPEGLSLossless, samples.jpeg_ls())],
+    )
+    def test_implicit_vr_under_a_compressed_syntax(self, tmp_path: Path, stated: str, encode: samples.Encoder) -> None:
+        ds = header()
+        ds.add_new("PixelData", "OB", encapsulate([encode(RGB)]))
+        ds["PixelData"].is_undefined_length = True
+        body = DicomBytesIO()
+        body.is_implicit_VR = body.is_little_endian = True
+        write_dataset(body, ds)
+        explicit = samples.encapsulated(header(), stated, [encode(RGB)])
+        meta = explicit[: 144 + int.from_bytes(explicit[140:144], "little")]
+        (found,) = frames_of(tmp_path, meta + body.getvalue())
+        assert close(found, RGB, 12)
+
+    def test_a_length_that_reads_as_a_vr(self, tmp_path: Path) -> None:
+        """The length 0x424F of implicit VR reads as OB."""
+        pixels = np.resize(np.arange(251, dtype=np.uint8), (25, 0x424F // 25))
+        content = samples.native(samples.header(*pixels.shape, **samples.MONO), ImplicitVRLittleEndian, pixels)
+        at = content.rindex(b"\xe0\x7f\x10\x00") + 4
+        (found,) = frames_of(tmp_path, content[:at] + struct.pack("<L", 0x424F) + content[at + 4 : -1])
+        assert (found[..., 0] == pixels).all()
+
+    def test_no_form_at_all(self, tmp_path: Path) -> None:
+        content = samples.native(header(), ExplicitVRLittleEndian, RGB)
+        end = 144 + int.from_bytes(content[140:144], "little")
+        broken = content[: end + 4] + b"\x01\x02\x03\x7f" + content[end + 8 :]
+        assert "neither explicit nor implicit" in refusal(tmp_path, broken)
+
+    def test_pixel_data_of_another_vr(self, tmp_path: Path) -> None:
+        content = samples.native(header(), ExplicitVRLittleEndian, RGB)
+        at = content.rindex(b"\xe0\x7f\x10\x00OW") + 4
+        assert "neither OB nor OW" in refusal(tmp_path, content[:at] + b"\x00\x04" + content[at + 2 :])
+        (found,) = frames_of(tmp_path, content[:at] + b"UN" + content[at + 2 :])
+        assert (found == RGB).all()
 
 
 class TestPalette:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 import tracemalloc
+import zlib
 from io import BytesIO
 
 import pytest
@@ -17,6 +18,8 @@ from allpacs.receive.header import read_header
 from receive_peer import TRANSFER_SYNTAXES, encoded, make_instance
 
 EXPLICIT = "1.2.840.10008.1.2.1"
+IMPLICIT = "1.2.840.10008.1.2"
+RLE = "1.2.840.10008.1.2.5"
 BIG_ENDIAN = "1.2.840.10008.1.2.2"
 
 BEGIN_ITEM = struct.pack("<HHL", 0xFFFE, 0xE000, 0xFFFFFFFF)
@@ -119,3 +122,34 @@ def test_a_name_of_megabytes_is_not_read() -> None:
     with pytest.raises(InstanceRefused) as refused:
         study_of(before_the_patient(manufacturer))
     assert refused.value.status == 0xC000
+
+
+@pytest.mark.parametrize("stated", TRANSFER_SYNTAXES)
+@pytest.mark.parametrize("actual", [EXPLICIT, IMPLICIT])
+def test_a_data_set_is_read_as_it_is_encoded(stated: str, actual: str) -> None:
+    """Pydicom before 2.3 wrote implicit VR under explicit and compressed transfer syntaxes."""
+    content = encoded(make_instance(1), actual)
+    if UID(stated).is_deflated:
+        packer = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+        content = packer.compress(content) + packer.flush()
+    assert study_of(content, stated) == "1.2.3"
+
+
+@pytest.mark.parametrize("item_lengths", [False, True])
+@pytest.mark.parametrize("stated", [EXPLICIT, RLE])
+def test_sequences_of_implicit_vr_under_another_syntax(stated: str, item_lengths: bool) -> None:
+    content = encoded(with_sequences(IMPLICIT, item_lengths=item_lengths), IMPLICIT)
+    assert study_of(content, stated) == "1.2.3"
+
+
+@pytest.mark.parametrize("stated", [EXPLICIT, IMPLICIT, BIG_ENDIAN])
+def test_what_is_encoded_in_no_form_is_refused(stated: str) -> None:
+    content = encoded(make_instance(1))
+    with pytest.raises(InstanceRefused, match="neither explicit nor implicit VR") as refused:
+        study_of(content[:4] + b"\x01\x02\x03\x7f" + content[8:], stated)
+    assert refused.value.status == 0xC000
+
+
+def test_pixels_cut_short_are_told_in_the_other_form_too() -> None:
+    with pytest.raises(InstanceRefused, match="cut short"):
+        study_of(encoded(make_instance(1), IMPLICIT)[:-2], EXPLICIT)
