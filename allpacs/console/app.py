@@ -36,6 +36,7 @@ from allpacs.console.pages import dicomweb, drift, export, operations, review, s
 from allpacs.console.pages import pictures as picture_pages
 from allpacs.console.patients import Patients
 from allpacs.console.pictures import Pictures
+from allpacs.console.upload_folder import UploadFolder
 from allpacs.console.visit import Console, Opened, Visit
 from allpacs.domain.errors import AllpacsError, InputFault, Outdated, StoreFault
 from allpacs.domain.findings import Counts
@@ -163,6 +164,7 @@ def make_console(
         in_use=BundleInUse(settings, store, pictures, explain),
         audit=audit or NoTrail(),
         opened=Opened(),
+        uploads=UploadFolder(settings.store.folder / "uploads"),
     )
     secret = access.secret_of(settings.store.folder / "console.secret")
     https = settings.console.certificate is not None or (settings.console.address or "").startswith("https:")
@@ -170,10 +172,12 @@ def make_console(
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         console.patients.start()
+        console.uploads.start()
         threading.Thread(target=_warm_up, name="warm-up", daemon=True).start()
         async with live.watching(app):
             yield
         console.patients.stop()
+        console.uploads.stop()
 
     application = Starlette(
         routes=[

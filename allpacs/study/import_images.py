@@ -13,6 +13,7 @@ from allpacs.capture.vl_microscopic import capture
 from allpacs.decode.picture import lossy_ratio, read_picture
 from allpacs.domain.errors import InputFault, StoreFault, UndecodablePixels
 from allpacs.domain.identity import derive_uid
+from allpacs.domain.image import Frame
 from allpacs.domain.specimen import PatientAndSpecimen
 
 
@@ -26,6 +27,8 @@ def import_pictures(
     study_uid: str | None = None,
     synthetic: bool = False,
     progress: Callable[[], None] = lambda: None,
+    first_number: int = 1,
+    check_page: Callable[[Frame], None] = lambda _: None,
 ) -> list[Path]:
     """Write one study with one series: an instance for each picture, for each page of a multi-page TIFF.
 
@@ -37,6 +40,10 @@ def import_pictures(
         Study to add to; None for a new one, derived from the pictures, the patient and the time.
     progress:
         Called after each picture.
+    first_number:
+        Instance Number of the first instance.
+    check_page:
+        Called with each page before it is written; raises `InputFault` if the page must not be written.
 
     Returns
     -------
@@ -60,12 +67,13 @@ def import_pictures(
         try:
             ratio = lossy_ratio(path)
             for frame in read_picture(path):
+                check_page(frame)
                 image = capture(
                     frame.rgb,
                     patient=patient,
                     study_uid=study_uid,
                     series_uid=series_uid,
-                    instance_number=len(written) + 1,
+                    instance_number=first_number + len(written),
                     made_at=made_at,
                     spacing_um=spacing_um,
                     lossy_ratio=ratio,
