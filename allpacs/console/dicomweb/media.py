@@ -81,17 +81,18 @@ def choose(request: Request, offers: Sequence[Representation]) -> Representation
     asked = ",".join(request.query_params.getlist("accept")) or ",".join(request.headers.getlist("accept")) or "*/*"
     ranges = list(_ranges(asked))
 
-    def quality(offer: Representation) -> float:
+    def preference(offer: Representation) -> tuple[float, int]:
         fitting = [(found, one.quality) for one in ranges if (found := one.specificity(offer))]
-        return max(fitting)[1] if fitting else 0.0
+        specificity, quality = max(fitting, default=(0, 0.0))
+        return quality, specificity
 
-    best = max(offers, key=quality)  # the first of equals
-    return best if quality(best) > 0 else None
+    best = max(offers, key=preference)  # the first of equals
+    return best if preference(best)[0] > 0 else None
 
 
 def _ranges(text: str) -> Iterable[_Range]:
     for part in _LIST.findall(text[:8192]):
-        media_type, *parameters = (found.strip() for found in _PARAMETER.findall(part))
+        media_type, *parameters = [found.strip() for found in _PARAMETER.findall(part)] or [""]
         named = (parameter.partition("=") for parameter in parameters)
         yield _Range(
             media_type.lower(),
