@@ -32,10 +32,22 @@ from allpacs.console.access import Permission, SecurityHeaders
 from allpacs.console.bundle import BundleInUse
 from allpacs.console.cells import CellsOfStudies
 from allpacs.console.faults import said
-from allpacs.console.pages import dicomweb, drift, export, operations, review, sign_in, study, upload, worklist
+from allpacs.console.pages import (
+    drift,
+    export,
+    operations,
+    qido,
+    review,
+    sign_in,
+    study,
+    upload,
+    wado,
+    worklist,
+)
 from allpacs.console.pages import pictures as picture_pages
 from allpacs.console.patients import Patients
 from allpacs.console.pictures import Pictures
+from allpacs.console.upload_folder import UploadFolder
 from allpacs.console.visit import Console, Opened, Visit
 from allpacs.domain.errors import AllpacsError, InputFault, Outdated, StoreFault
 from allpacs.domain.findings import Counts
@@ -111,21 +123,21 @@ PAGES: tuple[Page, ...] = (
     Page(_STUDY + "/sign-off", review.sign_off, Permission.REVIEW, ("POST",)),
     Page("/upload", upload.show, Permission.UPLOAD),
     Page("/upload", upload.take, Permission.UPLOAD, ("POST",), reads_form=False),
-    Page("/dicom-web/studies", dicomweb.search_studies, Permission.VIEW),
-    Page("/dicom-web/studies/{study_uid}", dicomweb.retrieve, Permission.VIEW),
-    Page("/dicom-web/studies/{study_uid}/metadata", dicomweb.metadata, Permission.VIEW),
-    Page("/dicom-web/studies/{study_uid}/series", dicomweb.search_series, Permission.VIEW),
-    Page("/dicom-web/studies/{study_uid}/instances", dicomweb.search_instances, Permission.VIEW),
-    Page(_SERIES, dicomweb.retrieve, Permission.VIEW),
-    Page(_SERIES + "/metadata", dicomweb.metadata, Permission.VIEW),
-    Page(_SERIES + "/instances", dicomweb.search_instances, Permission.VIEW),
-    Page(_INSTANCE, dicomweb.retrieve, Permission.VIEW),
-    Page(_INSTANCE + "/metadata", dicomweb.metadata, Permission.VIEW),
-    Page(_INSTANCE + "/frames/{frames}", dicomweb.frames, Permission.VIEW),
-    Page(_INSTANCE + "/frames/{frames}/rendered", dicomweb.rendered, Permission.VIEW),
-    Page(_INSTANCE + "/rendered", dicomweb.rendered, Permission.VIEW),
-    Page(_INSTANCE + "/thumbnail", dicomweb.thumbnail, Permission.VIEW),
-    Page(_SERIES + "/thumbnail", dicomweb.thumbnail, Permission.VIEW),
+    Page("/dicom-web/studies", qido.search_studies, Permission.VIEW),
+    Page("/dicom-web/studies/{study_uid}", wado.retrieve, Permission.VIEW),
+    Page("/dicom-web/studies/{study_uid}/metadata", wado.metadata, Permission.VIEW),
+    Page("/dicom-web/studies/{study_uid}/series", qido.search_series, Permission.VIEW),
+    Page("/dicom-web/studies/{study_uid}/instances", qido.search_instances, Permission.VIEW),
+    Page(_SERIES, wado.retrieve, Permission.VIEW),
+    Page(_SERIES + "/metadata", wado.metadata, Permission.VIEW),
+    Page(_SERIES + "/instances", qido.search_instances, Permission.VIEW),
+    Page(_INSTANCE, wado.retrieve, Permission.VIEW),
+    Page(_INSTANCE + "/metadata", wado.metadata, Permission.VIEW),
+    Page(_INSTANCE + "/frames/{frames}", wado.frames, Permission.VIEW),
+    Page(_INSTANCE + "/frames/{frames}/rendered", wado.rendered, Permission.VIEW),
+    Page(_INSTANCE + "/rendered", wado.rendered, Permission.VIEW),
+    Page(_INSTANCE + "/thumbnail", wado.thumbnail, Permission.VIEW),
+    Page(_SERIES + "/thumbnail", wado.thumbnail, Permission.VIEW),
     Page("/drift", drift.show, Permission.VIEW),
     Page("/operations", operations.show, Permission.OPERATE),
     Page("/operations/receiver", operations.receiver, Permission.OPERATE),
@@ -163,6 +175,7 @@ def make_console(
         in_use=BundleInUse(settings, store, pictures, explain),
         audit=audit or NoTrail(),
         opened=Opened(),
+        uploads=UploadFolder(settings.store.folder / "uploads"),
     )
     secret = access.secret_of(settings.store.folder / "console.secret")
     https = settings.console.certificate is not None or (settings.console.address or "").startswith("https:")
@@ -170,10 +183,12 @@ def make_console(
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         console.patients.start()
+        console.uploads.start()
         threading.Thread(target=_warm_up, name="warm-up", daemon=True).start()
         async with live.watching(app):
             yield
         console.patients.stop()
+        console.uploads.stop()
 
     application = Starlette(
         routes=[

@@ -9,13 +9,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 
 import structlog
-from pydicom import Dataset, dcmread
+from pydicom import Dataset
 
-from allpacs.decode.part10 import read_header
+from allpacs.console.dicomweb.headers import read_guarded
 from allpacs.domain.artefacts import ArtefactKind
 from allpacs.domain.errors import AllpacsError
 from allpacs.report.source import items, person_name, text
@@ -24,6 +23,10 @@ from allpacs.store.store import Store
 _log = structlog.get_logger("allpacs.console")
 
 _READ_AT_A_TIME = 100
+_READ = (
+    "PatientName", "PatientID", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyDate", "StudyTime",
+    "StudyID", "StudyDescription", "ReferringPhysicianName", "SpecimenDescriptionSequence",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +41,26 @@ class Patient:
     study_date: str = ""
     description: str = ""
     specimen: str = ""
+    dicom_name: str = ""
+    study_time: str = ""
+    study_id: str = ""
+    referring_physician: str = ""
+
+    @property
+    def by_keyword(self) -> dict[str, str]:
+        """What searches by DICOMweb match, as DICOM writes it; several values have backslashes between them."""
+        return {
+            "PatientName": self.dicom_name,
+            "PatientID": self.patient_id,
+            "PatientBirthDate": self.birth_date,
+            "PatientSex": self.sex,
+            "AccessionNumber": self.accession,
+            "StudyDate": self.study_date,
+            "StudyTime": self.study_time,
+            "StudyID": self.study_id,
+            "StudyDescription": self.description,
+            "ReferringPhysicianName": self.referring_physician,
+        }
 
     @property
     def searched(self) -> str:
@@ -87,8 +110,9 @@ class Patients:
                     self._read(unread[start : start + _READ_AT_A_TIME])
                     if self._stop.is_set():
                         return
-            except AllpacsError as fault:
-                _log.warning("patients_not_read", reason=str(fault))
+            except Exception as fault:  # noqa: BLE001 - the thread must live; a header's values may be in the text
+                reason = str(fault) if isinstance(fault, AllpacsError) else type(fault).__name__
+                _log.warning("patients_not_read", reason=reason)
             self._stop.wait(2.0)
 
     def _read(self, study_uids: list[str]) -> None:
@@ -99,7 +123,7 @@ class Patients:
 
     def _header(self, study_uid: str, path: Path) -> Patient:
         try:
-            return _patient(read_header(path))
+            return _patient(read_guarded(path, _READ))
         except AllpacsError:  # the source is gone, or cannot be parsed: our report repeats what it said
             return self._from_report(study_uid)
 
@@ -110,7 +134,7 @@ class Patients:
         for revision in range(study.revision, 0, -1):
             path = self._store.artefacts.paths(study_uid, revision).get(ArtefactKind.SR)
             if path is not None and path.is_file():
-                return _patient(dcmread(BytesIO(path.read_bytes()), stop_before_pixels=True))
+                return _patient(read_guarded(path, _READ))
         return Patient()
 
 
@@ -129,5 +153,9 @@ def _patient(header: Dataset) -> Patient:
         accession=text(header, "AccessionNumber"),
         study_date=text(header, "StudyDate"),
         description=text(header, "StudyDescription"),
+        dicom_name=text(header, "PatientName"),
+        study_time=text(header, "StudyTime"),
+        study_id=text(header, "StudyID"),
+        referring_physician=text(header, "ReferringPhysicianName"),
         specimen=" ".join(dict.fromkeys(filter(None, [*types, *specimens]))),
     )

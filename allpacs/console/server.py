@@ -17,7 +17,6 @@ from allpacs.audit.trail import AuditTrail
 from allpacs.classify.saliency import Explain
 from allpacs.console import access
 from allpacs.console.app import make_console
-from allpacs.console.pages.upload import sweep_uploads
 from allpacs.domain.errors import ConfigFault
 from allpacs.settings import ConsoleSettings, Settings
 from allpacs.store.store import Store
@@ -48,7 +47,6 @@ def run_console(
         The address is taken or is none, or the certificate cannot be used.
     """
     console = settings.console
-    sweep_uploads(settings.store.folder)
     config = uvicorn.Config(
         make_console(settings, store, explain, audit),
         host=console.host,

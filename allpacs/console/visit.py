@@ -21,6 +21,7 @@ from allpacs.console.cells import CellsOfStudies
 from allpacs.console.faults import said
 from allpacs.console.patients import Patients
 from allpacs.console.pictures import Pictures
+from allpacs.console.upload_folder import UploadFolder
 from allpacs.domain.errors import StoreFault
 from allpacs.settings import Settings
 from allpacs.store.store import Store
@@ -62,6 +63,7 @@ class Console:
     in_use: BundleInUse
     audit: AuditTrail
     opened: Opened
+    uploads: UploadFolder
 
 
 @dataclass(frozen=True, slots=True)

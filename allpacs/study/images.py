@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from allpacs.decode.part10 import looks_like_part10, read_header
+from allpacs.decode.part10 import read_header
+from allpacs.dicom.encoding import looks_like_part10
 from allpacs.domain.errors import InputFault
 from allpacs.domain.findings import InstanceFindings
 from allpacs.domain.identity import derive_uid

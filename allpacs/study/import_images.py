@@ -13,6 +13,7 @@ from allpacs.capture.vl_microscopic import capture
 from allpacs.decode.picture import lossy_ratio, read_picture
 from allpacs.domain.errors import InputFault, StoreFault, UndecodablePixels
 from allpacs.domain.identity import derive_uid
+from allpacs.domain.image import Frame
 from allpacs.domain.specimen import PatientAndSpecimen
 
 
@@ -28,6 +29,8 @@ def import_pictures(
     progress: Callable[[], None] = lambda: None,
     on_bad: Callable[[Path, InputFault], None] | None = None,
     most_bytes: int | None = None,
+    first_number: int = 1,
+    check_page: Callable[[Frame], None] = lambda _: None,
 ) -> list[Path]:
     """Write one study with one series: an instance for each picture, for each page of a multi-page TIFF.
 
@@ -43,6 +46,10 @@ def import_pictures(
         Called for each file that cannot be read; the others are imported. None: the first such file raises.
     most_bytes:
         Largest sum of the instances' sizes: the pages of a small TIFF can be large.
+    first_number:
+        Instance Number of the first instance.
+    check_page:
+        Called with each page before it is written; raises `InputFault` if the page must not be written.
 
     Returns
     -------
@@ -69,12 +76,13 @@ def import_pictures(
         try:
             ratio = lossy_ratio(path)
             for frame in read_picture(path):
+                check_page(frame)
                 image = capture(
                     frame.rgb,
                     patient=patient,
                     study_uid=study_uid,
                     series_uid=series_uid,
-                    instance_number=len(written) + len(of_this_file) + 1,
+                    instance_number=first_number + len(written) + len(of_this_file),
                     made_at=made_at,
                     spacing_um=spacing_um,
                     lossy_ratio=ratio,

@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
+import html
 import io
 import os
+import re
+import stat
+import struct
+import subprocess
+import sys
+import threading
+import zlib
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
-from pydicom import dcmread
+from pydicom import Dataset, dcmread
+from pydicom.fileset import FileSet
+from pydicom.uid import DeflatedExplicitVRLittleEndian, generate_uid
 
 from allpacs.app import make_receiver
 from allpacs.audit.messages import AuditEvent
 from allpacs.console.access import Role
-from allpacs.console.pages.upload import sweep_uploads
+from allpacs.console.upload_files import ImageForm, SortedFiles
+from allpacs.console.upload_folder import UploadFolder
+from allpacs.domain.specimen import PatientAndSpecimen
 from allpacs.settings import load_settings
 from allpacs.store.store import Store
 from support.console_samples import painted_study
@@ -147,64 +160,178 @@ def test_a_receiver_that_is_away_is_told(browse: Browse) -> None:
     assert "our own receiver does not take it" in answer.text
 
 
-def dicom(path: Path, **changes: str | None) -> bytes:
-    """Return the bytes of an instance with some elements changed, or removed where None."""
-    image = dcmread(path)
-    for keyword, value in changes.items():
-        if value is None:
-            delattr(image, keyword)
-        else:
-            setattr(image, keyword, value)
+def part10(image: Dataset) -> bytes:
     buffer = io.BytesIO()
     image.save_as(buffer)
     return buffer.getvalue()
 
 
-def test_good_files_are_taken_and_bad_ones_named(reviewer: Browser, store: Store, tmp_path: Path) -> None:
-    (good,) = painted_study(tmp_path, [9])
-    before = len(store.studies.latest())
+def microscopy(folder: Path, **changes: str | None) -> bytes:
+    """Return a painted image of a study of its own; a change to None removes the attribute."""
+    (file,) = painted_study(folder, [41])
+    image = dcmread(file)
+    image.StudyInstanceUID, image.SOPInstanceUID = generate_uid(), generate_uid()
+    image.file_meta.MediaStorageSOPInstanceUID = image.SOPInstanceUID
+    for keyword, value in changes.items():
+        if value is None:
+            del image[keyword]
+        else:
+            setattr(image, keyword, value)
+    return part10(image)
+
+
+def dicomdir(folder: Path) -> bytes:
+    files = FileSet()
+    (file,) = painted_study(folder, [42])
+    image = dcmread(file)
+    image.StudyID = "1"
+    files.add(image)
+    files.write(folder / "medium")
+    return (folder / "medium" / "DICOMDIR").read_bytes()
+
+
+def reasons(answer: object) -> dict[str, str]:
+    """Return the reason that the page gives for each file that was not taken."""
+    found = re.findall(r'<p class="fault"><bdi>(.*?)</bdi>: <bdi>(.*?)</bdi></p>', answer.text)  # type: ignore[attr-defined]
+    return {html.unescape(name): html.unescape(reason) for name, reason in found}
+
+
+def bad_files(folder: Path) -> dict[str, tuple[bytes, str]]:
+    """Return file names with content and the reason why the file is not taken."""
+    whole = microscopy(folder)
+    return {
+        "no_study.dcm": (microscopy(folder, StudyInstanceUID=None), "0xC000 Study Instance UID is missing or empty"),
+        "no_instance.dcm": (microscopy(folder, SOPInstanceUID=None), "0xC000 SOP Instance UID is missing or empty"),
+        "odd_uid.dcm": (
+            microscopy(folder, SeriesInstanceUID="not-a-uid"),
+            "0x0117 Series Instance UID is not a valid UID",
+        ),
+        "no_pixels.dcm": (
+            microscopy(folder, PixelData=None), "0xC000 data set ends before its pixel data",
+        ),
+        "truncated.dcm": (whole[: len(whole) - 100], "0xC000 pixel data is cut short"),
+        "cut_header.dcm": (whole[:400], "0xC000 data set ends before its pixel data"),
+        "DICOMDIR": (dicomdir(folder), "this is a DICOMDIR, the index of a medium: upload the images that it lists"),
+        "Thumbs.db": (b"\xd0\xcf\x11\xe0" + bytes(600), "not a BMP, PNG, JPEG or TIFF picture"),
+        "notes.txt": (b"not DICOM", "not a BMP, PNG, JPEG or TIFF picture"),
+        "half.png": (png(5)[:-30], "page 1 of the picture cannot be read"),
+    }  # fmt: skip
+
+
+def test_bad_files_cost_only_themselves(reviewer: Browser, store: Store, tmp_path: Path) -> None:
+    bad = bad_files(tmp_path)
+    good = microscopy(tmp_path)
     answer = upload(
-        reviewer,
-        ("good.dcm", good.read_bytes()),
-        ("no_study.dcm", dicom(good, StudyInstanceUID=None)),
-        ("no_sop.dcm", dicom(good, SOPInstanceUID=None)),
-        ("Thumbs.db", b"\xd0\xcf\x11\xe0" + bytes(600)),
-        ("cut.png", png(3)[:60]),
-        ("fine.png", png(4)),
-    )
-    assert answer.status_code == 200, answer.text
-    assert "2 images were taken" in answer.text
-    for name in ("no_study.dcm", "no_sop.dcm", "Thumbs.db", "cut.png"):
-        assert f"<bdi>{name}</bdi>: <bdi>" in answer.text
-    assert "0xC000: the Study Instance UID is missing" in answer.text
-    assert str(store.spool.folder.parent) not in answer.text
-    assert len(store.studies.latest()) == before + 2
-    assert not list((store.spool.folder.parent / "uploads").iterdir())
+        reviewer, ("good.dcm", good), *((name, content) for name, (content, _) in bad.items()), ("good.png", png(9)),
+        family_name="Doe", patient_id="U-9",
+    )  # fmt: skip
+    assert answer.status_code == 200, answer.text  # type: ignore[attr-defined]
+    assert "2 images were taken" in answer.text  # type: ignore[attr-defined]
+    assert reasons(answer) == {name: reason for name, (_, reason) in bad.items()}
+    assert len(instances(store, dcmread(io.BytesIO(good)).StudyInstanceUID)) == 1
 
 
-def test_if_nothing_can_be_taken_every_file_is_named(reviewer: Browser) -> None:
-    answer = upload(reviewer, ("a.png", b"no picture"), ("b.dcm", b"\0" * 128 + b"DICM" + b"\xff" * 40))
-    assert answer.status_code == 422
-    assert "<bdi>a.png</bdi>" in answer.text
-    assert "<bdi>b.dcm</bdi>" in answer.text
+def test_an_upload_of_bad_files_only_names_each_of_them(reviewer: Browser, store: Store, tmp_path: Path) -> None:
+    bad, before = bad_files(tmp_path), store.studies.latest()
+    answer = upload(reviewer, *((name, content) for name, (content, _) in bad.items()))
+    assert answer.status_code == 422  # type: ignore[attr-defined]
+    assert reasons(answer) == {name: reason for name, (_, reason) in bad.items()}
+    assert store.studies.latest() == before
 
 
-def test_a_small_file_of_many_large_pages_is_stopped(reviewer: Browser, store: Store) -> None:
-    buffer = io.BytesIO()
-    page = Image.new("RGB", (4000, 4000), (130, 60, 140))
-    page.save(buffer, "TIFF", compression="tiff_adobe_deflate", save_all=True, append_images=[page] * 19)
-    assert len(buffer.getvalue()) < 4_000_000
-    answer = upload(reviewer, ("pages.tif", buffer.getvalue()))
-    assert answer.status_code == 422
-    assert "MB uncompressed" in answer.text
-    assert not list((store.spool.folder.parent / "uploads").iterdir())
+def shared_strip(side_px: int, pages: int) -> bytes:
+    """Return a TIFF whose pages all show one deflated strip (TIFF 6.0 section 2)."""
+    strip = zlib.compress(bytes(side_px * side_px * 3), 9)
+    strip += b"\0" * (len(strip) % 2)
+    content = bytearray(b"II*\0" + struct.pack("<I", 8 + len(strip)) + strip)
+    for page in range(pages):
+        entries = [
+            (256, 4, 1, side_px), (257, 4, 1, side_px), (258, 3, 3, len(content) + 2 + 12 * 9 + 4), (259, 3, 1, 8),
+            (262, 3, 1, 2), (273, 4, 1, 8), (277, 3, 1, 3), (278, 4, 1, side_px), (279, 4, 1, len(strip)),
+        ]  # fmt: skip
+        following = 0 if page == pages - 1 else len(content) + 2 + 12 * 9 + 4 + 8
+        content += struct.pack("<H", 9) + b"".join(struct.pack("<HHII", *entry) for entry in entries)
+        content += struct.pack("<IHHHH", following, 8, 8, 8, 0)
+    return bytes(content)
 
 
-def test_what_an_interrupted_upload_left_is_swept(tmp_path: Path) -> None:
-    old, new = tmp_path / "uploads" / "old", tmp_path / "uploads" / "new"
-    for folder in (old, new):
-        folder.mkdir(parents=True)
-        (folder / "0000").write_bytes(b"x")
-    os.utime(old, (0, 0))
-    assert sweep_uploads(tmp_path) == 1
-    assert [path.name for path in (tmp_path / "uploads").iterdir()] == ["new"]
+def test_an_upload_that_grows_on_disk_is_bounded_and_leaves_nothing(browse: Browse, port: int, store: Store) -> None:
+    small = browse(Role.REVIEWER, receive={"port": port}, max_upload_mb=1)
+    bomb, many = shared_strip(640, 5), shared_strip(16, 201)
+    answer = upload(small, ("bomb.tif", bomb), ("many.tif", many), ("good.png", png(11)), patient_id="U-10")
+    assert answer.status_code == 200, answer.text  # type: ignore[attr-defined]
+    assert reasons(answer) == {
+        "bomb.tif": "the decoded images need too much space: upload fewer files at a time",
+        "many.tif": "the file has more than 200 pages: split it",
+    }
+    assert "1 image was taken" in answer.text  # type: ignore[attr-defined]
+    assert list((store.spool.folder.parent / "uploads").iterdir()) == []
+
+
+def test_a_deflate_bomb_is_refused(browse: Browse, port: int, tmp_path: Path) -> None:
+    small = browse(Role.REVIEWER, receive={"port": port}, max_upload_mb=1)
+    image = dcmread(io.BytesIO(microscopy(tmp_path)))
+    image.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+    image.add_new(0x7FDF0010, "LO", "ALLPACS")
+    image.add_new(0x7FDF1001, "OB", bytes(3_000_000))
+    answer = upload(small, ("bomb.dcm", part10(image)))
+    assert answer.status_code == 422  # type: ignore[attr-defined]
+    assert reasons(answer) == {"bomb.dcm": "0xC000 the deflated data set is larger than 1000000 bytes"}
+
+
+def test_what_is_uploaded_is_readable_by_its_owner_only(tmp_path: Path) -> None:
+    (tmp_path / "uploads").mkdir(mode=0o755)
+    form = ImageForm(PatientAndSpecimen("U-1"), datetime.now(UTC), None, generate_uid())
+    image = microscopy(tmp_path)
+    umask = os.umask(0)
+    try:
+        with UploadFolder(tmp_path / "uploads").new() as folder:
+            files = SortedFiles(folder, max_inflated_bytes=10**6, bytes_left=10**7)
+            files.add("a.png", io.BytesIO(png(1)), form)
+            files.add("b.dcm", io.BytesIO(image), form)
+            assert len(files.instances) == 2
+            paths = [folder.parent, folder, *folder.rglob("*")]
+            modes = {(path.is_dir(), stat.S_IMODE(path.stat().st_mode)) for path in paths}
+    finally:
+        os.umask(umask)
+    assert modes == {(True, 0o700), (False, 0o600)}
+
+
+def test_leftovers_of_an_interrupted_upload_are_deleted_and_a_running_one_is_not(tmp_path: Path) -> None:
+    killed = """
+import os, pathlib, sys
+from allpacs.console.upload_files import ImageForm, SortedFiles
+from allpacs.console.upload_folder import UploadFolder
+from allpacs.domain.specimen import PatientAndSpecimen
+with UploadFolder(pathlib.Path(sys.argv[1])).new() as folder:
+    (folder / "0000").write_bytes(b"pixels")
+    os._exit(9)
+"""
+    folder = tmp_path / "uploads"
+    uploads = UploadFolder(folder)
+    assert subprocess.run([sys.executable, "-c", killed, str(folder)], check=False).returncode == 9
+    with uploads.new() as running:
+        assert len(list(folder.iterdir())) == 2
+        assert uploads.sweep() == 1
+        assert list(folder.iterdir()) == [running]
+    assert list(folder.iterdir()) == []
+
+
+def test_a_console_deletes_leftovers_when_it_starts(browse: Browse, tmp_path: Path) -> None:
+    store = Store.open(tmp_path / "store")
+    left = tmp_path / "store" / "uploads" / "left"
+    left.mkdir(parents=True)
+    (left / "0000").write_bytes(b"pixels")
+    with browse(Role.REVIEWER, of=store) as browser:  # runs the application's start and end
+        deadline = threading.Event()
+        while left.exists() and not deadline.wait(0.01):
+            pass
+        assert browser.get("/upload").status_code == 200
+    assert not left.exists()
+    store.close()
+
+
+@pytest.mark.parametrize("length", ["9" * 5000, "-1", "1e3"])
+def test_a_length_that_is_no_number_is_refused(reviewer: Browser, length: str) -> None:
+    answer = reviewer.post("/upload", content=b"", headers={"x-csrf-token": reviewer.token, "content-length": length})
+    assert answer.status_code in (400, 411)
