@@ -26,8 +26,9 @@ from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian
 from pydicom.valuerep import EXPLICIT_VR_LENGTH_32
 
 from allpacs.decode.guard import as_input_fault, opened
-from allpacs.decode.part10 import PER_FRAME_GROUPS, looks_like_part10
+from allpacs.decode.part10 import PER_FRAME_GROUPS
 from allpacs.dicom.character_sets import declared_sets, repair
+from allpacs.dicom.encoding import HEAD_BYTES, looks_like_part10
 from allpacs.domain.errors import UndecodablePixels
 
 #: Nesting of sequences that is read; DICOM's own objects have fewer than ten levels.
@@ -83,7 +84,7 @@ def read_guarded(path: Path, keywords: Collection[str] | None = None) -> Dataset
 
 def _pass_file_meta(file: BinaryIO) -> str:
     """Move to the data set's first element, and return the transfer syntax UID, or an empty text."""
-    head = file.read(132)
+    head = file.read(HEAD_BYTES)
     if not looks_like_part10(head):
         raise UndecodablePixels("not a DICOM file")
     file.seek(132 if head[128:] == b"DICM" else 0)
