@@ -189,7 +189,7 @@ def _file_meta(file: BinaryIO) -> tuple[FileMetaDataset, str]:
     """Read File Meta Information (PS3.10 section 7.1), and leave the file at the first byte of the data set."""
     try:
         head = file.read(132)
-        file.seek(132 if head[128:] == b"DICM" else 0)
+        file.seek(132 if head[128:132] == b"DICM" else 0)
         meta = FileMetaDataset(read_dataset(file, False, True, stop_when=lambda tag, _vr, _length: tag.group != 2))
         syntax = str(meta.get("TransferSyntaxUID") or "")
     except Exception as fault:  # noqa: BLE001 - a stranger's bytes make the parser raise anything

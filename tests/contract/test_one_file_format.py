@@ -10,7 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from allpacs.deliver.folder import FolderDestination
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
@@ -20,6 +19,7 @@ import allpacs.report
 from allpacs.console import access
 from allpacs.console.access import Person, Role
 from allpacs.console.app import make_console
+from allpacs.deliver.destinations.folder import FolderDestination
 from allpacs.deliver.mllp import MllpDestination
 from allpacs.deliver.retry import RetryPolicy
 from allpacs.domain.artefacts import Artefact

@@ -87,7 +87,7 @@ def _pass_file_meta(file: BinaryIO) -> str:
     head = file.read(HEAD_BYTES)
     if not looks_like_part10(head):
         raise UndecodablePixels("not a DICOM file")
-    file.seek(132 if head[128:] == b"DICM" else 0)
+    file.seek(132 if head[128:132] == b"DICM" else 0)
     syntax = ""
     while True:
         start = file.tell()

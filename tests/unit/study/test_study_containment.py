@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from allpacs.cells.whole_frame import WholeFrame
 from structlog.testing import capture_logs
 
+from allpacs.cells.finders.whole_frame import WholeFrame
 from allpacs.classify.bundle import Bundle, load_bundle
 from allpacs.decode.guard import as_input_fault
 from allpacs.domain.errors import InternalFault, StoreFault, UndecodablePixels
