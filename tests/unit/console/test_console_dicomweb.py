@@ -381,7 +381,7 @@ def test_a_public_client_pages_to_the_end(browse: Browse, three: tuple[Store, li
             ),
         ),
         ("Modality as FD", lambda path: change_vr(path, b"\x08\x00\x60\x00CS", b"FD", b"CANARY^A")),
-        ("Modality as FD of an odd length", lambda path: change_vr(path, b"\x08\x00\x60\x00CS", b"FD", b"CANARY^NAME ")),
+        ("Modality as FD of 12 bytes", lambda path: change_vr(path, b"\x08\x00\x60\x00CS", b"FD", b"CANARY^NAME ")),
         ("a VR that is none", lambda path: change_vr(path, b"\x08\x00\x60\x00CS", b"XX", b"GM")),
         ("a name as a number", lambda path: change_vr(path, b"\x20\x00\x11\x00IS", b"IS", b"CANARY^NAME ")),
         ("5,000 digits", lambda path: change_vr(path, b"\x20\x00\x13\x00IS", b"IS", b"9" * 5000)),
@@ -457,7 +457,7 @@ def test_sequences_beyond_a_depth_are_left_out_and_the_rest_is_answered(browse: 
 @pytest.mark.parametrize(
     ("declared", "name", "shown"),
     [
-        (b"\\ISO 2022 IR 58 ", b"Wang^XiaoDong=\x1b$)A" + "王".encode("gb2312") + b"^\x1b$)A" + "小东".encode("gb2312"), "王^小东"),
+        (b"\\ISO 2022 IR 58 ", "Wang^XiaoDong=\x1b$)A王^\x1b$)A小东".encode("gb2312"), "王^小东"),
         (b"GB18030 ", "Wang^XiaoDong=王^小东".encode(), "王^小东"),
         (b"", "Wang^XiaoDong=王^小东".encode(), "王^小东"),
     ],
