@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 import socket
@@ -176,6 +177,7 @@ def test_an_answer_that_nobody_reads_is_broken_off(tmp_path: Path) -> None:
     async def endless(_request: object) -> StreamingResponse:
         async def pieces() -> AsyncIterator[bytes]:
             while True:
+                await asyncio.sleep(0)
                 yield bytes(1_000_000)
 
         return StreamingResponse(pieces())
@@ -183,12 +185,15 @@ def test_an_answer_that_nobody_reads_is_broken_off(tmp_path: Path) -> None:
     store = Store.open(tmp_path / "store")
     application = Starlette(routes=[Route("/endless", endless)])
     limits = HttpLimits(header_s=LONG_S, body_s=LONG_S, write_s=0.3)
-    with running(store, limits, application) as console, structlog.testing.capture_logs() as logs:
-        with console.connect() as connection:
-            connection.sendall(b"GET /endless HTTP/1.1\r\nHost: x\r\n\r\n")
-            while not logs:
-                threading.Event().wait(0.01)
-            until_closed(connection)  # what was on its way
+    with (
+        running(store, limits, application) as console,
+        console.connect() as connection,
+        structlog.testing.capture_logs() as logs,
+    ):
+        connection.sendall(b"GET /endless HTTP/1.1\r\nHost: x\r\n\r\n")
+        while not logs:
+            threading.Event().wait(0.01)
+        until_closed(connection)  # what was on its way
     store.close()
     assert [(line["event"], line["reason"]) for line in logs] == [("connection_closed", "an answer is not read")]
 
