@@ -14,6 +14,7 @@ from urllib.parse import quote
 import structlog
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.middleware.sessions import SessionMiddleware
@@ -31,7 +32,10 @@ from allpacs.console import access, live, rendering
 from allpacs.console.access import Permission, SecurityHeaders
 from allpacs.console.bundle import BundleInUse
 from allpacs.console.cells import CellsOfStudies
+from allpacs.console.crashes import UNEXPECTED, CatchCrashes, log_crash
 from allpacs.console.faults import said
+from allpacs.console.http_limits import RequestLimits
+from allpacs.console.numbers import register_convertor, whole_number
 from allpacs.console.pages import (
     drift,
     export,
@@ -97,7 +101,7 @@ class Page:
 
 _SERIES = "/dicom-web/studies/{study_uid}/series/{series_uid}"
 _INSTANCE = _SERIES + "/instances/{sop_instance_uid}"
-_STUDY = "/studies/{study_uid}/revisions/{revision:int}"
+_STUDY = "/studies/{study_uid}/revisions/{revision:number}"
 
 PAGES: tuple[Page, ...] = (
     Page("/sign-in", sign_in.show, None),
@@ -115,8 +119,8 @@ PAGES: tuple[Page, ...] = (
     Page(_STUDY + "/artefacts/{name}", study.artefact, Permission.VIEW),
     Page(_STUDY + "/cells/{tracking_uid}.activation.png", picture_pages.activation, Permission.VIEW),
     Page(_STUDY + "/cells/{tracking_uid}.jpg", picture_pages.crop, Permission.VIEW),
-    Page(_STUDY + "/fields/{sop_instance_uid}/{frame:int}.jpg", picture_pages.field, Permission.VIEW),
-    Page(_STUDY + "/fields/{sop_instance_uid}/{frame:int}", picture_pages.outlines, Permission.VIEW),
+    Page(_STUDY + "/fields/{sop_instance_uid}/{frame:number}.jpg", picture_pages.field, Permission.VIEW),
+    Page(_STUDY + "/fields/{sop_instance_uid}/{frame:number}", picture_pages.outlines, Permission.VIEW),
     Page(_STUDY + "/decisions", review.decide, Permission.REVIEW, ("POST",), reads_form=False),
     Page(_STUDY + "/comment", review.comment, Permission.REVIEW, ("POST",)),
     Page(_STUDY + "/sign-off", review.sign_off_form, Permission.REVIEW),
@@ -190,6 +194,7 @@ def make_console(
         console.patients.stop()
         console.uploads.stop()
 
+    register_convertor()
     application = Starlette(
         routes=[
             *(Route(page.path, _endpoint(page, console), methods=list(page.methods)) for page in PAGES),
@@ -197,6 +202,8 @@ def make_console(
         ],
         middleware=[
             Middleware(SecurityHeaders, https=https),
+            Middleware(RequestLimits),
+            Middleware(CatchCrashes),
             Middleware(GZipMiddleware, minimum_size=2000, compresslevel=5),
             Middleware(
                 SessionMiddleware,
@@ -258,6 +265,11 @@ def _endpoint(page: Page, console: Console) -> Callable[[Request], Awaitable[Res
             if status >= 500:
                 _log.error("page_failed", reason=f"{type(fault).__name__}: {fault}")
             return _told(visit, status, str(fault))
+        except HTTPException:
+            raise
+        except Exception as fault:  # noqa: BLE001 - its text may quote a header: only its type is logged
+            log_crash(page.path, fault)
+            return _told(visit, 500, UNEXPECTED)
         return response
 
     return endpoint
@@ -271,8 +283,8 @@ def _bounded(request: Request, most_bytes: int) -> Request:
     FormTooLong
         The stated length is larger; where none is stated, reading raises it.
     """
-    stated = request.headers.get("content-length", "0")
-    if not stated.isdecimal() or int(stated) > most_bytes:
+    stated = whole_number(request.headers.get("content-length", "0"))
+    if stated is None or stated > most_bytes:
         raise FormTooLong("the form is too long")
     taken = 0
 

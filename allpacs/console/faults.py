@@ -32,6 +32,8 @@ FAULTS: Final = (
     "the upload is larger than %(most)s MB",
     "the date of birth is no date",
     "the pixel spacing is no number",
+    "the pixel spacing is not a positive number of micrometres",
+    "an unexpected error occurred here: try again, and tell whoever looks after allpacs",
     "our own receiver does not take it: %(reason)s",
     "too many attempts: wait five minutes",
     "your account has no role in this console: ask its administrator",

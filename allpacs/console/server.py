@@ -8,15 +8,18 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from types import FrameType
 
 import structlog
 import uvicorn
+from starlette.applications import Starlette
 
 from allpacs.audit.trail import AuditTrail
 from allpacs.classify.saliency import Explain
 from allpacs.console import access
 from allpacs.console.app import make_console
+from allpacs.console.http_limits import HttpLimits, RareWarnings, ServerMessages, server_options
 from allpacs.domain.errors import ConfigFault
 from allpacs.settings import ConsoleSettings, Settings
 from allpacs.store.store import Store
@@ -47,18 +50,9 @@ def run_console(
         The address is taken or is none, or the certificate cannot be used.
     """
     console = settings.console
-    config = uvicorn.Config(
-        make_console(settings, store, explain, audit),
-        host=console.host,
-        port=console.port,
-        log_config=None,
-        access_log=False,  # paths hold UIDs only, but what a reviewer opens is the audit trail's to tell
-        ssl_certfile=None if console.certificate is None else str(console.certificate),
-        ssl_keyfile=None if console.key is None else str(console.key),
-        proxy_headers=console.address is not None,  # without a proxy, whom a header names is anyone's word
-        server_header=False,
-        timeout_graceful_shutdown=3,
-    )
+    warnings = RareWarnings()
+    ServerMessages(warnings).install()
+    config = server_config(settings, make_console(settings, store, explain, audit), HttpLimits(), warnings)
     try:
         config.load()
         socket = config.bind_socket()
@@ -83,6 +77,28 @@ def run_console(
         threading.Thread(target=_follow, args=(server, supervisor), daemon=True).start()
     _log.info("console_started", host=console.host, port=socket.getsockname()[1])
     server.run(sockets=[socket])
+
+
+def server_config(
+    settings: Settings, application: Starlette, limits: HttpLimits, warnings: RareWarnings
+) -> uvicorn.Config:
+    """Return how uvicorn serves the console."""
+    console = settings.console
+    if console.address is not None:  # all come from the proxy
+        limits = replace(limits, connections_of_peer=limits.connections)
+    return uvicorn.Config(
+        application,
+        host=console.host,
+        port=console.port,
+        log_config=None,
+        access_log=False,  # paths hold UIDs only, but what a reviewer opens is the audit trail's to tell
+        ssl_certfile=None if console.certificate is None else str(console.certificate),
+        ssl_keyfile=None if console.key is None else str(console.key),
+        proxy_headers=console.address is not None,  # without a proxy, whom a header names is anyone's word
+        server_header=False,
+        timeout_graceful_shutdown=3,
+        **server_options(limits, warnings),
+    )
 
 
 def address(settings: Settings, *, with_token: bool = True) -> str:

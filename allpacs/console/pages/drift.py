@@ -7,6 +7,7 @@ import time
 from starlette.responses import Response
 
 from allpacs.console import trend
+from allpacs.console.numbers import whole_number
 from allpacs.console.visit import Visit
 
 _WEEKS = (4, 13, 26, 52)
@@ -14,8 +15,8 @@ _WEEKS = (4, 13, 26, 52)
 
 def show(visit: Visit) -> Response:
     """Show what the model said in the last weeks (``?weeks=13``), of all sources or of one (``?source=AE``)."""
-    asked = visit.query("weeks")
-    weeks = int(asked) if asked.isdecimal() and int(asked) in _WEEKS else 13
+    asked = whole_number(visit.query("weeks"))
+    weeks = asked if asked in _WEEKS else 13
     starts = trend.mondays(weeks, time.time())
     rows = trend.by_week(visit.store.outcomes.summed(starts), starts)
     sources = sorted({row.source_ae for row in rows})

@@ -12,6 +12,7 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 
 from allpacs.audit.messages import AuditEvent
 from allpacs.console import cells as cells_module
+from allpacs.console.numbers import strict_json, whole_number
 from allpacs.console.pages.study import cells_of, subject
 from allpacs.console.visit import Visit
 from allpacs.domain.errors import InputFault
@@ -33,7 +34,7 @@ class _Sent(BaseModel):
     cell: str = Field(max_length=64)
     decision: Decision | None
     label: CellLabel | None = None
-    seen: int = Field(ge=0)
+    seen: int = Field(ge=0, lt=2**53)
 
 
 class _SentAll(BaseModel):
@@ -52,7 +53,11 @@ async def decide(visit: Visit) -> Response:
         if len(body) > _MOST_BODY_BYTES:
             return JSONResponse({"error": "too many decisions at once"}, 413)
     try:
-        sent = _SentAll.model_validate_json(bytes(body))
+        value = strict_json(bytes(body))
+    except ValueError:
+        return JSONResponse({"error": "not JSON"}, 400)
+    try:
+        sent = _SentAll.model_validate(value)
     except ValidationError as invalid:
         raise InputFault(f"not a list of decisions: {invalid.error_count()} errors") from None
     return await run_in_threadpool(_decide, visit, sent.decisions)
@@ -115,11 +120,11 @@ def sign_off(visit: Visit) -> Response:
         return _sign_off_page(visit, str(fault), 422)
     if visit.posted("responsible") != "yes":
         return _sign_off_page(visit, "confirm that you have reviewed the cells", 422)
-    version = visit.posted("version")
+    version = whole_number(visit.posted("version"))
     number = visit.store.reviews.sign(
         about.study.study_uid,
         about.revision.revision,
-        seen_version=int(version) if version.isdecimal() else -1,
+        seen_version=-1 if version is None else version,
         reviewer=reviewer,
         by=visit.someone.identifier,
         now=time.time(),

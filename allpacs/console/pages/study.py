@@ -15,6 +15,7 @@ from allpacs.console import cells as cells_module
 from allpacs.console import live
 from allpacs.console.access import Permission
 from allpacs.console.cells import Cell, CellFilter, CellOrder, StudyCells
+from allpacs.console.numbers import whole_number
 from allpacs.console.visit import Visit
 from allpacs.domain.artefacts import ArtefactKind
 from allpacs.domain.identity import is_uid
@@ -158,7 +159,7 @@ def _gallery(visit: Visit, about: Subject) -> dict[str, Any]:
     sort, show_only = visit.query("sort"), visit.query("show")
     order = CellOrder(sort) if sort in set(CellOrder) else CellOrder.PROBABILITY
     only = CellFilter(show_only) if show_only in set(CellFilter) else CellFilter.ALL
-    start = int(visit.query("from")) if visit.query("from").isdecimal() else 0
+    start = whole_number(visit.query("from")) or 0
     chosen = everything.chosen(order, only, decisions)
     return {
         "cells": chosen[start : start + _CELLS],

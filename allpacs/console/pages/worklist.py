@@ -10,6 +10,7 @@ from urllib.parse import urlencode
 from starlette.responses import Response
 
 from allpacs.console import live
+from allpacs.console.numbers import whole_number
 from allpacs.console.visit import Visit
 from allpacs.store.records import RECEIVING, RevisionState
 from allpacs.store.worklist import Order, ReviewFilter, WorklistQuery
@@ -50,7 +51,7 @@ def show(visit: Visit) -> Response:
 def _asked(visit: Visit) -> tuple[WorklistQuery, str, int]:
     """Return what the address asks for; what it cannot mean is left out."""
     words = visit.query("q").strip()[:100]
-    number = max(1, int(visit.query("page")) if visit.query("page").isdecimal() else 1)
+    number = max(1, whole_number(visit.query("page")) or 1)
     review = visit.query("review")
     query = WorklistQuery(
         states=frozenset(state for state in visit.request.query_params.getlist("state") if state in STATES),

@@ -38,7 +38,7 @@ def address(page: Page, store: Store, study: str) -> str:
         "frame": "1",
         "kind": "html",
     }
-    return re.sub(r"\{(\w+)(:int)?\}", lambda found: values.get(found[1], "1"), page.path)
+    return re.sub(r"\{(\w+)(:number)?\}", lambda found: values.get(found[1], "1"), page.path)
 
 
 def csrf_of(browser: Browser, path: str = "/sign-in") -> str:
