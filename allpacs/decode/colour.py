@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
@@ -13,15 +15,32 @@ from allpacs.domain.errors import UndecodablePixels
 Samples = NDArray[np.integer]
 
 
-def to_rgb(samples: Samples, photometric: str, layout: PixelLayout, header: Dataset) -> NDArray[np.uint8]:
+class Decoded(NamedTuple):
+    """One decoded frame, before its colours are worked out.
+
+    Attributes
+    ----------
+    samples:
+        (rows, columns) or (rows, columns, 3), of any whole-number type.
+    photometric:
+        Photometric Interpretation of `samples`: some decoders have already turned it into RGB.
+    bits:
+        Bits of a sample as it was encoded: those allocated, or the precision that the codestream states.
+    exact:
+        Whether bits that are not stored ones came through as they were; a lossy decoder may overshoot instead.
+    """
+
+    samples: Samples
+    photometric: str
+    bits: int
+    exact: bool = True
+
+
+def to_rgb(decoded: Decoded, layout: PixelLayout, header: Dataset) -> NDArray[np.uint8]:
     """Return the frame as RGB.
 
     Parameters
     ----------
-    samples:
-        (rows, columns) or (rows, columns, 3), of any whole-number type, unused bits cleared.
-    photometric:
-        Photometric Interpretation of `samples`: some decoders have already turned it into RGB.
     layout, header:
         Of the instance; the header holds the palette.
 
@@ -36,9 +55,11 @@ def to_rgb(samples: Samples, photometric: str, layout: PixelLayout, header: Data
 
     Source: PS3.3 C.7.6.3.1.2 (Photometric Interpretation), C.7.6.3.1.5 and .6 (palette).
     """
+    photometric = decoded.photometric
+    values, stored = _stored_values(decoded, layout)
     if photometric == "PALETTE COLOR":
-        return _look_up(samples, header)
-    eight = _to_eight_bits(samples, layout)
+        return _look_up(values, header)
+    eight = _to_eight_bits(values, stored, layout.signed)
     if photometric in MONOCHROME:
         grey = 255 - eight if photometric == "MONOCHROME1" else eight
         return np.repeat(grey[:, :, np.newaxis], 3, axis=2)
@@ -52,14 +73,35 @@ def to_rgb(samples: Samples, photometric: str, layout: PixelLayout, header: Data
     raise UndecodablePixels(f"{photometric} is not read in this transfer syntax")
 
 
-def _to_eight_bits(samples: Samples, layout: PixelLayout) -> NDArray[np.uint8]:
-    """Scale the whole range of Bits Stored to 0 … 255."""
-    if samples.dtype == np.uint8 and layout.bits_stored == 8:
-        return samples.astype(np.uint8, copy=False)
-    levels = 1 << layout.bits_stored
-    lowest = -levels // 2 if layout.signed else 0
+def _stored_values(decoded: Decoded, layout: PixelLayout) -> tuple[Samples, int]:
+    """Return the samples without the bits that are not stored ones, and how many bits they have.
+
+    A codestream of fewer bits than the header states counts: its samples span those. One of more bits holds whole words
+    of the allocated bits, of which High Bit says where the stored ones lie.
+
+    Source: PS3.5 8.1.1 (Pixel Data Encoding), 8.2 (what a codestream must agree with).
+    """
+    stored = min(layout.bits_stored, decoded.bits)
+    if decoded.samples.dtype == np.uint8 and stored == 8 and not layout.signed:
+        return decoded.samples, stored
+    values = decoded.samples.astype(np.int32)
+    lowest = -(1 << stored - 1) if layout.signed else 0
+    if not decoded.exact:
+        return np.clip(values, lowest, lowest + (1 << stored) - 1), stored
+    if layout.high_bit < decoded.bits:
+        values >>= layout.shift if decoded.bits > stored else 0
+    values &= (1 << stored) - 1
+    return (values ^ -lowest) + lowest, stored  # the highest bit is the sign's
+
+
+def _to_eight_bits(values: Samples, stored: int, signed: bool) -> NDArray[np.uint8]:
+    """Scale the whole range of the stored bits to 0 … 255."""
+    if values.dtype == np.uint8:
+        return values.astype(np.uint8, copy=False)
+    levels = 1 << stored
+    lowest = -levels // 2 if signed else 0
     table = ((np.arange(levels) * 255 + (levels - 1) // 2) // (levels - 1)).astype(np.uint8)
-    return table[np.clip(samples.astype(np.int32) - lowest, 0, levels - 1)]
+    return table[values - lowest]
 
 
 def _look_up(indices: Samples, header: Dataset) -> NDArray[np.uint8]:

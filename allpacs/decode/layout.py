@@ -19,6 +19,8 @@ class PixelLayout:
 
     Attributes
     ----------
+    high_bit:
+        Where the stored bits end in a word of the allocated ones, counted from 0: usually Bits Stored - 1.
     signed:
         Pixel Representation: two's complement.
     planar:
@@ -34,6 +36,14 @@ class PixelLayout:
     bits_stored: int
     signed: bool
     planar: int
+    high_bit: int = -1
+
+    @property
+    def shift(self) -> int:
+        """Bits below the stored ones in a word of the allocated ones (PS3.5 8.1.1); 0 where High Bit is absurd."""
+        return (
+            self.high_bit + 1 - self.bits_stored if self.bits_stored <= self.high_bit + 1 <= self.bits_allocated else 0
+        )
 
     @property
     def frame_bits(self) -> int:
@@ -52,7 +62,8 @@ def read_layout(header: Dataset, *, max_pixels: int) -> PixelLayout:
         An attribute is missing or absurd, or a frame has more than `max_pixels` pixels.
     """
     rows, columns = _whole(header, "Rows"), _whole(header, "Columns")
-    frames = _whole(header, "NumberOfFrames", 1)
+    # A single-frame image may state no number, an empty one or, by some writers, 0.
+    frames = _whole(header, "NumberOfFrames", 1) or 1
     if rows < 1 or columns < 1 or frames < 1:
         raise UndecodablePixels(f"no pixels: {columns} x {rows} in {frames} frames")
     if rows * columns > max_pixels:
@@ -73,7 +84,16 @@ def read_layout(header: Dataset, *, max_pixels: int) -> PixelLayout:
     if representation not in (0, 1) or planar not in (0, 1):
         raise UndecodablePixels("Pixel Representation or Planar Configuration is neither 0 nor 1")
     return PixelLayout(
-        rows, columns, frames, samples, str(photometric), bits_allocated, bits_stored, representation == 1, planar
+        rows,
+        columns,
+        frames,
+        samples,
+        str(photometric),
+        bits_allocated,
+        bits_stored,
+        representation == 1,
+        planar,
+        _whole(header, "HighBit", bits_stored - 1),
     )
 
 

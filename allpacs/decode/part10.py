@@ -29,7 +29,7 @@ from pydicom.uid import (
 )
 
 from allpacs.decode.codecs import FRAME_DECODERS, pydicom_options
-from allpacs.decode.colour import Samples, to_rgb
+from allpacs.decode.colour import Decoded, to_rgb
 from allpacs.decode.encapsulation import EncapsulatedFrames
 from allpacs.decode.guard import as_input_fault, opened
 from allpacs.decode.icc import ToSrgb
@@ -40,8 +40,8 @@ from allpacs.dicom.encoding import HEAD_BYTES, Encoding, found_encoding, looks_l
 from allpacs.domain.errors import InputFault, UndecodablePixels
 from allpacs.domain.image import Frame, UnreadableFrame
 
-#: Index of a frame, from 0, to its samples and their Photometric Interpretation.
-_SamplesOf = Callable[[int], tuple[Samples, str]]
+#: Index of a frame, from 0, to its samples.
+_SamplesOf = Callable[[int], Decoded]
 
 _NATIVE = (ExplicitVRLittleEndian, ImplicitVRLittleEndian, DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian)
 
@@ -59,7 +59,8 @@ _FRAME_TAGS: list[BaseTag | int] = [
     Tag(keyword)
     for keyword in (
         *("Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration"),
-        *("BitsAllocated", "BitsStored", "PixelRepresentation", "ExtendedOffsetTable", "ExtendedOffsetTableLengths"),
+        *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation"),
+        *("ExtendedOffsetTable", "ExtendedOffsetTableLengths"),
         *(f"{colour}PaletteColorLookupTableDescriptor" for colour in ("Red", "Green", "Blue")),
         *(f"{colour}PaletteColorLookupTableData" for colour in ("Red", "Green", "Blue")),
         *("SharedFunctionalGroupsSequence", "PixelSpacing", "NominalScannedPixelSpacing", "ImagerPixelSpacing"),
@@ -180,8 +181,7 @@ class OpenFrames:
             It cannot be decoded.
         """
         with as_input_fault(f"frame {number} cannot be decoded"):
-            samples, photometric = self._samples(number - 1)
-            rgb = to_rgb(samples, photometric, self.layout, self._header)
+            rgb = to_rgb(self._samples(number - 1), self.layout, self._header)
             if rgb.shape != (self.layout.rows, self.layout.columns, 3):
                 raise UndecodablePixels(f"frame {number}: the decoded frame has another size than stated")
             return self._to_srgb(rgb)
@@ -341,10 +341,10 @@ def _native(stream: BinaryIO, _: Dataset, layout: PixelLayout, encoding: Encodin
     decoder = get_decoder(encoding.native_syntax)
     options = pydicom_options(layout) | {"number_of_frames": layout.frames, "pixel_vr": vr}
 
-    def samples_of(index: int) -> tuple[Samples, str]:
+    def samples_of(index: int) -> Decoded:
         # pydicom reads this frame's bytes only and puts the stream back to the start of the pixels.
         samples, properties = decoder.as_array(stream, index=index, raw=True, **options)  # type: ignore[arg-type]
-        return samples, str(properties["photometric_interpretation"])
+        return Decoded(samples, str(properties["photometric_interpretation"]), layout.bits_allocated)
 
     return samples_of
 

@@ -341,8 +341,140 @@ class TestJpeg2000:
         (found,) = frames_of(tmp_path, samples.encapsulated(ds, JPEG2000Lossless, [encoded]))
         assert (found[..., 0] == GREY).all()
 
+    @pytest.mark.parametrize("syntax", [JPEG2000Lossless, HTJ2KLossless])
+    @pytest.mark.parametrize("photometric", ["RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT"])
+    def test_the_codestream_tells_of_its_transform(self, tmp_path: Path, syntax: str, photometric: str) -> None:
+        encoded = samples.htj2k("rgb-lossless") if syntax == HTJ2KLossless else samples.jpeg_2000()(RGB)
+        (found,) = frames_of(tmp_path, samples.encapsulated(header(photometric=photometric), syntax, [encoded]))
+        assert (found == RGB).all()
+
+    @pytest.mark.parametrize("photometric", ["YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT"])
+    def test_components_without_a_transform_that_are_called_transformed(self, tmp_path: Path, photometric: str) -> None:
+        encoded = samples.jpeg_2000(transform=False)(samples.to_ybr(RGB))
+        ds = header(photometric=photometric)
+        (found,) = frames_of(tmp_path, samples.encapsulated(ds, JPEG2000, [encoded]))
+        assert close(found, RGB, 3)
+
+    def test_the_boxes_of_a_file_around_it_do_not_count(self, tmp_path: Path) -> None:
+        file = BytesIO()
+        Image.fromarray(RGB).save(file, "JPEG2000", mct=0, irreversible=False)
+        box = file.getvalue()
+        at = box.index(b"colr\x01\x00\x00") + 7
+        as_ybr = box[:at] + (18).to_bytes(4, "big") + box[at + 4 :]  # sYCC (ISO/IEC 15444-1 I.5.3.3)
+        (found,) = frames_of(tmp_path, samples.encapsulated(header(), JPEG2000Lossless, [as_ybr]))
+        assert (found == RGB).all()
+
+    def test_a_transform_of_the_second_part(self, tmp_path: Path) -> None:
+        encoded = bytearray(samples.jpeg_2000()(RGB))
+        encoded[encoded.index(b"\xff\x52") + 8] = 2
+        content = samples.encapsulated(header(), JPEG2000Lossless, [bytes(encoded)])
+        assert "component transform" in refusal(tmp_path, content)
+
+
+class TestBits:
+    """Bits Stored, High Bit and unused bits (PS3.5 8.1.1) of 12-bit samples in words of 16, in every decoder."""
+
+    ENCODERS = (
+        *((syntax, None) for syntax in (*NATIVE[:2], NATIVE[3])),
+        (RLELossless, samples.rle),
+        (JPEGLosslessSV1, samples.by_gdcm(JPEGLosslessSV1)),
+        (JPEGLossless, samples.by_gdcm(JPEGLossless)),
+        (JPEG2000Lossless, samples.jpeg_2000()),
+        (JPEGLSLossless, samples.jpeg_ls()),
+    )
+    WORDS = GREY.astype(np.uint16) << 4 | GREY >> 4
+
+    def decoded(
+        self, folder: Path, syntax: str, encode: samples.Encoder | None, words: NDArray[np.uint16], **bits: int
+    ) -> NDArray[np.uint8]:
+        ds = header(photometric="MONOCHROME2", samples=1, bits=16, stored=12, signed=bits.get("signed", 0) == 1)
+        ds.HighBit = bits["high"]
+        if encode is None:
+            content = samples.native(ds, syntax, words)
+        else:
+            content = samples.encapsulated(ds, syntax, [encode(words)])
+        (found,) = frames_of(folder, content)
+        assert (found == found[..., :1]).all()
+        return found[..., 0]
+
+    @pytest.mark.parametrize(("syntax", "encode"), ENCODERS)
+    def test_unused_bits_that_are_set(self, tmp_path: Path, syntax: str, encode: samples.Encoder | None) -> None:
+        found = self.decoded(tmp_path, syntax, encode, self.WORDS | np.uint16(0xA000), high=11)
+        assert (found == GREY).all()
+
+    @pytest.mark.parametrize(("syntax", "encode"), ENCODERS)
+    @pytest.mark.parametrize("high", [13, 15])
+    def test_a_high_bit_elsewhere(self, tmp_path: Path, syntax: str, encode: samples.Encoder | None, high: int) -> None:
+        junk = np.uint16((1 << high - 11) - 1 | (0xFFFF << high + 1 & 0xFFFF))
+        found = self.decoded(tmp_path, syntax, encode, self.WORDS << np.uint16(high - 11) | junk, high=high)
+        assert (found == GREY).all()
+
+    @pytest.mark.parametrize(("syntax", "encode"), ENCODERS)
+    @pytest.mark.parametrize("high", [11, 15])
+    def test_signed(self, tmp_path: Path, syntax: str, encode: samples.Encoder | None, high: int) -> None:
+        centred = (self.WORDS.astype(np.int16) - 2048).view(np.uint16) << np.uint16(high - 11)
+        found = self.decoded(tmp_path, syntax, encode, centred, high=high, signed=1)
+        assert (found == GREY).all()
+
+    @pytest.mark.parametrize("high", [3, 16, 200])
+    def test_an_absurd_high_bit_does_not_count(self, tmp_path: Path, high: int) -> None:
+        found = self.decoded(tmp_path, ExplicitVRLittleEndian, None, self.WORDS, high=high)
+        assert (found == GREY).all()
+
+    def test_a_palette_with_unused_bits(self, tmp_path: Path) -> None:
+        ds = header(photometric="PALETTE COLOR", samples=1, bits=16, stored=8)
+        for colour in ("Red", "Green", "Blue"):
+            setattr(ds, f"{colour}PaletteColorLookupTableDescriptor", [256, 0, 16])
+            setattr(ds, f"{colour}PaletteColorLookupTableData", (np.arange(256, dtype="<u2") << 8).tobytes())
+        words = GREY.astype(np.uint16) | np.uint16(0xA500)
+        (found,) = frames_of(tmp_path, samples.native(ds, ExplicitVRLittleEndian, words))
+        assert (found[..., 0] == GREY).all()
+
+    @pytest.mark.parametrize("bits", [8, 12])
+    def test_a_codestream_of_fewer_bits_than_stated(self, tmp_path: Path, bits: int) -> None:
+        from openjpeg.utils import encode_array
+
+        words = np.kron(GREY if bits == 8 else self.WORDS, np.ones((4, 4), GREY.dtype if bits == 8 else np.uint16))
+        encoded = bytes(encode_array(words, bits_stored=bits, photometric_interpretation=2, use_mct=False))
+        ds = samples.header(*words.shape, photometric="MONOCHROME2", samples=1, bits=16)
+        (found,) = frames_of(tmp_path, samples.encapsulated(ds, JPEG2000Lossless, [encoded]))
+        assert (found[::4, ::4, 0] == GREY).all()
+
+    def test_a_lossy_decoder_that_overshoots_is_cut_not_wrapped(self, tmp_path: Path) -> None:
+        words = np.where(self.WORDS > 1500, 4100, 0).astype(np.uint16)  # beyond 12 bits
+        ds = header(photometric="MONOCHROME2", samples=1, bits=16, stored=12)
+        encoded = samples.jpeg_2000(lossless=False)(words)
+        (found,) = frames_of(tmp_path, samples.encapsulated(ds, JPEG2000, [encoded]))
+        assert found[words > 0].min() > 200
+
+    @pytest.mark.parametrize(
+        ("syntax", "encode"), [(JPEG2000Lossless, samples.jpeg_2000()), (JPEGLSLossless, samples.jpeg_ls())]
+    )
+    def test_more_bits_than_are_allocated(self, tmp_path: Path, syntax: str, encode: samples.Encoder) -> None:
+        content = samples.encapsulated(header(photometric="MONOCHROME2", samples=1), syntax, [encode(self.WORDS)])
+        assert "8 allocated bits" in refusal(tmp_path, content)
+
+    @pytest.mark.parametrize("frames", [0, None, ""])
+    def test_a_number_of_frames_that_is_none(self, tmp_path: Path, frames: object) -> None:
+        ds = header()
+        if frames is not None:
+            ds.NumberOfFrames = frames
+        (found,) = frames_of(tmp_path, samples.native(ds, ExplicitVRLittleEndian, RGB))
+        assert (found == RGB).all()
+
 
 class TestJpegLs:
+    @pytest.mark.parametrize("photometric", ["RGB", "YBR_FULL"])
+    def test_the_codestream_tells_of_its_transform(self, tmp_path: Path, photometric: str) -> None:
+        """HP's transform 1: R - G and B - G beside G, which CharLS undoes."""
+        red, green, blue = (RGB[..., channel].astype(int) for channel in range(3))
+        transformed = np.stack([red - green + 128, green, blue - green + 128], axis=2).astype(np.uint8)
+        encoded = samples.jpeg_ls()(transformed)
+        marked = encoded[:2] + b"\xff\xe8\x00\x07mrfx\x01" + encoded[2:]
+        ds = header(photometric=photometric)
+        (found,) = frames_of(tmp_path, samples.encapsulated(ds, JPEGLSLossless, [marked]))
+        assert (found == RGB).all()
+
     @pytest.mark.parametrize("syntax", [JPEGLSLossless, JPEGLSNearLossless])
     @pytest.mark.parametrize("interleave", [0, 1, 2])
     def test_rgb(self, tmp_path: Path, syntax: str, interleave: int) -> None:
@@ -450,6 +582,22 @@ class TestJpegLossless:
         subprocess.run([program, "+ee", tmp_path / "a.dcm", tmp_path / "b.dcm"], check=True)
         found = frames_of(tmp_path, (tmp_path / "b.dcm").read_bytes())[0][..., 0]
         assert np.abs(found.astype(int) - (GREY - lowest)).max() <= 2
+
+    @pytest.mark.parametrize("photometric", ["RGB", "YBR_FULL"])
+    def test_an_adobe_marker_of_ybr_counts_more_than_the_header(self, tmp_path: Path, photometric: str) -> None:
+        encoded = samples.by_gdcm(JPEGLosslessSV1)(samples.to_ybr(RGB))
+        at = encoded.index(b"Adobe") + 11
+        marked = encoded[:at] + b"\x01" + encoded[at + 1 :]
+        ds = header(photometric=photometric)
+        (found,) = frames_of(tmp_path, samples.encapsulated(ds, JPEGLosslessSV1, [marked]))
+        assert close(found, RGB, 3)
+
+    def test_an_adobe_marker_of_no_transform_leaves_it_to_the_header(self, tmp_path: Path) -> None:
+        """GDCM writes such a marker into every file."""
+        encoded = samples.by_gdcm(JPEGLosslessSV1)(samples.to_ybr(RGB))
+        assert encoded[encoded.index(b"Adobe") + 11] == 0
+        (found,) = frames_of(tmp_path, samples.encapsulated(header(photometric="YBR_FULL"), JPEGLosslessSV1, [encoded]))
+        assert close(found, RGB, 3)
 
 
 class TestJpegExtended:
@@ -732,7 +880,6 @@ class TestRefused:
             ("PhotometricInterpretation", "YBR_RCT"),
             ("PixelRepresentation", 2),
             ("PlanarConfiguration", 2),
-            ("NumberOfFrames", 0),
             ("NumberOfFrames", -3),
             ("NumberOfFrames", 2_000_000_000),
         ],
