@@ -27,7 +27,7 @@ _STAGED_FOR_S = 86_400.0
 
 def accepted_transfer_syntaxes() -> tuple[str, ...]:
     """Return the UIDs of the transfer syntaxes that the receiver accepts: those that can be decoded."""
-    from allpacs.decode.part10 import SUPPORTED_TRANSFER_SYNTAXES
+    from allpacs.decode.codecs import SUPPORTED_TRANSFER_SYNTAXES
 
     return SUPPORTED_TRANSFER_SYNTAXES
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from pydicom import Dataset
 from pydicom.tag import BaseTag, Tag
 
+from allpacs.decode.elements import data_set, read_until
 from allpacs.decode.guard import as_input_fault, opened
-from allpacs.decode.part10 import data_set, read_until
 from allpacs.dicom.encoding import HEAD_BYTES, looks_like_part10
 from allpacs.domain.errors import UndecodablePixels
 

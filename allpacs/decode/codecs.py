@@ -20,8 +20,12 @@ from pydicom.pixels.decoders.base import get_decoder
 from pydicom.uid import (
     HTJ2K,
     JPEG2000,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
     HTJ2KLossless,
     HTJ2KLosslessRPCL,
+    ImplicitVRLittleEndian,
     JPEG2000Lossless,
     JPEGBaseline8Bit,
     JPEGExtended12Bit,
@@ -166,6 +170,12 @@ FRAME_DECODERS: dict[str, FrameDecoder] = {
 }
 
 
+_NATIVE = (ExplicitVRLittleEndian, ImplicitVRLittleEndian, DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian)
+
+#: Transfer syntaxes whose pixels are read, the ones that lose and cost least first.
+SUPPORTED_TRANSFER_SYNTAXES: tuple[str, ...] = tuple(str(uid) for uid in (*_NATIVE, *FRAME_DECODERS))
+
+
 def pydicom_options(layout: PixelLayout) -> dict[str, object]:
     """Return the layout in the words of pydicom's decoders, for one frame."""
     return {
@@ -287,7 +297,8 @@ def _jpeg_frame(encoded: bytes) -> _JpegFrame:
         elif marker == 0xFFE8 and content[:4] == b"mrfx" and len(content) == 5:
             hewlett_packard = content[4]
         offset += 2 + length
-    return _JpegFrame(*struct.unpack_from(">BHHB", encoded, offset + 4), adobe, hewlett_packard)
+    precision, rows, columns, components = struct.unpack_from(">BHHB", encoded, offset + 4)
+    return _JpegFrame(precision, rows, columns, components, adobe, hewlett_packard)
 
 
 def _component_transform(encoded: bytes, start: int) -> bool:

@@ -11,49 +11,36 @@ import os
 import struct
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 from pydicom import Dataset
-from pydicom.dataset import FileMetaDataset
-from pydicom.filereader import read_dataset, read_sequence_item
 from pydicom.pixels.decoders.base import get_decoder
 from pydicom.tag import BaseTag, Tag
 from pydicom.uid import (
-    DeflatedExplicitVRLittleEndian,
-    ExplicitVRBigEndian,
-    ExplicitVRLittleEndian,
-    ImplicitVRLittleEndian,
+    RLELossless,
 )
 
 from allpacs.decode.codecs import FRAME_DECODERS, pydicom_options
 from allpacs.decode.colour import Decoded, to_rgb
+from allpacs.decode.elements import PIXEL_DATA, UNDEFINED_LENGTH, data_set, read_until_pixels
 from allpacs.decode.encapsulation import EncapsulatedFrames
 from allpacs.decode.guard import as_input_fault, opened
 from allpacs.decode.icc import ToSrgb
 from allpacs.decode.layout import PixelLayout, read_layout
 from allpacs.decode.scale import stated_scale
-from allpacs.dicom.deflate import inflated
-from allpacs.dicom.encoding import HEAD_BYTES, Encoding, found_encoding, looks_like_part10
-from allpacs.domain.errors import InputFault, UndecodablePixels
+from allpacs.dicom.encoding import Encoding
+from allpacs.domain.errors import UndecodablePixels
 from allpacs.domain.image import Frame, UnreadableFrame
 
-#: Index of a frame, from 0, to its samples.
-_SamplesOf = Callable[[int], Decoded]
+#: Index of a frame, from 0, and what it is to hold, to its samples.
+_SamplesOf = Callable[[int, PixelLayout], Decoded]
 
-_NATIVE = (ExplicitVRLittleEndian, ImplicitVRLittleEndian, DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian)
-
-#: Transfer syntaxes whose pixels are read, the ones that lose and cost least first.
-SUPPORTED_TRANSFER_SYNTAXES: tuple[str, ...] = tuple(str(uid) for uid in (*_NATIVE, *FRAME_DECODERS))
-
-_UNDEFINED_LENGTH = 0xFFFFFFFF
-_PIXEL_DATA = 0x7FE00010
 #: VRs of Pixel Data in explicit VR; UN is what a gateway writes that does not know the element (PS3.5 6.2.2).
 _PIXEL_VRS = frozenset({"OB", "OW", "UN"})
-_FLOAT_PIXEL_DATA = (0x7FE00008, 0x7FE00009)
-PER_FRAME_GROUPS = 0x52009230
 
 _FRAME_TAGS: list[BaseTag | int] = [
     Tag(keyword)
@@ -108,7 +95,7 @@ def _as_written(path: Path, tags: list[BaseTag | int] | None = None) -> Dataset:
     with opened(path) as file, as_input_fault("the header cannot be read"):
         stream, meta, encoding = data_set(file)
         with stream:
-            header = _read_until_pixels(stream, encoding, tags)
+            header = read_until_pixels(stream, encoding, tags)
         header.file_meta = meta
         return header
 
@@ -164,25 +151,57 @@ class OpenFrames:
 
     def __init__(self, stream: BinaryIO, encoding: Encoding, *, max_pixels: int, optical_path: int = 0) -> None:
         with as_input_fault("the header cannot be read"):
-            self._header = _read_until_pixels(stream, encoding, _FRAME_TAGS)
+            self._header = read_until_pixels(stream, encoding, _FRAME_TAGS)
             self.layout = read_layout(self._header, max_pixels=max_pixels)
             self.scale = stated_scale(self._header)
             vr, length = _enter_pixel_data(stream, encoding)
             self._to_srgb = ToSrgb(self._header, optical_path)
-        make = _encapsulated if encoding.transfer_syntax in FRAME_DECODERS else _native
+        encapsulated = encoding.transfer_syntax in FRAME_DECODERS
+        # RLE does not: what is cut off or broken would be taken for a small frame.
+        self._states_its_size = encapsulated and encoding.transfer_syntax != RLELossless
+        make = _encapsulated if encapsulated else _native
         self._samples = make(stream, self._header, self.layout, encoding, vr, length)
 
-    def rgb(self, number: int) -> NDArray[np.uint8]:
+    def rgb(self, number: int, *, at_least: tuple[int, int] | None = None) -> NDArray[np.uint8]:
         """Return a frame, numbered from 1, as an ``uint8`` array of shape (rows, columns, 3), sRGB.
+
+        Parameters
+        ----------
+        at_least:
+            Rows and columns of the frame that matter: a tile at the edge of a slide may be encoded without the rest,
+            which then is white. None: all do.
 
         Raises
         ------
         UndecodablePixels
             It cannot be decoded.
         """
+        try:
+            return self._rgb(number, self.layout)
+        except UndecodablePixels:
+            cut = None if at_least is None else self._cut_off(number, *at_least)
+            if cut is None:
+                raise
+            return cut
+
+    def _cut_off(self, number: int, rows: int, columns: int) -> NDArray[np.uint8] | None:
+        """Return a frame whose codestream states no more than so many rows and columns, filled up with white."""
+        layout = self.layout
+        small = replace(layout, rows=min(rows, layout.rows), columns=min(columns, layout.columns))
+        if not self._states_its_size or small == layout:
+            return None
+        try:
+            cut = self._rgb(number, small)
+        except UndecodablePixels:
+            return None
+        whole = np.full((layout.rows, layout.columns, 3), 255, np.uint8)
+        whole[: small.rows, : small.columns] = cut
+        return whole
+
+    def _rgb(self, number: int, layout: PixelLayout) -> NDArray[np.uint8]:
         with as_input_fault(f"frame {number} cannot be decoded"):
-            rgb = to_rgb(self._samples(number - 1), self.layout, self._header)
-            if rgb.shape != (self.layout.rows, self.layout.columns, 3):
+            rgb = to_rgb(self._samples(number - 1, layout), layout, self._header)
+            if rgb.shape != (layout.rows, layout.columns, 3):
                 raise UndecodablePixels(f"frame {number}: the decoded frame has another size than stated")
             return self._to_srgb(rgb)
 
@@ -203,92 +222,6 @@ class OpenFrames:
                 yield UnreadableFrame(number, str(fault))
             else:
                 yield Frame(number, rgb, self.scale)
-
-
-def data_set(file: BinaryIO) -> tuple[BinaryIO, FileMetaDataset, Encoding]:
-    """Return the stream at the data set's first element, the File Meta Information and how the data set is encoded."""
-    head = file.read(HEAD_BYTES)
-    if not looks_like_part10(head):
-        raise UndecodablePixels("not a DICOM file")
-    file.seek(132 if head[128:132] == b"DICM" else 0)
-    # File Meta Information is always explicit VR little endian (PS3.10 7.1).
-    group_2 = read_dataset(file, False, True, stop_when=lambda tag, _vr, _length: tag.group != 2)
-    meta = FileMetaDataset(group_2)
-    stated = str(meta.get("TransferSyntaxUID") or "") or None
-    if stated is not None and stated not in SUPPORTED_TRANSFER_SYNTAXES:
-        raise UndecodablePixels("the transfer syntax is not one that is read")
-    stream = file
-    try:
-        stream = inflated(file) if stated == DeflatedExplicitVRLittleEndian else file
-        return stream, meta, found_encoding(stream, stated)
-    except InputFault as fault:
-        stream.close()
-        raise UndecodablePixels(str(fault)) from None
-
-
-def _read_until_pixels(stream: BinaryIO, encoding: Encoding, tags: list[BaseTag | int] | None = None) -> Dataset:
-    """Return the header without the functional groups of single frames: a slide has those of 100,000."""
-    pixels = (_PIXEL_DATA, *_FLOAT_PIXEL_DATA)
-    header = read_until(stream, encoding, PER_FRAME_GROUPS, *pixels, tags=tags)
-    skipped = sum(1 for _ in per_frame_groups(stream, header, read=False))
-    if skipped:
-        rest = read_until(stream, encoding, *pixels, tags=tags)
-        header.update(rest)
-    return header
-
-
-def read_until(stream: BinaryIO, encoding: Encoding, *stops: int, tags: list[BaseTag | int] | None = None) -> Dataset:
-    """Return the elements before the first of some tags, and leave the stream at it or at the end.
-
-    Parameters
-    ----------
-    tags:
-        Only these; all where not given.
-    """
-    ends = frozenset(stops)  # asked for every element
-    header = read_dataset(
-        stream,
-        encoding.implicit,
-        encoding.little,
-        stop_when=lambda tag, _vr, _length: tag in ends,
-        specific_tags=tags,
-        # pydicom looks at the first two bytes of a length again, wherever reading goes on: they may look like a VR.
-        at_top_level=not encoding.implicit,
-    )
-    header.set_original_encoding(encoding.implicit, encoding.little, header._character_set)
-    return header
-
-
-def per_frame_groups(stream: BinaryIO, header: Dataset, *, read: bool = True) -> Iterator[Dataset]:
-    """Yield the items of the Per-Frame Functional Groups Sequence one by one; nothing where the stream is not at it.
-
-    Afterwards the stream is behind the sequence.
-
-    Parameters
-    ----------
-    header:
-        What was read of the stream until here.
-    read:
-        False skips items of a stated length: one empty item comes for all of them.
-    """
-    implicit, little = (bool(one) for one in header.original_encoding)
-    start = stream.tell()
-    head = stream.read(8 if implicit else 12)
-    group, element = struct.unpack("<HH" if little else ">HH", head[:4]) if len(head) > 4 else (0, 0)
-    if group << 16 | element != PER_FRAME_GROUPS:
-        stream.seek(start)
-        return
-    (length,) = struct.unpack("<L" if little else ">L", head[-4:])
-    end = None if length == _UNDEFINED_LENGTH else stream.tell() + length
-    if end is not None and not read:
-        stream.seek(end)
-        yield Dataset()
-        return
-    while end is None or stream.tell() < end:
-        item = read_sequence_item(stream, implicit, little, header._character_set)
-        if item is None:
-            return
-        yield item
 
 
 def readable(header: Dataset, tag: BaseTag) -> bool:
@@ -315,7 +248,7 @@ def _enter_pixel_data(stream: BinaryIO, encoding: Encoding) -> tuple[str, int]:
     if len(head) < 8:
         raise UndecodablePixels("there is no Pixel Data")
     group, element, length = struct.unpack(f"{encoding.order}HHL", head)
-    if (group << 16 | element) != _PIXEL_DATA:
+    if (group << 16 | element) != PIXEL_DATA:
         raise UndecodablePixels("there is no Pixel Data of whole numbers")
     if encoding.implicit:
         return "OW", length
@@ -333,7 +266,7 @@ def _native(stream: BinaryIO, _: Dataset, layout: PixelLayout, encoding: Encodin
         raise UndecodablePixels("YBR_FULL_422 needs an even number of columns, 8 bits and colour by pixel")
     expected = (layout.frame_bits * layout.frames + 7) // 8
     available = min(length, _size(stream) - stream.tell())
-    if length == _UNDEFINED_LENGTH or available < expected:
+    if length == UNDEFINED_LENGTH or available < expected:
         raise UndecodablePixels(f"Pixel Data holds {available} bytes where {expected} were expected")
     if layout.photometric == "YBR_FULL_422" and available >= expected // 2 * 3:
         raise UndecodablePixels("Pixel Data holds a full chrominance where YBR_FULL_422 was stated")
@@ -341,7 +274,7 @@ def _native(stream: BinaryIO, _: Dataset, layout: PixelLayout, encoding: Encodin
     decoder = get_decoder(encoding.native_syntax)
     options = pydicom_options(layout) | {"number_of_frames": layout.frames, "pixel_vr": vr}
 
-    def samples_of(index: int) -> Decoded:
+    def samples_of(index: int, _: PixelLayout) -> Decoded:
         # pydicom reads this frame's bytes only and puts the stream back to the start of the pixels.
         samples, properties = decoder.as_array(stream, index=index, raw=True, **options)  # type: ignore[arg-type]
         return Decoded(samples, str(properties["photometric_interpretation"]), layout.bits_allocated)
@@ -352,13 +285,13 @@ def _native(stream: BinaryIO, _: Dataset, layout: PixelLayout, encoding: Encodin
 def _encapsulated(
     stream: BinaryIO, header: Dataset, layout: PixelLayout, encoding: Encoding, _vr: str, length: int
 ) -> _SamplesOf:
-    if length != _UNDEFINED_LENGTH:
+    if length != UNDEFINED_LENGTH:
         raise UndecodablePixels("Pixel Data is not encapsulated as the transfer syntax demands")
     with as_input_fault("the encapsulated frames cannot be found"):
         frames = EncapsulatedFrames(stream, header, layout.frames)
     syntax = encoding.transfer_syntax
     decode = FRAME_DECODERS[syntax]
-    return lambda index: decode(frames[index], layout, syntax)
+    return lambda index, layout: decode(frames[index], layout, syntax)
 
 
 def _size(stream: BinaryIO) -> int:

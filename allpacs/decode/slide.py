@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 from pydicom import Dataset
 
 from allpacs.decode.ai_generated import made_by_artificial_intelligence
+from allpacs.decode.elements import PER_FRAME_GROUPS, data_set, per_frame_groups, read_until
 from allpacs.decode.guard import as_input_fault, opened
-from allpacs.decode.part10 import PER_FRAME_GROUPS, OpenFrames, data_set, open_frames, per_frame_groups, read_until
+from allpacs.decode.part10 import OpenFrames, open_frames
 from allpacs.decode.scale import stated_scale
 from allpacs.domain.errors import UndecodablePixels
 from allpacs.domain.geometry import PixelMatrix
@@ -59,7 +60,7 @@ def _facts(header: Dataset) -> SlideInstance:
     image_type = [str(value) for value in header.get("ImageType") or ()] + [""] * 4
     columns, rows = _count(header, "TotalPixelMatrixColumns"), _count(header, "TotalPixelMatrixRows")
     tile_columns, tile_rows = _count(header, "Columns"), _count(header, "Rows")
-    frames = _count(header, "NumberOfFrames", 1)
+    frames = _count(header, "NumberOfFrames", 1) or 1
     if min(columns, rows, tile_columns, tile_rows, frames) < 1 or frames > _MOST_FRAMES:
         raise UndecodablePixels(
             f"no slide: {columns} x {rows} pixels in {frames} tiles of {tile_columns} x {tile_rows}"
@@ -75,7 +76,7 @@ def _facts(header: Dataset) -> SlideInstance:
         flavour=image_type[2].upper() or "VOLUME",
         resampled=image_type[3].upper() == "RESAMPLED",
         artificial=made_by_artificial_intelligence(header),
-        pyramid=str(header.get("PyramidUID") or f"{series} {reference}"),
+        pyramid=str(header.get("PyramidUID") or ""),
         matrix=_matrix(header, columns, rows, reference),
         scale=stated_scale(header),
         tile_columns=tile_columns,
@@ -88,6 +89,8 @@ def _facts(header: Dataset) -> SlideInstance:
         first_frame=max(0, _count(header, "ConcatenationFrameOffsetNumber", 0)) if concatenation else 0,
         focal_planes=max(1, _count(header, "TotalPixelMatrixFocalPlanes", 1)),
         optical_paths=max(1, _count(header, "NumberOfOpticalPaths", 1)),
+        frame_of_reference=reference,
+        container=str(header.get("ContainerIdentifier") or ""),
     )
 
 
@@ -96,7 +99,7 @@ def _matrix(header: Dataset, columns: int, rows: int, reference: str) -> PixelMa
     try:
         origin = header.TotalPixelMatrixOriginSequence[0]
         x, y = float(origin.XOffsetInSlideCoordinateSystem), float(origin.YOffsetInSlideCoordinateSystem)
-        z = float(origin.get("ZOffsetInSlideCoordinateSystem") or 0.0)
+        z = float(origin.get("ZOffsetInSlideCoordinateSystem") or 0.0) / 1000  # x and y are mm, z is µm
         cosines = [float(value) for value in header.ImageOrientationSlide]
         measures = header.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
         between_rows, between_columns = (float(value) for value in measures.PixelSpacing)
@@ -158,7 +161,8 @@ class SlideLevel:
     Attributes
     ----------
     unreadable:
-        Tiles met so far that cannot be decoded, by index of part and frame number.
+        Tiles that have no place on the matrix, and those met so far that cannot be decoded, by index of part and frame
+        number.
 
     Raises
     ------
@@ -183,7 +187,8 @@ class SlideLevel:
                 if (layout.columns, layout.rows) != (part.tile_columns, part.tile_rows):
                     raise UndecodablePixels("its tiles are of another size than its header says")
                 self._frames.append(frames)
-            self._tiles = _sparse(level, paths) if first.sparse else _full(level)
+            self._tiles, misplaced = _sparse(level, paths) if first.sparse else (_full(level), {})
+            self.unreadable.update(misplaced)
         except BaseException:
             self._files.close()
             raise
@@ -208,7 +213,7 @@ class SlideLevel:
             & (tiles.y + first.tile_rows > y)
         )
         for tile in meets:
-            decoded = self._tile(int(tiles.part[tile]), int(tiles.frame[tile]))
+            decoded = self._tile(int(tile))
             if decoded is None:
                 continue
             left, top = int(tiles.x[tile]) - x, int(tiles.y[tile]) - y
@@ -233,13 +238,16 @@ class SlideLevel:
         tile = on[0]
         return int(tiles.part[tile]), int(tiles.frame[tile]), int(tiles.x[tile]), int(tiles.y[tile])
 
-    def _tile(self, part: int, frame: int) -> NDArray[np.uint8] | None:
+    def _tile(self, tile: int) -> NDArray[np.uint8] | None:
+        part, frame = int(self._tiles.part[tile]), int(self._tiles.frame[tile])
         place = (part, frame)
         if place in self._cache:
             self._cache.move_to_end(place)
             return self._cache[place]
+        matrix = self.level.first.matrix
+        on_matrix = (matrix.rows - int(self._tiles.y[tile]), matrix.columns - int(self._tiles.x[tile]))
         try:
-            decoded: NDArray[np.uint8] | None = self._frames[part].rgb(frame)
+            decoded: NDArray[np.uint8] | None = self._frames[part].rgb(frame, at_least=on_matrix)
         except UndecodablePixels as fault:
             self.unreadable[place] = UnreadableFrame(frame, str(fault))
             decoded = None
@@ -256,7 +264,7 @@ def _full(level: Level) -> _Tiles:
     """
     first = level.first
     each = first.across * first.down
-    middle = (first.focal_planes // 2) * each  # of the first optical path
+    middle = (level.planes_held // 2) * each  # of the first optical path
     index = np.arange(each, dtype=np.int64)
     overall = index + middle
     part, frame = np.full(each, -1, np.int64), np.zeros(each, np.int64)
@@ -271,32 +279,42 @@ def _full(level: Level) -> _Tiles:
     return _Tiles(x[there], y[there], part[there], frame[there])
 
 
-def _sparse(level: Level, paths: Sequence[Path]) -> _Tiles:
+def _sparse(level: Level, paths: Sequence[Path]) -> tuple[_Tiles, dict[tuple[int, int], UnreadableFrame]]:
     """Return the tiles where each frame says where it lies: of the first optical path, at each place the middle plane.
 
-    A scanner that follows the focus gives tiles of one plane different depths.
+    A scanner that follows the focus gives tiles of one plane different depths. The second value holds the frames that
+    lie nowhere on the matrix: they are lost, not the slide.
     """
     rows: list[tuple[int, int, int, int]] = []
     planes: list[float] = []
+    misplaced: dict[tuple[int, int], UnreadableFrame] = {}
     first_path: str | None = None
+    matrix = level.first.matrix
     for number, path in enumerate(paths):
-        for frame, (x, y, z, optical_path) in enumerate(_places(path, level.parts[number].frames), start=1):
+        for frame, place in enumerate(_places(path, level.parts[number].frames), start=1):
+            if place is None:
+                reason = f"frame {frame} does not say where on the matrix it lies"
+                misplaced[number, frame] = UnreadableFrame(frame, reason)
+                continue
+            x, y, z, optical_path = place
+            if not (0 <= x < matrix.columns and 0 <= y < matrix.rows):
+                misplaced[number, frame] = UnreadableFrame(frame, f"frame {frame} lies outside the matrix")
+                continue
             first_path = optical_path if first_path is None else first_path
             if optical_path == first_path:
                 rows.append((x, y, number, frame))
                 planes.append(z)
     first = level.first
-    whole = first.across * first.down * first.focal_planes * first.optical_paths
-    if not rows and sum(part.frames for part in level.parts) == whole:
-        return _full(level)  # as many as there are places, and none says otherwise
+    whole = first.across * first.down * level.planes_held * first.optical_paths
+    if not rows and not misplaced and sum(part.frames for part in level.parts) == whole:
+        return _full(level), {}  # as many as there are places, and none says otherwise
     if not rows:
-        raise UndecodablePixels("its frames do not say where on the matrix they lie")
+        outside = any("outside" in frame.reason for frame in misplaced.values())
+        raise UndecodablePixels(
+            "all its frames lie outside the matrix" if outside else "its frames do not say where on the matrix they lie"
+        )
     tiles = np.array(rows, np.int64)
-    x, y, part, frame = tiles[_middle(tiles[:, 0], tiles[:, 1], np.array(planes))].T
-    matrix = level.first.matrix
-    if (x < 0).any() or (y < 0).any() or (x >= matrix.columns).any() or (y >= matrix.rows).any():
-        raise UndecodablePixels("a frame lies outside the matrix")
-    return _Tiles(x, y, part, frame)
+    return _Tiles(*tiles[_middle(tiles[:, 0], tiles[:, 1], np.array(planes))].T), misplaced
 
 
 def _middle(x: NDArray[np.int64], y: NDArray[np.int64], z: NDArray[np.float64]) -> NDArray[np.int64]:
@@ -309,19 +327,29 @@ def _middle(x: NDArray[np.int64], y: NDArray[np.int64], z: NDArray[np.float64]) 
     return np.sort(by_place[begins + planes // 2])
 
 
-def _places(path: Path, frames: int) -> Iterator[tuple[int, int, float, str]]:
-    """Yield column, row, depth and optical path of each frame, one item of the sequence read at a time."""
+def _places(path: Path, frames: int) -> Iterator[tuple[int, int, float, str] | None]:
+    """Yield column, row, depth and optical path of each frame, one item of the sequence read at a time.
+
+    None comes for a frame that does not state its place, or not as numbers.
+    """
     with opened(path) as file, as_input_fault("the places of the frames cannot be read"):
         stream, _, encoding = data_set(file)
         with stream:
             header = read_until(stream, encoding, PER_FRAME_GROUPS)
             shared = (header.get("SharedFunctionalGroupsSequence") or [Dataset()])[0]
             for item in islice(per_frame_groups(stream, header), frames):
-                place = item.PlanePositionSlideSequence[0]
-                paths = item.get("OpticalPathIdentificationSequence") or shared.get("OpticalPathIdentificationSequence")
-                yield (
-                    int(place.ColumnPositionInTotalImagePixelMatrix) - 1,
-                    int(place.RowPositionInTotalImagePixelMatrix) - 1,
-                    float(place.get("ZOffsetInSlideCoordinateSystem") or 0.0),
-                    str(paths[0].get("OpticalPathIdentifier") or "") if paths else "",
-                )
+                try:
+                    yield _place(item, shared)
+                except (AttributeError, IndexError, KeyError, OverflowError, TypeError, ValueError):
+                    yield None
+
+
+def _place(item: Dataset, shared: Dataset) -> tuple[int, int, float, str]:
+    place = item.PlanePositionSlideSequence[0]
+    paths = item.get("OpticalPathIdentificationSequence") or shared.get("OpticalPathIdentificationSequence")
+    return (
+        int(place.ColumnPositionInTotalImagePixelMatrix) - 1,
+        int(place.RowPositionInTotalImagePixelMatrix) - 1,
+        float(place.get("ZOffsetInSlideCoordinateSystem") or 0.0),
+        str(paths[0].get("OpticalPathIdentifier") or "") if paths else "",
+    )

@@ -39,8 +39,9 @@ from pydicom.uid import (
 
 import decode_samples as samples
 from allpacs.decode import part10
+from allpacs.decode.codecs import SUPPORTED_TRANSFER_SYNTAXES
 from allpacs.decode.open import read_frame_of
-from allpacs.decode.part10 import SUPPORTED_TRANSFER_SYNTAXES, read_frames, read_header
+from allpacs.decode.part10 import read_frames, read_header
 from allpacs.dicom import deflate as inflate
 from allpacs.domain.errors import InputFault, StoreFault, UndecodablePixels
 from allpacs.domain.image import Frame, UnreadableFrame

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from pydicom import Dataset
+from pydicom.filebase import DicomBytesIO
+from pydicom.filewriter import write_dataset
 
 from allpacs.decode.slide import SlideLevel, read_slide_instance
 from allpacs.domain.errors import UndecodablePixels
+from allpacs.domain.image import UnreadableFrame
 from allpacs.domain.slide import Level
-from support.slide_maker import SPACING_UM, SyntheticSlide, write_level, write_pyramid
+from support.slide_maker import SPACING_UM, SyntheticSlide, slide_header, write_file, write_level, write_pyramid
 
 SLIDE = SyntheticSlide((1, 2), filled=lambda _, column: column == 0)
 ROWS, COLUMNS = SLIDE.size
@@ -187,14 +192,120 @@ def test_frames_that_do_not_say_where_they_lie(tmp_path: Path) -> None:
         assert differs(level, 100, 100, 400, 400) < CLOSE
 
 
-def test_frames_outside_the_matrix(tmp_path: Path) -> None:
+def test_a_frame_outside_the_matrix_is_lost_alone(tmp_path: Path) -> None:
     def outside(ds: Dataset) -> None:
         place = ds.PerFrameFunctionalGroupsSequence[1].PlanePositionSlideSequence[0]
         place.ColumnPositionInTotalImagePixelMatrix = -70_000
 
+    write_level(tmp_path / "a", SLIDE, tiles=[0, 1, 2], sparse=True, header=outside)
+    with opened(tmp_path / "a") as level:
+        assert differs(level, 0, 0, 256, 256) < CLOSE
+        assert differs(level, 512, 0, 256, 256) < CLOSE
+        assert (level.region(256, 0, 256, 256) == 255).all()
+        assert level.unreadable == {(0, 2): UnreadableFrame(2, "frame 2 lies outside the matrix")}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda groups: delattr(groups, "PlanePositionSlideSequence"),
+        lambda groups: setattr(groups, "PlanePositionSlideSequence", []),
+        lambda groups: delattr(groups.PlanePositionSlideSequence[0], "RowPositionInTotalImagePixelMatrix"),
+    ],
+)
+def test_a_frame_without_a_place_is_lost_alone(tmp_path: Path, change: Callable[[Dataset], None]) -> None:
+    write_level(
+        tmp_path / "a",
+        SLIDE,
+        tiles=[0, 1, 2],
+        sparse=True,
+        header=lambda ds: change(ds.PerFrameFunctionalGroupsSequence[1]),
+    )
+    with opened(tmp_path / "a") as level:
+        assert differs(level, 512, 0, 256, 256) < CLOSE
+        assert level.unreadable == {(0, 2): UnreadableFrame(2, "frame 2 does not say where on the matrix it lies")}
+
+
+def test_all_frames_outside_the_matrix(tmp_path: Path) -> None:
+    def outside(ds: Dataset) -> None:
+        for groups in ds.PerFrameFunctionalGroupsSequence:
+            groups.PlanePositionSlideSequence[0].RowPositionInTotalImagePixelMatrix = ROWS + 1
+
     write_level(tmp_path / "a", SLIDE, tiles=[0, 1], sparse=True, header=outside)
     with pytest.raises(UndecodablePixels, match="outside"), opened(tmp_path / "a"):
         pass
+
+
+def test_tiles_of_an_edge_that_are_encoded_without_the_rest(tmp_path: Path) -> None:
+    """The matrix is 300 x 260 pixels, so that three of its four tiles reach beyond it."""
+    across, down = 300, 260
+    ds = slide_header(down, across, 256, 4, uid="1.2.3")
+    pieces = [SLIDE.region(x, y, min(256, across - x), min(256, down - y)) for y in (0, 256) for x in (0, 256)]
+
+    def frames() -> Iterator[bytes]:
+        for piece in pieces:
+            file = BytesIO()
+            Image.fromarray(piece).save(file, "JPEG", quality=90, subsampling=0)
+            yield file.getvalue()
+
+    with (tmp_path / "a").open("wb") as file:
+        write_file(file, ds, frames())
+    with opened(tmp_path / "a") as level:
+        assert differs(level, 0, 0, across, down) < CLOSE
+        assert level.unreadable == {}
+
+
+def test_a_tile_of_another_size_is_not_taken_for_one_of_an_edge(tmp_path: Path) -> None:
+    ds = slide_header(260, 300, 256, 4, uid="1.2.3")
+    file = BytesIO()
+    Image.fromarray(SLIDE.region(0, 0, 100, 100)).save(file, "JPEG", quality=90)
+    with (tmp_path / "a").open("wb") as target:
+        write_file(target, ds, iter([file.getvalue()] * 4))
+    with opened(tmp_path / "a") as level:
+        assert (level.region(0, 0, 300, 260) == 255).all()
+        assert sorted(level.unreadable) == [(0, 1), (0, 2), (0, 3), (0, 4)]
+
+
+@pytest.mark.parametrize(("stated", "held", "read"), [(3, 1, 0), (5, 3, 1), (3, 2, 1), (3, 3, 1)])
+def test_the_middle_of_the_focal_planes_that_an_instance_holds(
+    tmp_path: Path, stated: int, held: int, read: int
+) -> None:
+    """Total Pixel Matrix Focal Planes counts those of the matrix, which may be an instance each."""
+    write_level(tmp_path / "a", SLIDE, copies=held, TotalPixelMatrixFocalPlanes=stated)
+    with opened(tmp_path / "a") as level:
+        assert differs(level, 100, 100, 400, 400) < CLOSE
+        assert level.tile_at(0.0, 0.0) == (0, 1 + 50 * read, 0, 0)
+
+
+@pytest.mark.parametrize("frames", [0, None])
+def test_a_number_of_frames_that_is_none(tmp_path: Path, frames: int | None) -> None:
+    write_level(tmp_path / "a", SLIDE, tiles=[0], header=lambda ds: setattr(ds, "NumberOfFrames", frames))
+    with opened(tmp_path / "a") as level:
+        assert differs(level, 0, 0, 256, 256) < CLOSE
+
+
+def test_implicit_vr_under_an_explicit_syntax(tmp_path: Path) -> None:
+    ds = write_level(tmp_path / "a", SLIDE, tiles=[1, 0, 12, 11], sparse=True)
+    content = (tmp_path / "a").read_bytes()
+    meta = content[: 144 + int.from_bytes(content[140:144], "little")]
+    pixels = content.rindex(b"\xe0\x7f\x10\x00OB\0\0")
+    body = DicomBytesIO()
+    body.is_implicit_VR = body.is_little_endian = True
+    write_dataset(body, Dataset(ds))
+    (tmp_path / "a").write_bytes(meta + body.getvalue() + content[pixels : pixels + 4] + content[pixels + 8 :])
+    with opened(tmp_path / "a") as level:
+        assert differs(level, 0, 0, 512, 256) < CLOSE
+        assert level.tile_at(10.0, 10.0) == (0, 2, 0, 0)
+
+
+def test_the_depth_is_stated_in_micrometres(tmp_path: Path) -> None:
+    """Unlike the other two offsets (PS3.3 C.8.12.2.1)."""
+
+    def deep(ds: Dataset) -> None:
+        ds.TotalPixelMatrixOriginSequence[0].ZOffsetInSlideCoordinateSystem = "250"
+
+    write_level(tmp_path / "a", SLIDE, tiles=[0], header=deep)
+    assert read_slide_instance(tmp_path / "a").matrix.on_slide_mm((0.5, 0.5)) == (20.0, 50.0, 0.25)
 
 
 def test_an_algorithms_image_is_told(tmp_path: Path) -> None:

@@ -126,3 +126,71 @@ def test_focal_planes_and_optical_paths_of_one_instance_are_told() -> None:
     (slide,) = choose([level(1, focal_planes=5, optical_paths=2, frames=128_000)], 0.1).slides
     assert [remark.kind for remark in slide.remarks] == [RemarkKind.SELECTED, RemarkKind.SELECTED]
     assert not any(remark.kind is RemarkKind.LEFT_OUT for remark in slide.remarks)
+
+
+def _without_pyramid(step: int, reference: str, uid: str | None = None, **changes: object) -> SlideInstance:
+    return level(step, uid, pyramid="", frame_of_reference=reference, **changes)
+
+
+def test_levels_with_a_frame_of_reference_each_are_one_slide() -> None:
+    parts = [_without_pyramid(step, f"1.5.{step}") for step in (1, 4, 16)]
+    # What a scanner leaves of 40,960 x 20,480 in steps of about 4, rounded.
+    parts[2] = replace(parts[2], matrix=PixelMatrix(2559, 1281))
+    for order in permutations(parts):
+        (slide,) = choose(order, 0.1).slides
+        assert slide.level.first.sop_instance_uid == "1.2.1"
+        assert slide.map is not None
+        assert slide.map.first.sop_instance_uid == "1.2.16"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"series_uid": "9.1"},
+        {"container": "another glass"},
+        {"matrix": PixelMatrix(10_240, 6_000)},  # another shape
+        {"scale": Scale(0.5, ScaleOrigin.PIXEL_SPACING)},  # another area
+        {"matrix": PixelMatrix(40_960, 20_480), "scale": Scale(0.25, ScaleOrigin.PIXEL_SPACING)},  # the same size
+    ],
+)
+def test_other_frames_of_reference_are_other_slides(change: dict[str, object]) -> None:
+    parts = [_without_pyramid(1, "1.5.1"), _without_pyramid(4, "1.5.4", **change)]
+    for order in permutations(parts):
+        assert len(choose(order, 0.1).slides) == 2
+
+
+def test_parts_of_a_concatenation_are_one_level_whatever_their_frames_of_reference() -> None:
+    parts = [replace(part, pyramid="", frame_of_reference=f"1.5.{part.part}") for part in _parts((1, 2, 3, 4), 4)]
+    for order in permutations(parts):
+        (slide,) = choose(order, 0.1).slides
+        assert [part.part for part in slide.level.parts] == [1, 2, 3, 4]
+
+
+def _plane(depth_mm: float, uid: str) -> SlideInstance:
+    return level(1, uid, focal_planes=3, matrix=PixelMatrix(40_960, 20_480, origin_mm=(1.0, 2.0, depth_mm)))
+
+
+def test_of_focal_planes_that_are_an_instance_each_the_middle_one_is_judged() -> None:
+    planes = [_plane(0.002, "1.2.1"), _plane(0.0, "1.2.2"), _plane(0.001, "1.2.3")]
+    for order in permutations(planes):
+        choice = choose(order, 0.1)
+        (slide,) = choice.slides
+        assert slide.level.first.sop_instance_uid == "1.2.3"
+        assert [remark.text for remark in slide.remarks] == ["Of 3 focal planes the middle one was judged."]
+        assert sorted(choice.left_out) == ["1.2.1", "1.2.2"]
+
+
+def test_the_one_focal_plane_that_came_is_judged_and_nothing_is_missing_of_it() -> None:
+    (slide,) = choose([level(1, focal_planes=3)], 0.1).slides
+    assert slide.level.planes_held == 1
+    assert [remark.text for remark in slide.remarks] == ["Of 3 focal planes the one in this instance was judged."]
+
+
+@pytest.mark.parametrize(
+    ("planes", "paths", "frames", "held"),
+    [(3, 1, 3, 3), (3, 1, 2, 2), (3, 2, 6, 3), (3, 2, 2, 1), (1, 2, 2, 1), (3, 1, 9, 3)],
+)
+def test_the_focal_planes_that_an_instance_holds(planes: int, paths: int, frames: int, held: int) -> None:
+    tiles = level(1).frames
+    one = level(1, focal_planes=planes, optical_paths=paths, frames=frames * tiles)
+    assert choose([one], 0.1).slides[0].level.planes_held == held
