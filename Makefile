@@ -56,7 +56,7 @@ conformance: install-dev
 
 # Every promise and what showed that it holds: docs/reliability.md. ALLPACS_FAULTS_LONG=1 for the long half (an hour).
 faults: install-dev
-	PYTHONPATH=tests $(BIN)/python -m faults
+	PYTHONPATH=.:tests $(BIN)/python -m faults
 
 # Known vulnerabilities of what constraints.txt pins; asks the package index, and fails where it cannot be asked.
 audit:

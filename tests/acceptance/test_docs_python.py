@@ -23,7 +23,7 @@ from support.doc_commands import DOCS
 from support.hospital import drawn_study
 from support.reading_steps import STUDY, read_study, reading_of, stored_study
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.process
 
 SEEDS = range(2)
 

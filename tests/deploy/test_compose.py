@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -115,5 +116,6 @@ def test_orthanc_sends_a_study_on_and_keeps_the_report_out_of_the_circle(tmp_pat
     told = subprocess.run(
         ["unshare", "-n", "bash", "-c", 'ip link set lo up && exec "$@"', "-", *site],
         cwd=Path(__file__).parents[1], capture_output=True, text=True, timeout=390,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
     )  # fmt: skip
     assert told.returncode == 0, told.stdout + told.stderr

@@ -38,6 +38,7 @@ def test_four_studies_through_two_receivers_while_one_of_two_workers_is_killed(s
     told = subprocess.run(
         ["unshare", "--net", sys.executable, "-m", "deploy.many_machines", programs, scratch],
         cwd=Path(__file__).parents[1], capture_output=True, text=True, timeout=400,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
     )  # fmt: skip
     assert told.returncode == 0, told.stdout + told.stderr
     seen = json.loads(told.stdout.splitlines()[-1])

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.process
 def test_old_events_and_ended_workflows_are_deleted_and_nothing_is_done_again(
     tmp_path: Path, database_url: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("ALLPACS_STORE__HISTORY_DAYS", "30")
+    monkeypatch.setenv("ALLPACS_STORE__RETAIN_AUDIT_DAYS", "30")
     with StubHospital(tmp_path, quiet_s=0.0, database_url=database_url, extra="[work]\npoll_s = 0.05\n") as hospital:
         store = open_store(hospital.settings)
         receiver = make_receiver(hospital.settings, store)

@@ -25,8 +25,8 @@ from pydicom.tag import BaseTag, Tag
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian
 from pydicom.valuerep import EXPLICIT_VR_LENGTH_32
 
-from allpacs.decode.guard import as_input_fault, opened
 from allpacs.decode.elements import PER_FRAME_GROUPS
+from allpacs.decode.guard import as_input_fault, opened
 from allpacs.dicom.character_sets import declared_sets, repair
 from allpacs.dicom.encoding import HEAD_BYTES, looks_like_part10
 from allpacs.domain.errors import UndecodablePixels
