@@ -23,6 +23,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -316,10 +317,11 @@ def _learn_head(
             recipe.network.components,
         )  # fmt: skip
         seen = whitening.applied(features.of_views)
-    head = build_head(
-        [str(c) for c in range(len(prepared.classes))], seen.shape[2], dense_units=recipe.network.dense_units,
-        dropout=recipe.network.dropout, input_dropout=recipe.network.input_dropout, norm=whitening is None,
+    of_width = partial(
+        build_head, [str(c) for c in range(len(prepared.classes))],
+        dense_units=recipe.network.dense_units, dropout=recipe.network.dropout,
     )  # fmt: skip
+    head = of_width(seen.shape[2], input_dropout=recipe.network.input_dropout, norm=whitening is None)
     if whitening is not None:
         zero_last_layer(head)
     targets = prepared.targets
@@ -330,14 +332,13 @@ def _learn_head(
         None if shares is None else np.tile(shares, views) / views,
     )
     at = fit(head, training, Examples(seen[0][validated], targets[validated]), recipe.fit, folder)
-    state = state_of(head) if whitening is None else folded(state_of(head), whitening)
-    whole = build_head(
-        [str(c) for c in range(len(prepared.classes))], width, dense_units=recipe.network.dense_units,
-        dropout=recipe.network.dropout,
-    )  # fmt: skip
-    set_state(whole, state)
+    whole = head
+    if whitening is not None:
+        whole = of_width(width)
+        set_state(whole, folded(state_of(head), whitening))
     plain = features.of_views[0]
-    return _Learned(features.state | state, lambda places: logits_of(whole, plain[places]), at, features.start)
+    state = features.state | state_of(whole)
+    return _Learned(state, lambda places: logits_of(whole, plain[places]), at, features.start)
 
 
 def _features(recipe: Recipe, start: str, prepared: Prepared, folder: Path) -> _Features:

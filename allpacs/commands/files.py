@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from allpacs.dicom.encoding import HEAD_BYTES, looks_like_part10
+from allpacs.dicom.encoding import is_part10
 from allpacs.domain.errors import InputFault
 
 PICTURE_SUFFIXES = frozenset({".bmp", ".png", ".jpg", ".jpeg", ".tif", ".tiff"})
@@ -17,13 +17,7 @@ _NOT_IMAGES = frozenset({"dicomdir", "thumbs.db", ".ds_store", "desktop.ini"})
 
 def is_dicom(path: Path) -> bool:
     """Whether the file starts as a DICOM file, with a preamble (PS3.10 section 7.1) or, as older ones, without."""
-    if path.name.lower() in _NOT_IMAGES:
-        return False
-    try:
-        with path.open("rb") as stream:
-            return looks_like_part10(stream.read(HEAD_BYTES))
-    except OSError:
-        return False
+    return path.name.lower() not in _NOT_IMAGES and is_part10(path)
 
 
 def picture_files(paths: Sequence[Path]) -> list[Path]:

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 from pydicom.dataset import FileMetaDataset
-from pydicom.filereader import read_dataset
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
     ExplicitVRLittleEndian,
@@ -27,7 +26,7 @@ from pydicom.uid import (
 
 from allpacs.console.upload_folder import private_file
 from allpacs.dicom.deflate import inflated
-from allpacs.dicom.encoding import HEAD_BYTES, looks_like_part10
+from allpacs.dicom.encoding import is_part10, read_file_meta
 from allpacs.dicom.status import CANNOT_UNDERSTAND
 from allpacs.domain.errors import InputFault, InstanceRefused
 from allpacs.domain.image import Frame
@@ -104,9 +103,7 @@ class SortedFiles:
             shutil.copyfileobj(content, target)
         self.bytes_left -= path.stat().st_size
         try:
-            with path.open("rb") as stream:
-                is_dicom = looks_like_part10(stream.read(HEAD_BYTES))
-            if is_dicom:
+            if is_part10(path):
                 self.instances[path] = Instance(name, _admitted_study(path, self.max_inflated_bytes))
             else:
                 made = self._as_instances(path, form)
@@ -188,9 +185,7 @@ def _admitted_study(path: Path, max_inflated_bytes: int) -> str:
 def _file_meta(file: BinaryIO) -> tuple[FileMetaDataset, str]:
     """Read File Meta Information (PS3.10 section 7.1), and leave the file at the first byte of the data set."""
     try:
-        head = file.read(132)
-        file.seek(132 if head[128:132] == b"DICM" else 0)
-        meta = FileMetaDataset(read_dataset(file, False, True, stop_when=lambda tag, _vr, _length: tag.group != 2))
+        meta = read_file_meta(file)
         syntax = str(meta.get("TransferSyntaxUID") or "")
     except Exception as fault:  # noqa: BLE001 - a stranger's bytes make the parser raise anything
         reason = f"File Meta Information cannot be parsed ({type(fault).__name__})"

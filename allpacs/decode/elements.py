@@ -14,7 +14,7 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from allpacs.decode.codecs import SUPPORTED_TRANSFER_SYNTAXES
 from allpacs.dicom.deflate import inflated
-from allpacs.dicom.encoding import HEAD_BYTES, Encoding, found_encoding, looks_like_part10
+from allpacs.dicom.encoding import HEAD_BYTES, Encoding, found_encoding, looks_like_part10, read_file_meta
 from allpacs.domain.errors import InputFault, UndecodablePixels
 
 PER_FRAME_GROUPS = 0x52009230
@@ -25,13 +25,10 @@ _FLOAT_PIXEL_DATA = (0x7FE00008, 0x7FE00009)
 
 def data_set(file: BinaryIO) -> tuple[BinaryIO, FileMetaDataset, Encoding]:
     """Return the stream at the data set's first element, the File Meta Information and how the data set is encoded."""
-    head = file.read(HEAD_BYTES)
-    if not looks_like_part10(head):
+    if not looks_like_part10(file.read(HEAD_BYTES)):
         raise UndecodablePixels("not a DICOM file")
-    file.seek(132 if head[128:132] == b"DICM" else 0)
-    # File Meta Information is always explicit VR little endian (PS3.10 7.1).
-    group_2 = read_dataset(file, False, True, stop_when=lambda tag, _vr, _length: tag.group != 2)
-    meta = FileMetaDataset(group_2)
+    file.seek(0)
+    meta = read_file_meta(file)
     stated = str(meta.get("TransferSyntaxUID") or "") or None
     if stated is not None and stated not in SUPPORTED_TRANSFER_SYNTAXES:
         raise UndecodablePixels("the transfer syntax is not one that is read")

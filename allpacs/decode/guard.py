@@ -27,6 +27,18 @@ def opened(path: Path) -> Iterator[BinaryIO]:
         yield file
 
 
+def machine_fault(error: Exception, what: str) -> StoreFault | None:
+    """Return the fault of this machine that an exception tells of, or None: memory, or a file that cannot be used.
+
+    Decoders raise `OSError` for broken bytes, too, but without the error number of an operating system.
+    """
+    if isinstance(error, MemoryError):
+        return StoreFault(f"{what}: not enough memory")
+    if isinstance(error, OSError) and error.errno is not None:
+        return StoreFault(f"{what}: {error.strerror}")
+    return None
+
+
 @contextmanager
 def as_input_fault(reason: str) -> Iterator[None]:
     """Turn whatever broken bytes raise inside into the sender's fault, and trouble of this machine into its own.
@@ -45,11 +57,5 @@ def as_input_fault(reason: str) -> Iterator[None]:
         yield
     except AllpacsError:
         raise
-    except MemoryError:
-        raise StoreFault(f"{reason}: not enough memory") from None
-    except OSError as fault:
-        if fault.errno is not None:  # of the operating system; decoders raise OSError for broken bytes, without one
-            raise StoreFault(f"{reason}: {fault.strerror}") from None
-        raise UndecodablePixels(f"{reason} ({type(fault).__name__})") from None
     except Exception as fault:  # noqa: BLE001 - broken bytes make foreign parsers and decoders raise anything at all
-        raise UndecodablePixels(f"{reason} ({type(fault).__name__})") from None
+        raise machine_fault(fault, reason) or UndecodablePixels(f"{reason} ({type(fault).__name__})") from None

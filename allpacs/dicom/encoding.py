@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import os
 import struct
+from pathlib import Path
 from typing import BinaryIO, Final, NamedTuple
 
 from pydicom.datadict import dictionary_has_tag
+from pydicom.dataset import FileMetaDataset
+from pydicom.filereader import read_dataset
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pydicom.valuerep import EXPLICIT_VR_LENGTH_32
 
@@ -70,7 +73,7 @@ def looks_like_part10(head: bytes) -> bool:
     if len(head) < 8:
         return False
     if head[:2] == b"\x02\x00":
-        return _is_vr(head[4:6])
+        return is_vr(head[4:6])
     for order, group in (("<", b"\x08\x00"), (">", b"\x00\x08")):
         if head[:2] == group:
             (element,) = struct.unpack(f"{order}H", head[2:4])
@@ -78,6 +81,29 @@ def looks_like_part10(head: bytes) -> bool:
             usual = 0 <= length <= _LONGEST_FIRST and (element or length == 4)
             return bool(usual and (element == 0 or dictionary_has_tag(0x00080000 | element)))
     return False
+
+
+def is_part10(path: Path) -> bool:
+    """Return whether a file starts as a DICOM file does; False if it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return looks_like_part10(file.read(HEAD_BYTES))
+    except OSError:
+        return False
+
+
+def pass_preamble(file: BinaryIO) -> None:
+    """Move a file that is at its beginning to its first element, behind preamble and prefix if it has them."""
+    file.seek(132 if file.read(132)[128:] == b"DICM" else 0)
+
+
+def read_file_meta(file: BinaryIO) -> FileMetaDataset:
+    """Return the File Meta Information of a file that is at its beginning; leave it at the data set's first element.
+
+    Source: PS3.10 section 7.1: it is always explicit VR little endian.
+    """
+    pass_preamble(file)
+    return FileMetaDataset(read_dataset(file, False, True, stop_when=lambda tag, _vr, _length: tag.group != 2))
 
 
 def found_encoding(stream: BinaryIO, transfer_syntax: str | None) -> Encoding:
@@ -116,13 +142,13 @@ def found_encoding(stream: BinaryIO, transfer_syntax: str | None) -> Encoding:
 
 def _lengths(head: bytes, order: str) -> tuple[int, bool]:
     """Return the first element's length, and whether it has an explicit VR."""
-    if not _is_vr(head[4:6]):
+    if not is_vr(head[4:6]):
         return struct.unpack(f"{order}L", head[4:8])[0], False
     if head[4:6] in LONG_VRS:
         return (struct.unpack(f"{order}L", head[8:12])[0] if len(head) >= 12 else -1), True
     return struct.unpack(f"{order}H", head[6:8])[0], True
 
 
-def _is_vr(two: bytes) -> bool:
+def is_vr(two: bytes) -> bool:
     """Return whether two bytes may be a VR: as the length of a first element they would be more than 16,000."""
     return len(two) == 2 and all(0x41 <= letter <= 0x5A for letter in two)

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import structlog
 
-from allpacs.domain.errors import AllpacsError, InternalFault, StoreFault
+from allpacs.decode.guard import machine_fault
+from allpacs.domain.errors import AllpacsError, InternalFault
 
 _PACKAGE = Path(__file__).parents[1]
 
@@ -33,14 +34,8 @@ def contained(what: str) -> Iterator[None]:
         yield
     except AllpacsError:
         raise
-    except MemoryError:
-        raise StoreFault(f"{what}: not enough memory") from None
-    except OSError as error:
-        if error.errno is not None:
-            raise StoreFault(f"{what}: {error.strerror}") from None
-        raise _internal(what, error) from None
     except Exception as error:  # noqa: BLE001 - whatever it is, other frames and studies go on
-        raise _internal(what, error) from None
+        raise machine_fault(error, what) or _internal(what, error) from None
 
 
 def _internal(what: str, error: Exception) -> InternalFault:

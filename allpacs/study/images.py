@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from allpacs.decode.part10 import read_header
-from allpacs.dicom.encoding import looks_like_part10
+from allpacs.dicom.encoding import is_part10
 from allpacs.domain.errors import InputFault
 from allpacs.domain.findings import InstanceFindings
 from allpacs.domain.identity import derive_uid
@@ -45,7 +45,7 @@ def label_images(
 
 def image_file(path: Path) -> ImageFile:
     """Return a file with the identity that its header states; a picture gets one that is derived from its path."""
-    if _is_dicom(path):
+    if is_part10(path):
         try:
             header = read_header(path)
         except InputFault:
@@ -56,11 +56,3 @@ def image_file(path: Path) -> ImageFile:
             )
             return ImageFile(path, instance, sop_class, series)
     return ImageFile(path, derive_uid("file", str(path)), "", "")
-
-
-def _is_dicom(path: Path) -> bool:
-    try:
-        with path.open("rb") as stream:
-            return looks_like_part10(stream.read(132))
-    except OSError:
-        return False

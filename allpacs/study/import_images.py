@@ -28,7 +28,6 @@ def import_pictures(
     synthetic: bool = False,
     progress: Callable[[], None] = lambda: None,
     on_bad: Callable[[Path, InputFault], None] | None = None,
-    most_bytes: int | None = None,
     first_number: int = 1,
     check_page: Callable[[Frame], None] = lambda _: None,
 ) -> list[Path]:
@@ -44,8 +43,6 @@ def import_pictures(
         Called after each picture.
     on_bad:
         Called for each file that cannot be read; the others are imported. None: the first such file raises.
-    most_bytes:
-        Largest sum of the instances' sizes: the pages of a small TIFF can be large.
     first_number:
         Instance Number of the first instance.
     check_page:
@@ -59,7 +56,7 @@ def import_pictures(
     ------
     InputFault
         No picture was named; one cannot be read (without `on_bad`), the message names the file, and pictures before it
-        are written; or the instances have more than `most_bytes`.
+        are written; or `check_page` refused a page.
     StoreFault
         The folder cannot be written.
     """
@@ -70,7 +67,6 @@ def import_pictures(
         study_uid = derive_uid("imported study", repr(patient), made_at.isoformat(), *digests)
     series_uid = derive_uid("imported series", study_uid, made_at.isoformat())
     written: list[Path] = []
-    size = 0
     for path in paths:
         of_this_file: list[Path] = []
         try:
@@ -89,9 +85,6 @@ def import_pictures(
                     synthetic=synthetic,
                 )
                 of_this_file.append(save(image, out_dir))
-                size += of_this_file[-1].stat().st_size
-                if most_bytes is not None and size > most_bytes:
-                    raise InputFault(f"the images have more than {most_bytes // 1_000_000} MB uncompressed")
         except UndecodablePixels as fault:
             named = UndecodablePixels(f"{path}: {fault}")
             if on_bad is None:

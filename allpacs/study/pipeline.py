@@ -115,16 +115,16 @@ class Pipeline:
                     continue
                 try:
                     with contained(f"frame {frame.number}"):
-                        found, scales, conflict = self._cells_of(image, frame)
+                        found, used, conflict = self._cells_of(image, frame)
                 except InternalFault as fault:
                     unreadable.append(UnreadableFrame(frame.number, str(fault)))
                     continue
                 if conflict is not None:
                     remarks[conflict] = None
-                if scales is not None and scales.origin is ScaleOrigin.RED_CELLS:
-                    measured_um.append(scales.spacing_um)
+                if used is not None and used.origin is ScaleOrigin.RED_CELLS:
+                    measured_um.append(used.spacing_um)
                 else:
-                    scale = scales
+                    scale = used
                 cells += [finding for finding, _ in found]
                 crops += [crop for _, crop in found]
         except UndecodablePixels as undecodable:

@@ -23,12 +23,11 @@ from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.tag import BaseTag, Tag
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian
-from pydicom.valuerep import EXPLICIT_VR_LENGTH_32
 
 from allpacs.decode.elements import PER_FRAME_GROUPS
 from allpacs.decode.guard import as_input_fault, opened
 from allpacs.dicom.character_sets import declared_sets, repair
-from allpacs.dicom.encoding import HEAD_BYTES, looks_like_part10
+from allpacs.dicom.encoding import HEAD_BYTES, LONG_VRS, is_vr, looks_like_part10, pass_preamble
 from allpacs.domain.errors import UndecodablePixels
 
 #: Nesting of sequences that is read; DICOM's own objects have fewer than ten levels.
@@ -44,7 +43,6 @@ _ITEM_END: Final = 0xFFFEE00D
 _SEQUENCE_END: Final = 0xFFFEE0DD
 _PIXELS: Final = 0x7FE00000
 _TRANSFER_SYNTAX: Final = 0x00020010
-_LONG_VRS: Final = frozenset(vr.encode() for vr in EXPLICIT_VR_LENGTH_32)
 
 
 def read_guarded(path: Path, keywords: Collection[str] | None = None) -> Dataset:
@@ -84,10 +82,10 @@ def read_guarded(path: Path, keywords: Collection[str] | None = None) -> Dataset
 
 def _pass_file_meta(file: BinaryIO) -> str:
     """Move to the data set's first element, and return the transfer syntax UID, or an empty text."""
-    head = file.read(HEAD_BYTES)
-    if not looks_like_part10(head):
+    if not looks_like_part10(file.read(HEAD_BYTES)):
         raise UndecodablePixels("not a DICOM file")
-    file.seek(132 if head[128:132] == b"DICM" else 0)
+    file.seek(0)
+    pass_preamble(file)
     syntax = ""
     while True:
         start = file.tell()
@@ -108,7 +106,7 @@ def _raw_elements(stream: BinaryIO, order: str, tags: set[int] | None) -> tuple[
     """
     first = stream.read(6)
     stream.seek(-len(first), os.SEEK_CUR)
-    implicit = not _is_vr(first[4:6])
+    implicit = not is_vr(first[4:6])
     found: dict[BaseTag, RawDataElement] = {}
     bytes_left, items = _HEADER_BYTES, _Items()
     while (element := _next(stream, order, implicit)) is not None:
@@ -152,10 +150,10 @@ def _next(stream: BinaryIO, order: str, implicit: bool) -> tuple[int, bytes | No
         return None
     group, number, length = struct.unpack(f"{order}HHL", head)
     tag = group << 16 | number
-    if implicit or not _is_vr(head[4:6]):
+    if implicit or not is_vr(head[4:6]):
         return tag, None, length
     vr = head[4:6]
-    if vr in _LONG_VRS:
+    if vr in LONG_VRS:
         rest = stream.read(4)
         if len(rest) < 4:
             return None
@@ -198,7 +196,7 @@ class _Items:
             if item_implicit is None:
                 head = stream.read(6)
                 stream.seek(-len(head), os.SEEK_CUR)
-                item_implicit = not _is_vr(head[4:6])
+                item_implicit = not is_vr(head[4:6])
                 open_items[-1] = (True, item_implicit)
             element = _next(stream, order, item_implicit)
             if element is None:
@@ -210,10 +208,6 @@ class _Items:
                 open_items.append((False, None))
             else:
                 stream.seek(length, os.SEEK_CUR)
-
-
-def _is_vr(two: bytes) -> bool:
-    return len(two) == 2 and two.isalpha() and two.isupper()
 
 
 def _clean(level: Dataset, declared: Sequence[str], depth: int) -> None:

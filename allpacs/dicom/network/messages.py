@@ -17,6 +17,7 @@ from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.pdu_primitives import P_DATA
 
 from allpacs.dicom.elements import implicit_element, padded
+from allpacs.dicom.status import SUCCESS
 
 #: Message control header of the last fragment of a command (PS3.8 section E.2).
 _LAST_OF_COMMAND = b"\x03"
@@ -129,7 +130,7 @@ def _too_large(message: DIMSEMessage, primitive: P_DATA, takes_instances: bool) 
 
 def success(answer: C_STORE) -> bytes | None:
     """Return the command set of a C-STORE response that says success (PS3.7 section 9.3.1.2), None of any other."""
-    if answer.Status != 0x0000 or answer.ErrorComment is not None or answer.OffendingElement is not None:
+    if answer.Status != SUCCESS or answer.ErrorComment is not None or answer.OffendingElement is not None:
         return None
     # Command sets are always implicit VR little endian (PS3.7 section 6.3.1).
     elements = (
