@@ -26,7 +26,7 @@ from allpacs.study.import_images import import_pictures
 from conformance.support.network import wait_until
 from support.hospital import StubHospital, drawn_study
 
-pytestmark = [pytest.mark.process, pytest.mark.essential]
+pytestmark = pytest.mark.process
 
 NAME = "Иванова^Анна"
 
@@ -55,6 +55,7 @@ def _reports(hospital: StubHospital, study_uid: str) -> list[Path]:
     return [path for path in hospital.reports if path.parent.name == study_uid]
 
 
+@pytest.mark.essential
 def test_a_study_comes_back_as_sr_and_fhir_that_say_the_same(
     hospital: StubHospital, store: Store, tmp_path: Path
 ) -> None:
@@ -97,6 +98,7 @@ def test_a_study_comes_back_as_sr_and_fhir_that_say_the_same(
     assert document["masterIdentifier"]["value"] == f"urn:oid:{report.SOPInstanceUID}"
 
 
+@pytest.mark.essential
 def test_a_late_instance_supersedes_the_report(hospital: StubHospital, store: Store, tmp_path: Path) -> None:
     study_uid = generate_uid()
     drawn_study(tmp_path / "first", range(10, 12), study_uid=study_uid)
@@ -118,6 +120,7 @@ def test_a_late_instance_supersedes_the_report(hospital: StubHospital, store: St
     assert len(resources(hospital.folder / "ehr", "DiagnosticReport")) == reports_before
 
 
+@pytest.mark.essential
 def test_a_field_gives_every_cell_its_outline(hospital: StubHospital, store: Store, tmp_path: Path) -> None:
     picture = tmp_path / "field.png"
     Image.fromarray(draw_field(seed=3, cells=5)).save(picture)
@@ -135,6 +138,7 @@ def test_a_field_gives_every_cell_its_outline(hospital: StubHospital, store: Sto
     assert report.PatientID in ("", None)
 
 
+@pytest.mark.essential
 def test_an_undecodable_instance_is_a_finding_and_the_rest_is_read(
     hospital: StubHospital, store: Store, tmp_path: Path
 ) -> None:
@@ -152,6 +156,7 @@ def test_an_undecodable_instance_is_a_finding_and_the_rest_is_read(
     assert broken.SOPInstanceUID in path.read_bytes().decode("latin-1")
 
 
+@pytest.mark.essential
 def test_a_study_without_any_readable_instance_is_reported_too(
     hospital: StubHospital, store: Store, tmp_path: Path
 ) -> None:
@@ -184,6 +189,7 @@ def test_a_worker_killed_in_the_midst_of_a_study_is_started_again_and_delivers_o
     assert sum(identifier in json.dumps(one["identifier"]) for one in reports) == 1
 
 
+@pytest.mark.essential
 def test_no_patient_data_in_logs_or_workflow_state(hospital: StubHospital, store: Store) -> None:
     """Run after the others: their patients' names and ids must be nowhere but in spool, artefacts and results."""
     folder = hospital.settings.store.folder

@@ -32,7 +32,7 @@ from allpacs.classify.saliency import saliency
 from allpacs.domain.errors import ModelFault
 from conformance.support.network import free_port
 
-pytestmark = [pytest.mark.process, pytest.mark.essential]
+pytestmark = pytest.mark.process
 
 SIDE = 64
 REPOSITORY = Path(__file__).parents[2]
@@ -152,10 +152,12 @@ def model_server(tiny_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) 
                 server.kill()
 
 
+@pytest.mark.essential
 def test_there_are_engines() -> None:
     assert {"TensorFlowEngine", "OpenVinoEngine", "RemoteEngine"} <= {kind.__name__ for kind in ENGINES}
 
 
+@pytest.mark.essential
 @pytest.mark.parametrize("count", [1, 2, 5])
 def test_shape_and_type(engine: Engine, count: int) -> None:
     logits = engine.logits(pictures(count))
@@ -164,22 +166,26 @@ def test_shape_and_type(engine: Engine, count: int) -> None:
     assert np.isfinite(logits).all()
 
 
+@pytest.mark.essential
 def test_the_answer_depends_on_the_picture(engine: Engine) -> None:
     logits = engine.logits(pictures(8))
     assert np.ptp(logits[:, 0]) > 0.5
 
 
+@pytest.mark.essential
 def test_the_same_batch_gets_the_same_answer(engine: Engine) -> None:
     batch = pictures(4)
     np.testing.assert_allclose(engine.logits(batch), engine.logits(batch.copy()), rtol=0, atol=1e-5)
 
 
+@pytest.mark.essential
 def test_the_input_is_left_as_it_was(engine: Engine) -> None:
     batch = pictures(3)
     engine.logits(batch)
     np.testing.assert_array_equal(batch, pictures(3))
 
 
+@pytest.mark.essential
 def test_neighbours_make_no_difference(engine: Engine) -> None:
     batch = pictures(9)
     together = engine.logits(batch)
@@ -188,11 +194,13 @@ def test_neighbours_make_no_difference(engine: Engine) -> None:
     np.testing.assert_allclose(together[::-1], engine.logits(batch[::-1]), rtol=0, atol=2e-3)
 
 
+@pytest.mark.essential
 def test_black_and_white_pictures_get_finite_answers(engine: Engine) -> None:
     batch = np.stack([np.full((SIDE, SIDE, 3), value, np.uint8) for value in (0, 255)])
     assert np.isfinite(engine.logits(batch)).all()
 
 
+@pytest.mark.essential
 @pytest.mark.parametrize(
     "wrong",
     [
@@ -207,6 +215,7 @@ def test_another_kind_of_array_is_a_model_fault(engine: Engine, wrong: NDArray[n
         engine.logits(wrong)
 
 
+@pytest.mark.essential
 def test_golden_cells_are_repeated(engine: Engine, tiny_bundle: Bundle) -> None:
     assert verify_engine(tiny_bundle, engine) <= 1e-3
 
@@ -226,6 +235,7 @@ def test_layers_speak_for_one_label_as_much_as_against_the_other(engine: Engine)
         np.testing.assert_allclose(one.activations, other.activations, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.essential
 def test_saliency_stays_in_the_cell(engine: Engine) -> None:
     explainer = engine if isinstance(engine, Explainer) else None
     batch = np.concatenate([pictures(3), np.zeros((1, SIDE, SIDE, 3), np.uint8)])
@@ -240,6 +250,7 @@ def test_saliency_stays_in_the_cell(engine: Engine) -> None:
     assert np.abs(saliency(batch, engine.logits, explainer, (1 - chosen).tolist()) - maps)[:3].max() > 0.1
 
 
+@pytest.mark.essential
 def test_behind_the_batcher(engine: Engine) -> None:
     batch = pictures(11)
     with Batcher(engine, outputs=len(LABELS), max_batch=4, max_delay_s=0) as batcher:
@@ -247,6 +258,7 @@ def test_behind_the_batcher(engine: Engine) -> None:
     np.testing.assert_allclose(logits, engine.logits(batch), rtol=0, atol=2e-3)
 
 
+@pytest.mark.essential
 @pytest.mark.parametrize("kind", LOCAL, ids=[kind.__name__ for kind in LOCAL])
 def test_a_bundle_of_another_network_is_refused(kind: type[Any], tiny_bundle: Bundle, tmp_path: Path) -> None:
     shutil.copytree(tiny_bundle.folder, tmp_path, dirs_exist_ok=True)
@@ -256,6 +268,7 @@ def test_a_bundle_of_another_network_is_refused(kind: type[Any], tiny_bundle: Bu
         kind(load_bundle(tmp_path), threads=None)
 
 
+@pytest.mark.essential
 @pytest.mark.parametrize("kind", LOCAL, ids=[kind.__name__ for kind in LOCAL])
 def test_weights_of_another_width_are_refused(kind: type[Any], tiny_bundle: Bundle, tmp_path: Path) -> None:
     shutil.copytree(tiny_bundle.folder, tmp_path, dirs_exist_ok=True)
@@ -265,6 +278,7 @@ def test_weights_of_another_width_are_refused(kind: type[Any], tiny_bundle: Bund
         kind(load_bundle(tmp_path), threads=None)
 
 
+@pytest.mark.essential
 @pytest.mark.parametrize("kind", LOCAL, ids=[kind.__name__ for kind in LOCAL])
 def test_the_engine_starts_quietly(kind: type[Any], tiny_bundle: Bundle) -> None:
     """In a process of its own: nothing on the terminal; and the module alone loads no model library."""
@@ -284,6 +298,7 @@ def test_the_engine_starts_quietly(kind: type[Any], tiny_bundle: Bundle) -> None
     assert ended.stdout.startswith("worst ")
 
 
+@pytest.mark.essential
 def test_mixed_precision_is_near_and_leaves_the_process_as_it_was(tiny_bundle: Bundle) -> None:
     half = TensorFlowEngine(tiny_bundle, half=True, warm_up=(1, 3))
     assert half.name == "tensorflow-f16"

@@ -108,6 +108,7 @@ def test_every_alert_says_what_to_do() -> None:
             assert rule["annotations"].keys() == {"summary", "action"}, rule["alert"]
 
 
+@pytest.mark.process
 @pytest.mark.skipif(shutil.which("promtool") is None, reason="no promtool (Debian's package prometheus)")
 def test_the_rules_fire_when_they_should(tmp_path: Path) -> None:
     for arguments in (["check", "rules", "alerts.yml"], ["test", "rules", "alerts_test.yml"]):
