@@ -175,7 +175,7 @@ def receive(
         start_monitor,
         start_tracing,
     )
-    from allpacs.app.supervisor import Supervisor, until_stopped
+    from allpacs.app.supervisor import StopSignals, Supervisor
     from allpacs.telemetry import tracing
 
     number = process or 1
@@ -189,6 +189,7 @@ def receive(
     audit = make_audit(settings, name)
     start_tracing(settings, name)
     receiver = make_receiver(settings, store, audit)
+    stop = StopSignals()
     try:
         receiver.start()
     except OSError as error:
@@ -207,7 +208,7 @@ def receive(
     start_monitor(settings, store, port, healthy=not_listening, ready=lambda: None)
     if number == 1:
         recover_in_background(settings, store)
-    until_stopped(supervisor)
+    stop.wait(supervisor)
     receiver.stop()
     tracing.stop()
     audit.stopped(name)
@@ -217,7 +218,7 @@ def receive(
 def work(config: ConfigOption = None, supervisor: SupervisorOption = None) -> None:
     """Run the worker (model, reports, deliveries) alone until SIGTERM."""
     from allpacs.app import Worker, make_audit, open_store, start_monitor, start_tracing
-    from allpacs.app.supervisor import end_process, until_stopped
+    from allpacs.app.supervisor import StopSignals, end_process
     from allpacs.telemetry import tracing
 
     settings = _settings(config, "work")
@@ -225,9 +226,10 @@ def work(config: ConfigOption = None, supervisor: SupervisorOption = None) -> No
     audit = make_audit(settings, "work")
     start_tracing(settings, "work")
     worker = Worker(settings, store, audit=audit)
+    stop = StopSignals()
     worker.start()
     start_monitor(settings, store, settings.monitor.work_port, healthy=worker.healthy, ready=worker.ready)
-    until_stopped(supervisor)
+    stop.wait(supervisor)
     worker.stop()
     tracing.stop()
     audit.stopped("work")

@@ -126,13 +126,21 @@ def end_process(exit_code: int = 0) -> NoReturn:
     os._exit(exit_code)
 
 
-def until_stopped(supervisor: int | None = None) -> None:
-    """Return once SIGTERM or SIGINT has come, or the supervising process (its id) is no longer our parent."""
-    signalled: list[int] = []  # no event, whose lock this thread may hold when the signal comes
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda number, _frame: signalled.append(number))
-    while not signalled:
-        time.sleep(0.1)
-        if supervisor is not None and os.getppid() != supervisor:
-            _log.error("supervisor_lost", pid=supervisor)
-            return
+class StopSignals:
+    """Notes SIGTERM and SIGINT from the moment it is made: make it before anybody can see that the process runs.
+
+    Without it, a signal that comes between the first answer to a client and the wait would end the process at once.
+    """
+
+    def __init__(self) -> None:
+        self._seen: list[int] = []  # no event, whose lock this thread may hold when the signal comes
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda number, _frame: self._seen.append(number))
+
+    def wait(self, supervisor: int | None = None) -> None:
+        """Return once a signal has come, or the supervising process (its id) is no longer our parent."""
+        while not self._seen:
+            time.sleep(0.1)
+            if supervisor is not None and os.getppid() != supervisor:
+                _log.error("supervisor_lost", pid=supervisor)
+                return

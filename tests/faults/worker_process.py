@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from allpacs.app import Worker, open_store
-from allpacs.app.supervisor import end_process, until_stopped
+from allpacs.app.supervisor import StopSignals, end_process
 from allpacs.flow import Flow
 from allpacs.settings import load_settings
 from allpacs.study.pipeline import Predict
@@ -76,8 +76,9 @@ def run_worker(config: Path, die_at: int | None, predict: Predict = brightness_l
 
     settings = load_settings(config)
     part = Worker(settings, open_store(settings), predict=predict, flow_type=DyingFlow)
+    stop = StopSignals()
     part.start()
-    until_stopped(os.getppid())  # the fork server, which ends with the test's process
+    stop.wait(os.getppid())  # the fork server, which ends with the test's process
     part.stop()
     end_process()
 

@@ -103,6 +103,18 @@ def test_processes_do_not_outlive_a_killed_supervisor(tmp_path: Path) -> None:
         wait_until(lambda: not _running(receiver), 20, "the receiver's end")
 
 
+@pytest.mark.parametrize(("command", "first_line"), [("receive", "receiver_started"), ("work", "monitor_started")])
+def test_a_stop_just_after_the_start_is_an_orderly_one(tmp_path: Path, command: str, first_line: str) -> None:
+    """Whoever can see that a process runs may stop it: from then on a signal is no sudden end."""
+    extra = f'[model]\nbundle = "{tmp_path}"\n' if command == "receive" else ""
+    with StubHospital(tmp_path, extra=extra) as hospital, hospital.running(command) as process:
+        log = tmp_path / f"{command}.log"
+        wait_until(lambda: first_line in log.read_text(), 60, "the first line")
+        assert _handles(process.pid, signal.SIGTERM, signal.SIGINT)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0, log.read_text()
+
+
 def test_a_receiver_of_its_own_does_not_stop_with_its_parent(tmp_path: Path) -> None:
     """Started by hand in the background of a shell that then ends, it goes on."""
     with StubHospital(tmp_path) as hospital:
