@@ -76,7 +76,7 @@ def test_of_a_long_queue_the_engine_holds_a_few_and_all_are_read(
 @contextmanager
 def _hospital(folder: Path) -> Iterator[tuple[StubHospital, Store]]:
     """Run a hospital and its receiver, one study read at a time; yield it and its store."""
-    with StubHospital(folder, quiet_s=0.0, extra="[work]\nstudies_at_a_time = 1\npoll_s = 0.05\n") as hospital:
+    with StubHospital(folder, extra="[work]\nstudies_at_a_time = 1\npoll_s = 0.05\n") as hospital:
         store = open_store(hospital.settings)
         receiver = make_receiver(hospital.settings, store)
         receiver.start()

@@ -215,7 +215,7 @@ poll_s = 0.05
 host = "127.0.0.1"
 port = {free_port()}
 """
-    with StubHospital(folder, quiet_s=0.0, extra=extra) as hospital:
+    with StubHospital(folder, quiet_s=1.0, extra=extra) as hospital:
         settings = hospital.settings
         store = open_store(settings)
         receiver = make_receiver(settings, store)
