@@ -22,7 +22,7 @@ from sqlalchemy.exc import (
 from allpacs.domain.errors import StoreDamaged, StoreFault
 
 #: Newest migration in ``migrations/versions``: an index that is there already opens without loading alembic.
-HEAD: Final = "0010"
+HEAD: Final = "0001"
 
 MIGRATIONS: Final = Path(__file__).parent / "migrations"
 #: What databases raise while they are locked, full, read only, restarting or away; anything else stays as it is.

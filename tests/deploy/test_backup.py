@@ -1,4 +1,4 @@
-"""Backup and restore by the commands of "operations.md", with work in the queue; an older index brought forward."""
+"""Backup and restore by the commands of "operations.md", with work in the queue."""
 
 from __future__ import annotations
 
@@ -9,13 +9,9 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
-from alembic import command
-from alembic.config import Config
-from alembic.script import ScriptDirectory
 
 from allpacs.app import open_store
 from allpacs.settings import load_settings
-from allpacs.store.database import HEAD, MIGRATIONS
 from allpacs.store.records import RevisionState
 from allpacs.store.store import Store
 from conformance.support.network import wait_until
@@ -100,55 +96,3 @@ def test_backup_and_restore_with_work_in_the_queue(
         assert len({path.parent.name for path in hospital.reports}) == len(hospital.reports) == 2
         assert len(hospital.ehr.resources("DiagnosticReport")) == 2
         store.close()
-
-
-def _revisions() -> list[str]:
-    config = Config()
-    config.set_main_option("script_location", str(MIGRATIONS))
-    return [one.revision for one in ScriptDirectory.from_config(config).walk_revisions()][::-1]
-
-
-@pytest.mark.parametrize("left_at", [_revisions()[0], _revisions()[-2]])
-def test_an_index_that_an_earlier_version_left_with_studies_waiting_is_read_on(left_at: str, tmp_path: Path) -> None:
-    """What was received is put into an index of the earlier version's tables, as that version would have left it."""
-    with StubHospital(tmp_path, quiet_s=0.0) as hospital:
-        with hospital.running("receive"):
-            hospital.wait_for_echo()
-            drawn_study(tmp_path / "drawn", range(3))
-            assert all(one.status == 0 for one in hospital.send(tmp_path / "drawn" / "dicom"))
-        index = hospital.settings.store.folder / "index.sqlite"
-        with sa.create_engine(f"sqlite:///{index}", poolclass=sa.NullPool).connect() as connection:
-            connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
-        index.rename(tmp_path / "newest.sqlite")
-        for beside in index.parent.glob("index.sqlite-*"):
-            beside.unlink()
-        _older(tmp_path / "newest.sqlite", index, left_at)
-
-        store = open_store(hospital.settings)
-        with store.database.reading() as connection:
-            assert connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalar() == HEAD
-        with worker(hospital.config):
-            wait_until(lambda: list(_states(store).values()) == [RevisionState.DELIVERED], 60, "delivered")
-        assert len(hospital.reports) == 1
-        store.close()
-
-
-def _older(newest: Path, older: Path, revision: str) -> None:
-    config = Config()
-    config.set_main_option("script_location", str(MIGRATIONS))
-    engine = sa.create_engine(f"sqlite:///{older}", poolclass=sa.NullPool)
-    with engine.begin() as connection:
-        config.attributes["connection"] = connection
-        command.upgrade(config, revision)
-    with sa.create_engine(f"sqlite:///{newest}", poolclass=sa.NullPool).connect() as source, engine.begin() as target:
-        tables = sa.MetaData()
-        tables.reflect(target)
-        columns = sa.MetaData()
-        columns.reflect(source)
-        for table in tables.sorted_tables:
-            if table.name == "alembic_version":
-                continue
-            kept = [column.name for column in table.columns if column.name in columns.tables[table.name].columns]
-            rows = source.execute(sa.select(*(columns.tables[table.name].c[name] for name in kept))).mappings().all()
-            if rows:
-                target.execute(sa.insert(table), [dict(row) for row in rows])

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -16,7 +18,7 @@ from alembic.script import ScriptDirectory
 
 from allpacs.domain.errors import StoreFault
 from allpacs.domain.instance import InstanceIdentity
-from allpacs.store import schema
+from allpacs.store import database, schema
 from allpacs.store.database import HEAD, MIGRATIONS, Database
 from allpacs.store.store import Store
 
@@ -24,8 +26,8 @@ OPEN = "import sys; from pathlib import Path; from allpacs.store.store import St
 
 
 def test_migrating_from_empty_gives_the_tables_of_the_code(tmp_path: Path) -> None:
-    database = Database.open(tmp_path)
-    with database.engine.connect() as connection:
+    opened = Database.open(tmp_path)
+    with opened.engine.connect() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True})
         assert compare_metadata(context, schema.metadata) == []
         assert sorted(sa.inspect(connection).get_table_names()) == sorted([*schema.metadata.tables, "alembic_version"])
@@ -57,36 +59,106 @@ def test_an_index_that_is_up_to_date_opens_without_loading_the_migrations(tmp_pa
     assert subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False).returncode == 0
 
 
-def test_an_index_that_a_later_version_brought_forward_serves_this_one(tmp_path: Path) -> None:
-    """As in a rolling upgrade: what is there already has only been added to."""
-    store = Store.open(tmp_path)
-    with store.database.writing() as connection:
-        connection.exec_driver_sql("ALTER TABLE revisions ADD COLUMN of_the_future VARCHAR(16)")
-        connection.exec_driver_sql("CREATE TABLE futures (name VARCHAR(16) PRIMARY KEY)")
-        connection.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
+SECOND = """
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0002"
+down_revision = "0001"
+
+
+def upgrade() -> None:
+    op.add_column("revisions", sa.Column("urgent", sa.Boolean(), nullable=False, server_default=sa.false()))
+    op.create_table("wards", sa.Column("name", sa.String(16), primary_key=True))
+"""
+
+
+@pytest.fixture
+def second(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the code be a later version's, with a second migration."""
+    later = tmp_path / "later"
+    shutil.copytree(MIGRATIONS, later)
+    (later / "versions" / "0002_wards.py").write_text(SECOND, encoding="utf-8")
+    monkeypatch.setattr(database, "MIGRATIONS", later)
+    monkeypatch.setattr(database, "HEAD", "0002")
+
+
+@pytest.fixture
+def waiting(tmp_path: Path, database_url: str | None) -> Path:
+    """The folder of a store that this version made, with a study that waits."""
+    folder = tmp_path / "store"
+    folder.mkdir()
+    store = Store.open(folder, database_url)
+    _keep_one(store)
+    assert store.revisions.close_due(10.0) == [("1.2", 1)]
     store.close()
-    again = Store.open(tmp_path)
-    identity = InstanceIdentity("1.2.1.1", "1.2.840.10008.5.1.4.1.1.77.1.2", "1.2.840.10008.1.2.1", "1.2", "1.2.1")
-    again.receiving.keep_instance(
-        identity, b"meta", b"data", calling_ae="PACS", received_at=1.0, quiet_s=1.0, max_age_s=9.0
-    )
-    assert again.revisions.close_due(10.0) == [("1.2", 1)]
-    assert [row.study_uid for row in again.revisions.ready()] == ["1.2"]
+    return folder
+
+
+def test_a_second_migration_brings_an_index_forward_with_what_waits_in_it(
+    waiting: Path, second: None, database_url: str | None
+) -> None:
+    store = Store.open(waiting, database_url)
+    assert [row.study_uid for row in store.revisions.ready()] == ["1.2"]
+    with store.database.reading() as connection:
+        assert connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar() == "0002"
+        assert connection.exec_driver_sql("SELECT urgent FROM revisions").scalar() in {0}
+        assert connection.exec_driver_sql("SELECT count(*) FROM wards").scalar() == 0
+    store.close()
+
+
+def test_a_migration_that_fails_leaves_the_index_as_it_was(
+    waiting: Path, second: None, database_url: str | None
+) -> None:
+    path = database.MIGRATIONS / "versions" / "0002_wards.py"
+    good = path.read_text("utf-8")
+    path.write_text(good + '    op.drop_table("nowhere")\n', encoding="utf-8")
+    with pytest.raises(StoreFault):
+        Store.open(waiting, database_url)
+    path.write_text(good, encoding="utf-8")
+    store = Store.open(waiting, database_url)
+    assert [row.study_uid for row in store.revisions.ready()] == ["1.2"]
+    store.close()
+
+
+def test_an_index_that_a_later_version_brought_forward_serves_this_one(
+    waiting: Path, second: None, monkeypatch: pytest.MonkeyPatch, database_url: str | None
+) -> None:
+    """As in a rolling upgrade: what is there already has only been added to."""
+    Store.open(waiting, database_url).close()
+    monkeypatch.undo()
+    again = Store.open(waiting, database_url)
+    _keep_one(again, "1.3")
+    assert again.revisions.close_due(10.0) == [("1.3", 1)]
+    assert sorted(row.study_uid for row in again.revisions.ready()) == ["1.2", "1.3"]
     with again.database.reading() as connection:
-        assert connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar() == "9999"
+        assert connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar() == "0002"
     again.close()
 
 
-def _tables(revision: str) -> dict[str, sa.Table]:
-    """Return the tables that an index of a revision has."""
+def _keep_one(store: Store, study_uid: str = "1.2") -> None:
+    """Put one instance of a study into a store."""
+    identity = InstanceIdentity(
+        f"{study_uid}.1.1", "1.2.840.10008.5.1.4.1.1.77.1.2", "1.2.840.10008.1.2.1", study_uid, f"{study_uid}.1"
+    )
+    store.receiving.keep_instance(
+        identity, b"meta", b"data", calling_ae="PACS", received_at=1.0, quiet_s=1.0, max_age_s=9.0
+    )
+
+
+def _tables() -> list[dict[str, sa.Table]]:
+    """Return the tables of an index after each migration."""
     config = Config()
-    config.set_main_option("script_location", str(MIGRATIONS))
-    tables = sa.MetaData()
-    with sa.create_engine("sqlite://").begin() as connection:
-        config.attributes["connection"] = connection
-        command.upgrade(config, revision)
-        tables.reflect(connection)
-    return dict(tables.tables)
+    config.set_main_option("script_location", str(database.MIGRATIONS))
+    after = []
+    for script in [*ScriptDirectory.from_config(config).walk_revisions()][::-1]:
+        tables = sa.MetaData()
+        with sa.create_engine("sqlite://").begin() as connection:
+            config.attributes["connection"] = connection
+            command.upgrade(config, script.revision)
+            tables.reflect(connection)
+        after.append(dict(tables.tables))
+    return after
 
 
 def _breaks(before: dict[str, sa.Table], after: dict[str, sa.Table]) -> list[str]:
@@ -109,15 +181,25 @@ def _breaks(before: dict[str, sa.Table], after: dict[str, sa.Table]) -> list[str
 
 
 def test_migrations_only_add_so_that_the_version_before_can_go_on() -> None:
-    """From 0007 on (docs/decisions/0015); what was before is no longer run."""
-    assert _breaks(_tables("0007"), _tables(HEAD)) == []
+    """docs/decisions/0015."""
+    assert [_breaks(before, after) for before, after in pairwise(_tables())] == [[]] * (len(_tables()) - 1)
 
 
-def test_a_migration_that_does_more_is_noticed() -> None:
-    before, after = _tables("0006"), _tables("0007")
-    assert _breaks(before, after) == ["findings: primary key"]
-    assert "console_sessions" in _breaks(_tables("0008"), after)
-    assert "findings.part" in _breaks(after, before)
+def test_a_migration_that_does_more_is_noticed(second: None) -> None:
+    before, after = _tables()
+    assert _breaks(before, after) == []
+    assert _breaks(after, before) == ["wards", "revisions.urgent"]
+    required = sa.MetaData()
+    sa.Table(
+        "wards",
+        required,
+        sa.Column("name", sa.String(16), primary_key=True),
+        sa.Column("beds", sa.Integer, nullable=False),
+    )
+    assert _breaks({"wards": after["wards"]}, dict(required.tables)) == ["wards.beds: has to be given"]
+    other_key = sa.MetaData()
+    sa.Table("wards", other_key, sa.Column("name", sa.String(16)), sa.Column("id", sa.Integer, primary_key=True))
+    assert "wards: primary key" in _breaks({"wards": after["wards"]}, dict(other_key.tables))
 
 
 def test_a_store_that_cannot_be_opened_is_a_store_fault(tmp_path: Path) -> None:
