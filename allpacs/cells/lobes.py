@@ -11,10 +11,13 @@ from scipy.spatial.distance import pdist
 Window = tuple[slice, slice]
 
 #: A neck this wide, against the narrower of its two parts, is no neck.
-WIDEST_NECK = 0.75
+WIDEST_NECK = 0.85
 
 #: Share of its convex hull that a single nucleus without lobes fills; two that touch leave notches.
 NUCLEUS_SOLIDITY = 0.92
+
+#: In red cells; two nuclei that touch without a neck cover more together.
+LARGEST_NUCLEUS = 6.0
 
 #: Lobes of one nucleus together cover at most this many red cells; whole nuclei of two cells cover more.
 LOBES_AREA = 1.5
@@ -79,7 +82,8 @@ def joined(
         area = areas[first] + areas[second]
         window = _around(windows[first - 1], windows[second - 1])
         no_neck = necks.get((a, b), 0.0) > WIDEST_NECK * min(peaks[a], peaks[b]) and (
-            area < LOBES_AREA * disc or _convex(np.isin(roots[parts[window]], (first, second)))
+            area < LOBES_AREA * disc
+            or (area < LARGEST_NUCLEUS * disc and _convex(np.isin(roots[parts[window]], (first, second))))
         )
         lobes = apart < LOBES_REACH * radius and area < LOBES_AREA * disc
         within = area < CELL_NUCLEUS_AREA * disc and _nested(windows[first - 1], windows[second - 1]) > NESTED

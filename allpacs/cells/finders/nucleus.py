@@ -50,7 +50,7 @@ SURE_NUCLEUS = 0.42
 
 #: Nuclei that cover more than this share of all objects may be red cells that took up violet; they are if a share of
 #: them at most `FEW_NUCLEI` is more violet than the rest, so many times as much.
-TOO_MUCH_NUCLEUS = 0.45
+TOO_MUCH_NUCLEUS = 0.35
 FEW_NUCLEI = 0.2
 STANDS_OUT = 1.5
 
