@@ -16,14 +16,9 @@ from safetensors.numpy import load_file
 
 from allpacs.cells.finders.whole_frame import WholeFrame
 from allpacs.classify.aggregate import LABELS, OTHER, Thresholds
-from allpacs.classify.bundle import (
-    GOLDEN_TOLERANCE,
-    WEIGHTS_FILE,
-    Bundle,
-    load_bundle,
-    save_golden,
-    write_bundle,
-)
+from allpacs.classify.bundle import Bundle, load_bundle, write_bundle
+from allpacs.classify.contract import GOLDEN_TOLERANCE, WEIGHTS_FILE
+from allpacs.classify.golden import save_golden
 from allpacs.classify.network import FAMILY, load_weights, save_weights, set_state
 from allpacs.classify.preprocess import Preprocessing, prepare
 from allpacs.classify.quality import Quality

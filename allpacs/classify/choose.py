@@ -14,8 +14,9 @@ from pathlib import Path
 
 import structlog
 
-from allpacs.classify.bundle import Bundle, verify_engine
+from allpacs.classify.bundle import Bundle
 from allpacs.classify.engine import Engine
+from allpacs.classify.golden import verify_engine
 from allpacs.domain.errors import ConfigFault, ModelFault
 from allpacs.settings.engines import ENGINES, EngineSettings
 

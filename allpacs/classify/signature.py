@@ -12,7 +12,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
-from allpacs.classify.bundle import CONTRACT_FILE
+from allpacs.classify.contract import CONTRACT_FILE
 from allpacs.domain.errors import ConfigFault, ModelFault
 
 SIGNATURE_FILE = "bundle.sig"

@@ -20,12 +20,13 @@ from numpy.typing import NDArray
 import allpacs.classify.engines
 from allpacs.classify.aggregate import LABELS, probability_all
 from allpacs.classify.batcher import Batcher
-from allpacs.classify.bundle import Bundle, load_bundle, save_golden, verify_engine, write_bundle
+from allpacs.classify.bundle import Bundle, load_bundle, write_bundle
 from allpacs.classify.engine import Engine, Explainer
 from allpacs.classify.engines.openvino import OpenVinoEngine, converted_network
 from allpacs.classify.engines.remote import RemoteEngine
 from allpacs.classify.engines.tensorflow import TensorFlowEngine
 from allpacs.classify.explanation import explaining_layers
+from allpacs.classify.golden import save_golden, verify_engine
 from allpacs.classify.network import build_network, load_weights, network_of, save_weights, set_state, state_of
 from allpacs.classify.preprocess import Preprocessing
 from allpacs.classify.saliency import saliency
@@ -288,7 +289,8 @@ def test_the_engine_starts_quietly(kind: type[Any], tiny_bundle: Bundle) -> None
         f"from {kind.__module__} import {kind.__name__} as Engine\n"
         f"options = {{name: pathlib.Path(at) for name, at in {options!r}.items()}}\n"
         "assert not {'tensorflow', 'keras', 'openvino'} & set(sys.modules)\n"
-        "from allpacs.classify.bundle import load_bundle, verify_engine\n"
+        "from allpacs.classify.bundle import load_bundle\n"
+        "from allpacs.classify.golden import verify_engine\n"
         f"bundle = load_bundle(pathlib.Path({str(tiny_bundle.folder)!r}))\n"
         "print('worst', verify_engine(bundle, Engine(bundle, threads=1, **options)))\n"
     )

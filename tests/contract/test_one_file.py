@@ -20,7 +20,8 @@ import pytest
 
 from allpacs.app import Worker, make_audit, make_receiver, open_store, start_model
 from allpacs.classify.aggregate import probability_all
-from allpacs.classify.bundle import Bundle, save_golden, write_bundle
+from allpacs.classify.bundle import Bundle, write_bundle
+from allpacs.classify.golden import save_golden
 from allpacs.classify.preprocess import Preprocessing
 from allpacs.console.access import Role
 from allpacs.domain.errors import ConfigFault, ModelFault

@@ -18,7 +18,8 @@ import pytest
 from numpy.typing import NDArray
 
 from allpacs.app import Worker, make_receiver, open_store
-from allpacs.classify.bundle import load_bundle, save_golden
+from allpacs.classify.bundle import load_bundle
+from allpacs.classify.golden import save_golden
 from allpacs.settings import SHIPPED_BUNDLE, Settings, load_settings
 from allpacs.store.bundles import BundleState
 from allpacs.store.records import RevisionState

@@ -5,7 +5,7 @@ OpenVINO holds about 0.55 GB where one on TensorFlow holds 1.4 GB (128 px, batch
 (`allpacs.classify.explanation`) is a second network, converted and loaded at the first question.
 
 Weights are kept as float32: folded with the batch normalisations and rounded to float16 again, they moved
-probabilities by up to 0.008, outside of what `allpacs.classify.bundle.verify_engine` lets pass.
+probabilities by up to 0.008, outside of what `allpacs.classify.golden.verify_engine` lets pass.
 """
 
 from __future__ import annotations
@@ -25,9 +25,10 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from allpacs.classify.bundle import Bundle, load_bundle, verify_engine
+from allpacs.classify.bundle import Bundle, load_bundle
 from allpacs.classify.engine import LayerGradients, OutOfDeviceMemory, checked_batch, checked_labels
 from allpacs.classify.explanation import paired_layers, signs
+from allpacs.classify.golden import verify_engine
 from allpacs.domain.errors import ModelFault
 from allpacs.settings.engines import EngineSettings
 

@@ -10,7 +10,7 @@ from typing import Any
 from starlette.exceptions import HTTPException
 from starlette.responses import RedirectResponse, Response
 
-from allpacs.classify.bundle import Contract
+from allpacs.classify.contract import Contract
 from allpacs.console import cells as cells_module
 from allpacs.console import live
 from allpacs.console.access import Permission

@@ -15,7 +15,8 @@ import pytest
 from numpy.typing import NDArray
 
 from allpacs.classify.aggregate import Thresholds
-from allpacs.classify.bundle import Bundle, load_bundle, save_golden, verify_engine, write_bundle
+from allpacs.classify.bundle import Bundle, load_bundle, write_bundle
+from allpacs.classify.golden import save_golden, verify_engine
 from allpacs.classify.preprocess import Preprocessing
 from allpacs.classify.quality import Quality
 from allpacs.domain.errors import ModelFault

@@ -12,8 +12,9 @@ import pytest
 from PIL import Image
 from safetensors.numpy import save_file
 
-from allpacs.classify.bundle import Bundle, load_bundle, save_golden, write_bundle
+from allpacs.classify.bundle import Bundle, load_bundle, write_bundle
 from allpacs.classify.engines import tensorflow
+from allpacs.classify.golden import save_golden
 from allpacs.classify.quality import Quality
 from allpacs.domain.errors import InputFault
 from allpacs.settings import SHIPPED_BUNDLE
