@@ -142,7 +142,8 @@ def _suite(options: argparse.Namespace) -> None:
 
 
 def _evaluate(options: argparse.Namespace) -> None:
-    from training.evaluate import evaluate_bundle, evaluate_run, write_report
+    from training.evaluate import evaluate_run, write_report
+    from training.evaluate_bundle import evaluate_bundle
 
     if (options.run is None) == (options.bundle is None):
         raise ConfigFault("evaluate either --run FOLDER or --bundle FOLDER --data NAME:DIR")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from allpacs.classify.aggregate import Thresholds
-from training.evaluate import FEW
+from training.figures import FEW
 from training.recipe import Recipe
 
 CARD = "model_card.md"

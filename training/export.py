@@ -26,12 +26,14 @@ from allpacs.domain.errors import InputFault
 from allpacs.domain.image import Frame
 from training.card import CARD, INTENDED_USE, LICENCE, model_card
 from training.datasets import DATA_SETS, NORMAL
-from training.evaluate import Figures, Seen, answers_of, evaluate_run, kinds_of, seen_by
+from training.evaluate import answers_of, evaluate_run
+from training.figures import Figures
 from training.fit import logits_of
 from training.limits import Limits, limits_of, pooled
 from training.metrics import sigmoid
 from training.recipe import Recipe
 from training.run import WEIGHTS, build, stored_weights
+from training.seen import Seen, kinds_of, seen_by
 from training.splits import TEST, TRAIN, VALID, image_of
 from training.weights import weights_file
 

@@ -98,16 +98,25 @@ def accuracy(truth: Truth, probability: Floats) -> float:
     return float(((probability >= 0.5) == truth).mean())
 
 
-def calibration_error(truth: Truth, probability: Floats, bins: int = 10) -> float:
+def class_weights(truth: Truth) -> Floats:
+    """Return a weight for each picture, 1 in all, with which both classes weigh the same."""
+    return np.where(truth, 0.5 / max(int(truth.sum()), 1), 0.5 / max(int((~truth).sum()), 1))
+
+
+def calibration_error(truth: Truth, probability: Floats, bins: int = 10, weights: Floats | None = None) -> float:
     """Return the expected calibration error of the probability of ALL, bins of equal width.
+
+    Parameters
+    ----------
+    weights:
+        Of each picture, or None for all alike: with `class_weights`, the error where both classes are as frequent,
+        which is what the temperature is set for (`temperature_of`); without, that of the data set's own mixture.
 
     Source: Naeini et al. 2015, Obtaining Well Calibrated Probabilities Using Bayesian Binning.
     """
+    share = np.full(len(truth), 1.0 / max(len(truth), 1)) if weights is None else weights / weights.sum()
     place = np.minimum((probability * bins).astype(int), bins - 1)
-    gaps = [
-        abs(float(truth[place == b].mean()) - float(probability[place == b].mean())) * float((place == b).mean())
-        for b in np.unique(place)
-    ]
+    gaps = [abs(float((share * (truth - probability))[place == b].sum())) for b in np.unique(place)]
     return float(sum(gaps))
 
 
@@ -121,7 +130,7 @@ def temperature_of(truth: Truth, logit: Floats) -> float:
 
     Source: Guo et al. 2017, On Calibration of Modern Neural Networks.
     """
-    weight = np.where(truth, 0.5 / max(int(truth.sum()), 1), 0.5 / max(int((~truth).sum()), 1))
+    weight = class_weights(truth)
     sign = np.where(truth, -1.0, 1.0)
 
     def cross_entropy(log_temperature: float) -> float:

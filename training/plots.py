@@ -12,7 +12,7 @@ import numpy as np
 from training.fit import HISTORY
 
 if TYPE_CHECKING:
-    from training.evaluate import Figures, Judged
+    from training.figures import Figures, Judged
 
 _INK, _SECOND = "#1b4f72", "#c0392b"
 

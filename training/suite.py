@@ -15,7 +15,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, TypeAdapter
 
 from allpacs.domain.errors import ConfigFault
-from training.evaluate import line_of
+from training.figures import line_of
 from training.run import WEIGHTS
 
 PLAN = Path(__file__).with_name("suite.toml")

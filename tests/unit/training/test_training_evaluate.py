@@ -19,11 +19,14 @@ from allpacs.classify.quality import Quality
 from allpacs.domain.errors import InputFault
 from allpacs.settings import SHIPPED_BUNDLE
 from support.training_samples import write_run
-from training import evaluate, metrics
+from training import evaluate, metrics, rows
 from training.__main__ import main
-from training.evaluate import Figures, evaluate_bundle, evaluate_run, seen_by
+from training.evaluate import evaluate_run
+from training.evaluate_bundle import evaluate_bundle
 from training.export import _calibrated, restate
+from training.figures import Figures
 from training.recipe import read_recipe
+from training.seen import seen_by
 
 PBC = "PBC Barcelona"
 STATE = {"head_logits/kernel": np.arange(6, dtype=np.float32).reshape(2, 3)}
@@ -32,7 +35,7 @@ STATE = {"head_logits/kernel": np.arange(6, dtype=np.float32).reshape(2, 3)}
 @pytest.fixture(autouse=True)
 def few_draws(monkeypatch: pytest.MonkeyPatch) -> None:
     """Intervals are not what is asked here."""
-    for module in (metrics, evaluate):
+    for module in (metrics, evaluate, rows):
         monkeypatch.setattr(module, "interval", lambda *_, **__: (0.25, 0.75))
 
 

@@ -5,7 +5,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from training.metrics import abstain_band, auroc, interval, report, sigmoid, temperature_of
+from training.metrics import (
+    abstain_band,
+    auroc,
+    calibration_error,
+    class_weights,
+    interval,
+    report,
+    sigmoid,
+    temperature_of,
+)
 
 
 def test_auroc_counts_pairs() -> None:
@@ -63,3 +72,11 @@ def test_abstain_band_leaves_out_the_asked_share() -> None:
     assert at_most == pytest.approx(1 - at_least)
     assert ((probability > at_most) & (probability < at_least)).mean() == pytest.approx(0.2, abs=0.01)
     assert abstain_band(np.zeros(10), 0.2) == (0.95, pytest.approx(0.05))
+
+
+def test_the_calibration_error_of_classes_that_weigh_alike_is_not_that_of_the_mixture() -> None:
+    """Nine lymphoblasts at 0.8 and one other cell at 0.8: calibrated for nothing but a mixture of eight to two."""
+    truth, probability = np.array([True] * 9 + [False]), np.full(10, 0.8)
+    assert calibration_error(truth, probability) == pytest.approx(0.1)
+    assert calibration_error(truth, probability, weights=class_weights(truth)) == pytest.approx(0.3)
+    assert class_weights(truth).sum() == pytest.approx(1.0)
