@@ -16,7 +16,7 @@ import ssl
 import threading
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -122,7 +122,6 @@ class SyslogTrail:
         tls: Tls | None = None,
         most: int = 100_000,
         spools: Path | None = None,
-        now: Callable[[], float] = time.time,
     ) -> None:
         self._folder, self._owned = _own(folder)
         self._spools = spools
@@ -132,7 +131,6 @@ class SyslogTrail:
         self._source_id = source_id
         self._tls = tls
         self._most = most
-        self._now = now
         self._count = 0
         self._lock = threading.Lock()
         self._wake = threading.Event()
@@ -216,7 +214,7 @@ class SyslogTrail:
         studies: list[str] | None = None,
         detail: str | None = None,
     ) -> None:
-        at = self._now()
+        at = time.time()
         xml = audit_message(
             event,
             at=at,
