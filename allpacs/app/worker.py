@@ -48,6 +48,7 @@ class _Model:
     """A bundle's stages, its network and the reading with both; the network is let go of by `close`."""
 
     def __init__(self, settings: Settings, store: Store, folder: Path, predict: Predict | None) -> None:
+        from allpacs.report.context import FhirOptions
         from allpacs.study.options import StudyOptions
         from allpacs.study.steps import StudySteps
 
@@ -81,6 +82,13 @@ class _Model:
                 key_images=settings.report.key_images,
                 annotations_above=settings.report.annotations_above,
                 pdf=settings.report.pdf,
+                fhir=FhirOptions(
+                    cells=settings.report.fhir.cells,
+                    identifier_systems=settings.report.fhir.identifier_systems,
+                    conditional_patient=settings.report.fhir.conditional_patient,
+                    wado_url=settings.report.fhir.wado_url,
+                    viewer_url=settings.report.fhir.viewer_url,
+                ),
             ),
         )
 

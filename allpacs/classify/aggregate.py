@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
 
+from allpacs.domain.counting import counts, fraction
 from allpacs.domain.findings import (
     OTHER_TYPES,
     CellFinding,
     CellLabel,
-    Counts,
-    Fraction,
     InstanceFindings,
     ModelIdentity,
     NotAssessable,
@@ -32,8 +31,6 @@ OTHER = "OTHER"
 OTHER_OUTPUTS: Mapping[str, NotAssessable] = MappingProxyType(
     {OTHER: NotAssessable.OUT_OF_DISTRIBUTION} | {reason.value: reason for reason in OTHER_TYPES}
 )
-
-_CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,29 +139,6 @@ def judged(
     return replace(
         cell, label=found, reason=reason, probability_all=probability if math.isfinite(probability) else None
     )
-
-
-def counts(cells: Iterable[CellFinding]) -> Counts:
-    """Return how many cells there are of each outcome."""
-    labels = [cell.label for cell in cells]
-    return Counts(all=labels.count(CellLabel.ALL), hem=labels.count(CellLabel.HEM), not_assessable=labels.count(None))
-
-
-def fraction(counted: Counts) -> Fraction | None:
-    """Return the share of lymphoblasts among assessable cells with its 95 % interval; None where there are none.
-
-    Source: Wilson score interval without continuity correction (E. B. Wilson 1927). It treats cells as independent,
-    so it speaks of these cells' sampling only, not of differences between patients or slides.
-    """
-    if counted.assessable == 0:
-        return None
-    # Loading scipy.stats takes longer than everything else here together; only a finished study needs it.
-    from scipy.stats import binomtest
-
-    value = counted.all / counted.assessable
-    interval = binomtest(counted.all, counted.assessable).proportion_ci(_CONFIDENCE, method="wilson")
-    # Rounding may leave an end of the interval a hair inside the value where every cell has the same label.
-    return Fraction(value=value, low=min(float(interval.low), value), high=max(float(interval.high), value))
 
 
 def study_findings(

@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from allpacs.classify import aggregate
+from allpacs.domain import counting
 from allpacs.domain.errors import InputFault
 from allpacs.store.records import RevisionRow, StudyRow
 from allpacs.store.store import Store
@@ -63,7 +63,7 @@ def study_json(store: Store, row: StudyRow) -> dict[str, Any]:
     revisions = []
     for revision in store.revisions.of_study(row.study_uid):
         findings = store.findings.get(row.study_uid, revision.revision)
-        counts = aggregate.counts(cell for instance in findings for cell in instance.cells)
+        counts = counting.counts(cell for instance in findings for cell in instance.cells)
         paths = store.artefacts.paths(row.study_uid, revision.revision)
         revisions.append(
             {

@@ -26,7 +26,6 @@ from starlette.types import Message
 
 from allpacs.audit.messages import AuditEvent
 from allpacs.audit.trail import AuditTrail, NoTrail
-from allpacs.classify import aggregate
 from allpacs.classify.saliency import Explain
 from allpacs.console import access, live, rendering
 from allpacs.console.access import Permission, SecurityHeaders
@@ -54,7 +53,6 @@ from allpacs.console.pictures import Pictures
 from allpacs.console.upload_folder import UploadFolder
 from allpacs.console.visit import Console, Opened, Visit
 from allpacs.domain.errors import AllpacsError, InputFault, Outdated, StoreFault
-from allpacs.domain.findings import Counts
 from allpacs.settings import Settings
 from allpacs.store.store import Store
 
@@ -223,9 +221,8 @@ def make_console(
 
 
 def _warm_up() -> None:
-    """Load what the first reader of a page would wait for: templates, and the statistics of an interval."""
+    """Compile the templates, so that the first reader of a page does not wait for it."""
     rendering.compile_templates()
-    aggregate.fraction(Counts(all=1, hem=1, not_assessable=0))
 
 
 def _endpoint(page: Page, console: Console) -> Callable[[Request], Awaitable[Response]]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from threading import Lock
 
-from allpacs.classify import aggregate
+from allpacs.domain import counting
 from allpacs.domain.findings import CellFinding, CellLabel, Counts, Fraction, InstanceFindings
 from allpacs.domain.review import Decision
 from allpacs.store.reviews import CellDecision
@@ -135,7 +135,7 @@ def progress(cells: StudyCells, decisions: Mapping[str, CellDecision]) -> Progre
             excluded += decision.decision is Decision.EXCLUDED
         labels.append(label_after(cell.finding, decision))
     counts = Counts(all=labels.count(CellLabel.ALL), hem=labels.count(CellLabel.HEM), not_assessable=labels.count(None))
-    return Progress(decided, changed, excluded, len(labels), counts, aggregate.fraction(counts))
+    return Progress(decided, changed, excluded, len(labels), counts, counting.fraction(counts))
 
 
 def label_after(finding: CellFinding, decision: CellDecision | None) -> CellLabel | None:

@@ -17,7 +17,8 @@ from pydicom import Dataset
 from allpacs.console.dicomweb.headers import read_guarded
 from allpacs.domain.artefacts import ArtefactKind
 from allpacs.domain.errors import AllpacsError
-from allpacs.report.source import items, person_name, text
+from allpacs.report.elements import items, text
+from allpacs.report.source import person_name
 from allpacs.store.store import Store
 
 _log = structlog.get_logger("allpacs.console")

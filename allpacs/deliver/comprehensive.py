@@ -1,8 +1,8 @@
 """A Comprehensive 3D SR for a PACS that takes Comprehensive SR only (PS3.3 A.35.13 and A.35.3).
 
 The same document of another SOP Class is another instance: it has a UID of its own, derived from the original's, and so
-have the documents that it replaces. What Comprehensive SR does not know, places in three dimensions, is left out; the
-outline on the image stands beside each.
+have the documents that it replaces. Comprehensive SR has no places in three dimensions: they are left
+out, and the outline on the slide's tile, which stands beside each, becomes the Image Region.
 """
 
 from __future__ import annotations
@@ -33,6 +33,12 @@ def as_comprehensive(report: Dataset) -> Dataset:
 
 def _drop_places_in_space(item: Dataset) -> None:
     if "ContentSequence" in item:
-        item.ContentSequence = [child for child in item.ContentSequence if child.ValueType != "SCOORD3D"]
+        kept = [child for child in item.ContentSequence if child.ValueType != "SCOORD3D"]
+        for child in kept:
+            if child.ValueType == "SCOORD" and len(kept) < len(item.ContentSequence):
+                child.ConceptNameCodeSequence[0].CodeValue = "111030"
+                child.ConceptNameCodeSequence[0].CodingSchemeDesignator = "DCM"
+                child.ConceptNameCodeSequence[0].CodeMeaning = "Image Region"
+        item.ContentSequence = kept
         for child in item.ContentSequence:
             _drop_places_in_space(child)

@@ -283,11 +283,11 @@ def _wait_until_settled(store: Store, plugin: subprocess.Popen[bytes], timeout_s
 
 def _summary(store: Store, pacs: Archive, ehr: FhirEndpoint, folder: Path, seconds: float) -> dict[str, Any]:
     """Return the stable summary; with several studies its numbers are their sums."""
-    from allpacs.classify import aggregate
+    from allpacs.domain import counting
 
     rows = store.studies.latest()
     findings = [one for row in rows for one in store.findings.get(row.study_uid, row.revision)]
-    counts = aggregate.counts(cell for instance in findings for cell in instance.cells)
+    counts = counting.counts(cell for instance in findings for cell in instance.cells)
     reports = [ehr.path_of("DiagnosticReport", str(one["id"])) for one in ehr.resources("DiagnosticReport")]
     pages = [store.artefacts.paths(row.study_uid, row.revision)[ArtefactKind.HTML].name for row in rows]
     html = [path for name in pages for path in (folder / "results").rglob(name)]

@@ -131,13 +131,13 @@ class CellFinding:
 
     @property
     def tracking_uid(self) -> str:
-        """Tracking Unique Identifier (DCM 112040): stable when the study is read again."""
-        return derive_uid("cell", self.sop_instance_uid, str(self.frame_number), str(self.cell_number))
+        """Tracking Unique Identifier (DCM 112040): stable when the study is analysed again.
 
-    @property
-    def tracking_id(self) -> str:
-        """Tracking Identifier (DCM 112039): readable, unique within its SOP Instance."""
-        return f"frame {self.frame_number} cell {self.cell_number}"
+        Derived from the cell's place and size, not from its number: if the finder's order changes, a decision of a
+        person stays with the cell for which it was made.
+        """
+        place = self.box if self.on_matrix is None else self.on_matrix.box
+        return derive_uid("cell", self.sop_instance_uid, str(self.frame_number), *map(str, place.as_list()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,6 +188,23 @@ class InstanceFindings:
     def left_out(self) -> bool:
         """Whether the instance was not looked at, on purpose."""
         return any(remark.kind is RemarkKind.LEFT_OUT for remark in self.remarks)
+
+
+def tracking_id(image: int, frames: int, cell: CellFinding) -> str:
+    """Return the Tracking Identifier (DCM 112039) of a cell: readable, and unique within its study.
+
+    ``image 3 cell 15``; of an image with several frames ``image 3 frame 2 cell 15``. Every report and the console use
+    this name.
+
+    Parameters
+    ----------
+    image:
+        Number of the image within the study, from 1: its place in `StudyFindings.instances`.
+    frames:
+        How many frames the image has.
+    """
+    frame = f" frame {cell.frame_number}" if frames > 1 else ""
+    return f"image {image}{frame} cell {cell.cell_number}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,6 +286,11 @@ class StudyFindings:
     instances: tuple[InstanceFindings, ...]
     counts: Counts
     fraction: Fraction | None
+
+    @property
+    def image_numbers(self) -> dict[str, int]:
+        """Number of each image within the study, from 1, by SOP Instance UID: reports and the console count so."""
+        return {instance.sop_instance_uid: number for number, instance in enumerate(self.instances, start=1)}
 
     @property
     def found(self) -> int:

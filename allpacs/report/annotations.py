@@ -29,10 +29,10 @@ from allpacs.domain.review import Signed
 from allpacs.report import codes, wording
 from allpacs.report.context import result_uid
 from allpacs.report.dicom_object import Series, part_10, result_object
+from allpacs.report.elements import clean
 from allpacs.report.format import Format
 from allpacs.report.inputs import FormatInputs
 from allpacs.report.listing import is_changed
-from allpacs.report.source import clean
 
 SERIES_NUMBER = 9903
 SERIES_DESCRIPTION = "AI annotations of white cells (research use only)"
@@ -109,10 +109,11 @@ def _group(
     reviewed: bool,
 ) -> AnnotationGroup:
     label = f"{name}, by review" if reviewed else name
-    said = "which a person put into this class" if reviewed else "and the probability that each is a lymphoblast"
-    probabilities = [math.nan if c.probability_all is None else wording.stated(c.probability_all) for c in cells]
-    known = np.array(probabilities, np.float32)
-    measured = [Measurements(name=codes.PROBABILITY, values=known, unit=codes.NO_UNITS)]
+    said = "which a person put into this class" if reviewed else "and the probability of this class for each"
+    # As beside a finding of the structured report: the probability of the class that the group is of.
+    known = np.array([_probability(cell) for cell in cells], np.float32)
+    of_class = codes.CLASS_PROBABILITIES[CellLabel.ALL] if cells[0].label is None else codes.PROBABILITY
+    measured = [Measurements(name=of_class, values=known, unit=codes.NO_UNITS)]
     return AnnotationGroup(
         number=number,
         uid=derive_uid("annotation group", object_uid, label),
@@ -132,6 +133,15 @@ def _group(
         ),
         measurements=measured if np.isfinite(known).any() and not reviewed else None,
     )
+
+
+def _probability(cell: CellFinding) -> float:
+    """Return the probability of a cell's class, of a lymphoblast if it has none; NaN if it is not known."""
+    if cell.probability_all is None:
+        return math.nan
+    if cell.label is None:
+        return wording.stated(cell.probability_all)
+    return wording.class_probability(cell.label, cell.probability_all)
 
 
 def _outline(cell: CellFinding) -> tuple[PointPx, ...]:

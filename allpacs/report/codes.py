@@ -50,6 +50,13 @@ SUMMARY: Final = Code("121111", "DCM", "Summary")
 COMMENT: Final = Code("121106", "DCM", "Comment")
 PROCESSING_EQUIPMENT: Final = Code("109102", "DCM", "Processing Equipment")
 
+# --- Subject context of specimens (TID 1006, TID 1009) ---
+SUBJECT_CLASS: Final = Code("121024", "DCM", "Subject Class")
+SPECIMEN: Final = Code("121027", "DCM", "Specimen")
+SPECIMEN_UID: Final = Code("121039", "DCM", "Specimen UID")
+SPECIMEN_IDENTIFIER: Final = Code("121041", "DCM", "Specimen Identifier")
+SPECIMEN_CONTAINER: Final = Code("111700", "DCM", "Specimen Container Identifier")
+
 # --- Imaging procedures, where the source does not name its own ---
 LIGHT_MICROSCOPY: Final = Code("104157003", "SCT", "Light microscopy")
 WHOLE_SLIDE_IMAGING: Final = Code("112703", "DCM", "Whole Slide Imaging")
@@ -59,6 +66,8 @@ TRACKING_IDENTIFIER: Final = Code("112039", "DCM", "Tracking Identifier")
 TRACKING_UNIQUE_IDENTIFIER: Final = Code("112040", "DCM", "Tracking Unique Identifier")
 FINDING: Final = Code("121071", "DCM", "Finding")
 FINDING_SITE: Final = Code("363698007", "SCT", "Finding Site")
+IMAGE_LIBRARY: Final = Code("111028", "DCM", "Image Library")
+IMAGE_LIBRARY_GROUP: Final = Code("126200", "DCM", "Image Library Group")
 SOURCE: Final = Code("260753009", "SCT", "Source")
 IMAGE_REGION: Final = Code("111030", "DCM", "Image Region")
 PROBABILITY: Final = Code("122157", "DCM", "Probability")
@@ -84,8 +93,8 @@ _EXCLUDED: Final = _private("EXCLUDED", "Excluded by the reviewer")
 
 LABELS: Final = {CellLabel.ALL: LYMPHOBLAST, CellLabel.HEM: HEMATOGONE}
 
-#: The probability of a cell's own class, where `PROBABILITY` is that of a lymphoblast whatever the class. Viewers that
-#: write numbers, with their names, and no finding beside an outline show the class by these.
+#: `PROBABILITY` beside a finding is that of the finding (TID 1410, TID 1419). These name the class of which a number is
+#: the probability: viewers that show only the numbers of a group, each with its name, show the class by them.
 CLASS_PROBABILITIES: Final = {
     CellLabel.ALL: _private("P_LYMPHOBLAST", "Lymphoblast (probability)"),
     CellLabel.HEM: _private("P_HEMATOGONE", "Hematogone (probability)"),
@@ -140,9 +149,6 @@ DECISIONS: Final = {
     Decision.RELABELLED: _private("RELABELLED", "Changed by the reviewer"),
     Decision.EXCLUDED: _EXCLUDED,
 }
-#: What a signed report concludes: whether there are lymphoblasts among the reviewed cells. No disease is coded.
-PRESENT: Final = Code("121053", "DCM", "Present")
-ABSENT: Final = Code("121054", "DCM", "Absent")
 
 # --- The study (TID 1420): no public code counts cells of a *set of images*. LOINC's differential counts have another
 # denominator (all leukocytes of a specimen) and are therefore never used. ---
@@ -159,7 +165,7 @@ CLASSIFICATION: Final = _private("CLASSIFICATION", "White cell classification by
 CELL_CLASS: Final = _private("CELL_CLASS", "White cell class")
 
 CELL: Final = Code("4421005", "SCT", "Cell")
-OUTLINE_ON_SLIDE: Final = _private("ON_SLIDE", "Outline on the slide")
+OUTLINE_ON_TILE: Final = _private("ON_TILE", "Outline on the tile of the slide")
 
 # --- Where it is in the archive (HL7 v2) ---
 STUDY_INSTANCE_UID: Final = Code("110180", "DCM", "Study Instance UID")
@@ -168,6 +174,7 @@ REPORT_INSTANCE_UID: Final = _private("SR_UID", "SOP Instance UID of the structu
 # --- Units (UCUM) ---
 NO_UNITS: Final = Code("1", "UCUM", "no units")
 CELLS_UNIT: Final = Code("{cells}", "UCUM", "cells")
+PERCENT: Final = Code("%", "UCUM", "percent")
 
 # --- Where the cells come from ---
 BLOOD: Final = Code("87612001", "SCT", "Blood")
@@ -185,7 +192,7 @@ FINDING_SITES: Final = {
 }
 
 # --- Documents (FHIR) ---
-DIAGNOSTIC_IMAGING_REPORT: Final = Code("18748-4", "LN", "Diagnostic imaging study")
+PATHOLOGY_STUDY: Final = Code("11526-1", "LN", "Pathology study")
 
 #: Every code of this module, by name: pinned one by one in the unit test.
 TABLE: Final = {

@@ -70,9 +70,13 @@ def container(
 
 
 @lru_cache(maxsize=256)
-def coded(relationship: str, name: Code, value: Code) -> bytes:
+def coded(relationship: str, name: Code, value: Code, children: tuple[bytes, ...] = ()) -> bytes:
     """Return a CODE."""
-    return item(_head(relationship, "CODE", name), element("ConceptCodeSequence", "SQ", _code(value)))
+    # In ascending order of tag: Concept Code Sequence (0040,A168) before Content Sequence (0040,A730).
+    parts = [_head(relationship, "CODE", name), element("ConceptCodeSequence", "SQ", _code(value))]
+    if children:
+        parts.append(element("ContentSequence", "SQ", items(children)))
+    return item(*parts)
 
 
 def written(relationship: str, name: Code, text: str) -> bytes:
@@ -103,6 +107,15 @@ def attached(name: Code, value_type: str, sop_class_uid: str, sop_instance_uid: 
     """Return a contained IMAGE, or a COMPOSITE where the object is no image."""
     reference = element("ReferencedSOPSequence", "SQ", _referenced(sop_class_uid, sop_instance_uid, None))
     return item(reference, _head(CONTAINS, value_type, name))
+
+
+def image(sop_class_uid: str, sop_instance_uid: str) -> bytes:
+    """Return an IMAGE without a concept name: an entry of an Image Library (PS3.16 TID 1601)."""
+    return item(
+        element("ReferencedSOPSequence", "SQ", _referenced(sop_class_uid, sop_instance_uid, None)),
+        element("RelationshipType", "CS", CONTAINS.encode()),
+        element("ValueType", "CS", b"IMAGE"),
+    )
 
 
 def region(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 import allpacs
 from allpacs.domain.findings import StudyFindings
 from allpacs.domain.identity import derive_uid
-from allpacs.domain.review import Signed
+from allpacs.domain.review import Review, Signed
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +23,32 @@ class PriorReport:
     sop_instance_uid: str
     sop_class_uid: str
     series_uid: str
+
+
+@dataclass(frozen=True, slots=True)
+class FhirOptions:
+    """What a site decides about its FHIR reports.
+
+    Attributes
+    ----------
+    cells:
+        Which cells have an Observation of their own: ``none``; ``key``, those on the key images and those that a person
+        changed; ``all``.
+    identifier_systems:
+        URI of the identifier system by its issuer as the images name it; an empty text: images that name no issuer.
+    conditional_patient:
+        Whether the patient is referenced as ``Patient?identifier=system|value`` (R4 3.1.0.11.2), which the server
+        resolves, if the system is known; otherwise by a logical reference.
+    wado_url, viewer_url:
+        Where the archive serves an instance, and where a viewer shows the study, with ``{study}``, ``{series}`` and
+        ``{instance}``; empty: not stated.
+    """
+
+    cells: Literal["none", "key", "all"] = "key"
+    identifier_systems: Mapping[str, str] = field(default_factory=dict)
+    conditional_patient: bool = False
+    wado_url: str = ""
+    viewer_url: str = ""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -53,18 +80,20 @@ class ReportContext:
         None for the first report of a study.
     model_card:
         A few lines of plain text from the bundle's model card; may be empty.
-    wado_url_template:
-        Where the archive serves an instance, for example
-        ``https://pacs.example/dicom-web/studies/{study}/series/{series}/instances/{instance}``; None where it does not.
     host_name:
         Name of the machine that ran the model; not derived from a patient.
     thumbnails:
         PNG or JPEG bytes by the cell's tracking UID, for the HTML report.
     signed:
         The review that a person signed, where the findings are those after it; None before any sign-off.
-    signed_before:
-        Whether an earlier revision of the study is signed: a signature now amends a final report, which stands until
-        then.
+    signed_earlier:
+        The review of the latest earlier revision that a person signed: a signature now amends a final report, which
+        stands until then. None if no earlier revision is signed.
+    observed, retired:
+        Tracking UIDs of cells that had an Observation in an earlier revision: those that are still there, and those
+        that are not.
+    fhir:
+        What the site decides about FHIR reports.
     pictures:
         Of the cells that key images show, by the cell's tracking UID.
     annotations_above:
@@ -79,11 +108,13 @@ class ReportContext:
     made_at: datetime
     predecessor: PriorReport | None = None
     model_card: str = ""
-    wado_url_template: str | None = None
     host_name: str = ""
     thumbnails: Mapping[str, bytes] = field(default_factory=dict)
     signed: Signed | None = None
-    signed_before: bool = False
+    signed_earlier: Review | None = None
+    observed: tuple[str, ...] = ()
+    retired: tuple[str, ...] = ()
+    fhir: FhirOptions = field(default_factory=FhirOptions)
     pictures: Mapping[str, CellImage] = field(default_factory=dict)
     annotations_above: int = 2_000
     annotated: tuple[str, ...] = ()
@@ -92,6 +123,11 @@ class ReportContext:
     def __post_init__(self) -> None:
         if self.made_at.utcoffset() is None:
             raise ValueError("made_at needs a time zone")
+
+    @property
+    def signed_before(self) -> bool:
+        """Whether a person signed an earlier revision of the study."""
+        return self.signed_earlier is not None
 
     @property
     def issued_at(self) -> datetime:

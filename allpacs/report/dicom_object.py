@@ -20,8 +20,8 @@ from allpacs.domain.findings import StudyFindings
 from allpacs.domain.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, MANUFACTURER
 from allpacs.report import codes
 from allpacs.report.context import ReportContext
+from allpacs.report.elements import clean
 from allpacs.report.inputs import FormatInputs
-from allpacs.report.source import clean
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,19 +10,25 @@ from collections.abc import Sequence
 from pydicom.dataset import Dataset
 from pydicom.uid import Comprehensive3DSRStorage
 
+from allpacs.domain.identity import is_uid
 from allpacs.domain.review import Signed
 from allpacs.report import codes
 from allpacs.report.context import PriorReport, sr_series_uid
-from allpacs.report.dicom_object import Series, evidence, local, result_object
+from allpacs.report.dicom_object import Series, code_item, evidence, local, result_object
+from allpacs.report.elements import clean
 from allpacs.report.inputs import FormatInputs, ResultReference
-from allpacs.report.source import Source, clean, items
+from allpacs.report.order import Authority, Order
+from allpacs.report.source import Source
 from allpacs.report.study_modules import copied
 
 SERIES_NUMBER = 9901
 SERIES_DESCRIPTION = "AI white cell classification (research use only)"
 
-_ORDER_NUMBERS = ("PlacerOrderNumberImagingServiceRequest", "FillerOrderNumberImagingServiceRequest")
-_REQUESTED = ("RequestedProcedureID", "RequestedProcedureDescription")
+#: Attributes of type 2 of a Referenced Request: present, empty if the order does not state them.
+_REQUEST_TYPE_2 = (
+    *("AccessionNumber", "PlacerOrderNumberImagingServiceRequest", "FillerOrderNumberImagingServiceRequest"),
+    *("RequestedProcedureID", "RequestedProcedureDescription"),
+)
 
 
 def document(inputs: FormatInputs, uid: str, prior: PriorReport | None, attached: Sequence[ResultReference]) -> Dataset:
@@ -76,7 +82,7 @@ def _add_references(
     report: Dataset, inputs: FormatInputs, prior: PriorReport | None, attached: Sequence[ResultReference]
 ) -> None:
     """Evidence: every input, read or not, and what is attached; the request; the report that this one replaces."""
-    findings, lead, character_set = inputs.findings, inputs.source.lead, inputs.character_set
+    findings, character_set = inputs.findings, inputs.character_set
     named = [(i.series_uid, i.sop_class_uid, i.sop_instance_uid) for i in findings.instances]
     named += [(one.series_uid, one.sop_class_uid, one.uid) for one in attached]
     if named:
@@ -84,16 +90,44 @@ def _add_references(
     if prior is not None:
         replaced = [(prior.series_uid, prior.sop_class_uid, prior.sop_instance_uid)]
         report.PredecessorDocumentsSequence = [evidence(findings.study_uid, replaced)]
-    requested = next(items(lead, "RequestAttributesSequence"), Dataset())
-    request = copied(requested, (*_ORDER_NUMBERS, *_REQUESTED), character_set)
-    accession = (*_ORDER_NUMBERS, "AccessionNumber", "IssuerOfAccessionNumberSequence")
-    request.update(copied(lead, accession, character_set))
-    stated = (*_ORDER_NUMBERS, *_REQUESTED, "AccessionNumber")
-    if any(request.get(keyword) for keyword in stated):
-        for keyword in stated:
-            if keyword not in request:
-                setattr(request, keyword, None)
-        request.StudyInstanceUID = findings.study_uid
-        request.ReferencedStudySequence = []
-        request.RequestedProcedureCodeSequence = []
-        report.ReferencedRequestSequence = [request]
+    requests = [_request(order, findings.study_uid, character_set) for order in inputs.source.orders]
+    if requests:
+        report.ReferencedRequestSequence = requests
+
+
+def _request(order: Order, study_uid: str, character_set: list[str]) -> Dataset:
+    """Return an item of Referenced Request Sequence (PS3.3 C.17.2), with all its type 2 attributes.
+
+    A value that its VR does not allow is left empty, as it is at the study level.
+    """
+    stated = Dataset()
+    stated.AccessionNumber, stated.RequestedProcedureID = order.accession, order.procedure_id
+    stated.PlacerOrderNumberImagingServiceRequest = order.placer
+    stated.FillerOrderNumberImagingServiceRequest = order.filler
+    stated.RequestedProcedureDescription = order.procedure
+    for keyword, issuer in (
+        ("IssuerOfAccessionNumberSequence", order.accession_issuer),
+        ("OrderPlacerIdentifierSequence", order.placer_issuer),
+        ("OrderFillerIdentifierSequence", order.filler_issuer),
+    ):
+        if issuer != Authority():
+            setattr(stated, keyword, [_issuer(issuer)])
+    request = copied(stated, tuple(element.keyword for element in stated), character_set)
+    for keyword in _REQUEST_TYPE_2:
+        if not request.get(keyword):
+            setattr(request, keyword, None)
+    request.StudyInstanceUID = study_uid
+    request.ReferencedStudySequence = []
+    request.RequestedProcedureCodeSequence = [code_item(code) for code in order.procedure_codes]
+    return request
+
+
+def _issuer(authority: Authority) -> Dataset:
+    """Return an item of the HL7v2 Hierarchic Designator Macro (PS3.3 Table 10-17)."""
+    item = Dataset()
+    if authority.namespace:
+        item.LocalNamespaceEntityID = authority.namespace
+    if authority.universal_id:
+        item.UniversalEntityID = authority.universal_id
+        item.UniversalEntityIDType = authority.kind or ("ISO" if is_uid(authority.universal_id) else "DNS")
+    return item

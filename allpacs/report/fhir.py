@@ -30,13 +30,12 @@ from allpacs.domain.artefacts import FHIR_JSON, Artefact, ArtefactKind
 from allpacs.report.context import ReportContext, result_uid
 from allpacs.report.fhir_device import host_device, model_device
 from allpacs.report.fhir_elements import Resource, instant, own_identifier
-from allpacs.report.fhir_observation import cell_observation, panel_observation
-from allpacs.report.fhir_report import diagnostic_report, document_reference, provenance_entry
+from allpacs.report.fhir_observation import cell_observation, observed_cells, panel_observation, retired_observation
+from allpacs.report.fhir_report import diagnostic_report, document_reference, provenance_entry, superseded_reference
 from allpacs.report.fhir_shared import Shared, full_url, shared_by, updated
 from allpacs.report.format import Format
 from allpacs.report.html import html_page, picture_bytes
 from allpacs.report.inputs import FormatInputs
-from allpacs.report.listing import listed_cells
 from allpacs.report.pdf import printed
 
 #: Largest HTML report, in bytes, carried within the DiagnosticReport (base64 makes it a third larger). Above it the
@@ -83,18 +82,28 @@ def _json(value: Resource) -> bytes:
 
 def _cells(shared: Shared) -> Iterator[Resource]:
     """Yield one entry a cell that is listed by itself."""
-    for instance, cell in listed_cells(shared.findings, shared.context):
+    for instance, cell in observed_cells(shared.findings, shared.context):
         yield updated(full_url("Observation", cell.tracking_uid), cell_observation(shared, instance, cell))
 
 
 def _entries_made_once(shared: Shared, presented_form: list[Resource]) -> list[Resource]:
     """Return the entries of everything that is there once."""
+    superseded = superseded_reference(shared)
     host = [updated(shared.host_url, host_device(shared))] if shared.context.host_name else []
     return [
         *host,
         updated(shared.device_url, model_device(shared)),
-        updated(shared.panel_url, panel_observation(shared)),
+        *(
+            updated(url, panel_observation(shared, part))
+            for url, part in zip(shared.panel_urls, shared.parts, strict=True)
+        ),
+        *(
+            updated(full_url("Observation", uid), retired_observation(shared, uid))
+            for uid in shared.context.retired
+            if shared.context.fhir.cells != "none"
+        ),
         updated(shared.document_url, document_reference(shared)),
+        *([updated(full_url("DocumentReference", "superseded"), superseded)] if superseded else []),
         updated(shared.report_url, diagnostic_report(shared, presented_form)),
         provenance_entry(shared),
     ]

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import allpacs
 from allpacs.report import codes, wording
+from allpacs.report.elements import clean
 from allpacs.report.fhir_elements import SYSTEMS, Resource, concept, dicom_identifier, narrative
 from allpacs.report.fhir_shared import Shared
-from allpacs.report.source import clean
 
 
 def host_device(shared: Shared) -> Resource:

@@ -6,15 +6,18 @@ Source: HL7 FHIR R4 datatypes; section 2.3.0.2 (logical references); ImagingStud
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from datetime import datetime
 from html import escape
 from typing import Any
+from urllib.parse import quote
 
 from pydicom.sr.coding import Code
 
 from allpacs.domain.findings import OTHER_TYPES, CellLabel, NotAssessable
 from allpacs.domain.identity import derive_uid, is_uid
 from allpacs.report import codes, wording
+from allpacs.report.order import Order
 from allpacs.report.source import Source, Specimen
 
 Resource = dict[str, Any]
@@ -58,9 +61,15 @@ def report_identifier(study_uid: str) -> dict[str, str]:
     return own_identifier(derive_uid("diagnostic-report", study_uid))
 
 
-def panel_identifier(study_uid: str) -> dict[str, str]:
-    """Return the identifier of a study's panel Observation: the same for every revision."""
-    return own_identifier(derive_uid("panel", study_uid))
+def panel_identifier(study_uid: str, *specimen: str) -> dict[str, str]:
+    """Return the identifier of a panel Observation: the same for every revision.
+
+    Parameters
+    ----------
+    specimen:
+        By what the specimen is known, if the study has several; otherwise nothing.
+    """
+    return own_identifier(derive_uid("panel", study_uid, *specimen))
 
 
 def dicom_identifier(uid: str) -> dict[str, str]:
@@ -113,28 +122,56 @@ def not_assessable(reason: NotAssessable | None) -> Resource:
 
 
 def share(number: float) -> Resource:
-    """Return a probability or fraction (0 to 1) as a Quantity."""
-    return {"value": wording.stated(number), "unit": "1", "system": SYSTEMS["UCUM"], "code": codes.NO_UNITS.value}
+    """Return a probability or fraction (0 to 1) as a Quantity in per cent, with the one decimal that people read."""
+    return {"value": wording.percent_number(number), "unit": "%", "system": SYSTEMS["UCUM"], "code": "%"}
 
 
-def patient_reference(source: Source) -> Resource:
-    """Return the patient by the identifier of the header."""
-    return {
-        "type": "Patient",
-        "identifier": _issued("MR", "Medical record number", source.patient_id, source.patient_id_issuer),
-    }
+def cells(number: int) -> Resource:
+    """Return a number of cells as a Quantity."""
+    return {"value": number, "unit": "cells", "system": SYSTEMS["UCUM"], "code": codes.CELLS_UNIT.value}
 
 
-def order_reference(source: Source) -> Resource:
-    """Return the order by its accession number."""
-    identifier = _issued("ACSN", "Accession ID", source.accession_number, source.accession_issuer)
-    return {"type": "ServiceRequest", "identifier": identifier}
+def patient_reference(source: Source, systems: Mapping[str, str], *, conditional: bool) -> Resource:
+    """Return the patient by the identifier of the header; `conditional`: as a search that the server resolves.
+
+    Source: HL7 FHIR R4 3.1.0.11.2 (conditional references), for which the identifier needs a system.
+    """
+    identifier = _issued("MR", "Medical record number", source.patient_id, source.patient_id_issuer, systems)
+    reference: Resource = {"type": "Patient", "identifier": identifier}
+    if conditional and "system" in identifier:
+        token = f"{quote(identifier['system'], safe=':/')}|{quote(source.patient_id, safe='')}"
+        reference["reference"] = f"Patient?identifier={token}"
+    return reference
 
 
-def _issued(kind: str, display: str, value: str, issuer: str) -> Resource:
-    """Return an identifier with its type; the issuer is its system where it is a UID or a URI, else its assigner."""
+def order_identifiers(order: Order, systems: Mapping[str, str]) -> list[Resource]:
+    """Return what an order is known by: accession, placer's and filler's number, in this order."""
+    return [
+        _issued(kind, display, number, issuer.universal_id or issuer.namespace, systems)
+        for kind, display, number, issuer in (
+            ("ACSN", "Accession ID", order.accession, order.accession_issuer),
+            ("PLAC", "Placer Identifier", order.placer, order.placer_issuer),
+            ("FILL", "Filler Identifier", order.filler, order.filler_issuer),
+        )
+        if number
+    ]
+
+
+def order_reference(order: Order, systems: Mapping[str, str]) -> Resource:
+    """Return an order by the first of its identifiers."""
+    return {"type": "ServiceRequest", "identifier": order_identifiers(order, systems)[0]}
+
+
+def _issued(kind: str, display: str, value: str, issuer: str, systems: Mapping[str, str]) -> Resource:
+    """Return an identifier with its type.
+
+    Its system is what the site configured for the issuer, or the issuer if that is a UID or a URI; any other issuer is
+    its assigner.
+    """
     identifier: Resource = {"type": category("v2-0203", kind, display), "value": value}
-    if is_uid(issuer):
+    if issuer in systems:
+        identifier["system"] = systems[issuer]
+    elif is_uid(issuer):
         identifier["system"] = f"urn:oid:{issuer}"
     elif _URI.fullmatch(issuer):
         identifier["system"] = issuer

@@ -10,7 +10,9 @@ from pydicom.uid import Comprehensive3DSRStorage
 from allpacs.domain.identity import comprehensive_uid, derive_uuid
 from allpacs.report import codes, wording
 from allpacs.report.context import sr_series_uid
+from allpacs.report.elements import clean, text
 from allpacs.report.fhir_elements import (
+    AI_ASSERTED,
     SYSTEMS,
     URI,
     Resource,
@@ -19,12 +21,14 @@ from allpacs.report.fhir_elements import (
     concept,
     dicom_identifier,
     narrative,
+    order_identifiers,
     report_identifier,
     specimen_reference,
 )
 from allpacs.report.fhir_shared import Shared, full_url
-from allpacs.report.fhir_signed import asserted, conclusion_code, practitioner, report_status, verifier
-from allpacs.report.source import clean, text
+from allpacs.report.fhir_signed import asserted, practitioner, report_status, verifier
+from allpacs.report.order import Order
+from allpacs.report.specimens import summary
 
 
 def diagnostic_report(shared: Shared, presented_form: list[Resource]) -> Resource:
@@ -35,20 +39,20 @@ def diagnostic_report(shared: Shared, presented_form: list[Resource]) -> Resourc
     presented_form:
         Attachments that hold the report as people read it.
     """
-    code = concept(codes.DIAGNOSTIC_IMAGING_REPORT)
-    code["coding"].append(coding(codes.CLASSIFICATION))
+    code = concept(codes.CLASSIFICATION)
+    code["coding"].append(coding(codes.PATHOLOGY_STUDY))
     code["text"] = f"{codes.CLASSIFICATION.meaning} (research use only)"
-    conclusion = f"{wording.summary(shared.findings)} {shared.notice}"
+    conclusion = f"{clean(summary(shared.parts))} {shared.notice}"
     report: Resource = {
         "resourceType": "DiagnosticReport",
         "meta": asserted(shared.signed),
         "text": narrative(conclusion),
         "identifier": [report_identifier(shared.findings.study_uid)],
         "status": report_status(shared.context),
-        "category": [category("v2-0074", "HM", "Hematology")],
+        "category": [category("v2-0074", "LAB", "Laboratory"), category("v2-0074", "HM", "Hematology")],
         "code": code,
         "issued": shared.issued,
-        "result": [{"reference": shared.panel_url}],
+        "result": [{"reference": url} for url in shared.panel_urls],
         "imagingStudy": [shared.study],
         "conclusion": conclusion,
         "presentedForm": presented_form,
@@ -57,53 +61,62 @@ def diagnostic_report(shared: Shared, presented_form: list[Resource]) -> Resourc
     if organisation := text(shared.source.lead, "InstitutionName"):
         report["performer"] = [{"type": "Organization", "display": organisation}]
     if shared.signed is not None:
-        report["conclusionCode"] = [conclusion_code(shared.findings.counts)]
         report["resultsInterpreter"] = [practitioner(shared.signed.review.reviewer)]
+    contained = [_service_request(shared, number, order) for number, order in enumerate(shared.source.orders, start=1)]
+    if whole := [request for request in contained if request is not None]:
+        report["contained"] = whole
+        report["basedOn"] = [
+            {**reference, "reference": f"#{request['id']}"}
+            for request, reference in zip(whole, report["basedOn"], strict=True)
+        ]
     if shared.source.all_specimens:
         report["specimen"] = [specimen_reference(specimen) for specimen in shared.source.all_specimens]
     return report
 
 
+def _service_request(shared: Shared, number: int, order: Order) -> Resource | None:
+    """Return an order with all that the images state of it; None if they state no number of it."""
+    identifiers = order_identifiers(order, shared.context.fhir.identifier_systems)
+    if not identifiers:
+        return None
+    request: Resource = {
+        "resourceType": "ServiceRequest",
+        "id": f"order-{number}",
+        "identifier": identifiers,
+        "status": "unknown",
+        "intent": "order",
+        "subject": shared.about.get("subject", {"display": "not stated"}),
+    }
+    codings = [coding(code) for code in order.procedure_codes if code.scheme_designator in SYSTEMS]
+    procedure: Resource = {"coding": codings} if codings else {}
+    if name := order.procedure or next((code.meaning for code in order.procedure_codes), ""):
+        procedure["text"] = name
+    if procedure:
+        request["code"] = procedure
+    return request
+
+
+def superseded_reference(shared: Shared) -> Resource | None:
+    """Return the reference to the structured report that this one replaces, no longer current; None without one.
+
+    A server that has it keeps one DocumentReference a report: the earlier one says that it is ``superseded``.
+    """
+    prior = shared.context.predecessor
+    if prior is None or prior.sop_instance_uid == shared.sr_uid:
+        return None
+    return _document(shared, prior.sop_instance_uid, prior.series_uid, prior.sop_class_uid) | {"status": "superseded"}
+
+
 def document_reference(shared: Shared) -> Resource:
     """Return the reference to the DICOM structured report."""
-    attachment: Resource = {
-        "contentType": "application/dicom",
-        "title": "DICOM structured report: white cell classification (research use only)",
-        "creation": shared.issued,
-    }
-    if shared.context.wado_url_template:
-        url = shared.context.wado_url_template.replace("{study}", shared.findings.study_uid)
-        url = url.replace("{series}", sr_series_uid(shared.findings)).replace("{instance}", shared.sr_uid)
-        attachment["url"] = url
-    document: Resource = {
-        "resourceType": "DocumentReference",
-        "meta": asserted(shared.signed),
-        "text": narrative(f"DICOM structured report of a white cell classification. {shared.notice}"),
-        "masterIdentifier": {"system": URI, "value": f"urn:oid:{shared.sr_uid}"},
-        # The second is the UID that it has at a PACS which takes Comprehensive SR only.
-        "identifier": [dicom_identifier(shared.sr_uid), dicom_identifier(comprehensive_uid(shared.sr_uid))],
-        "status": "current",
-        "docStatus": "preliminary" if shared.signed is None else "final",
-        "type": concept(codes.DIAGNOSTIC_IMAGING_REPORT),
-        "date": shared.issued,
-        "author": [{"reference": shared.device_url}],
-        "description": "DICOM structured report of a white cell classification by an algorithm",
-        "content": [
-            {
-                "attachment": attachment,
-                "format": {
-                    "system": URI,
-                    "code": f"urn:oid:{Comprehensive3DSRStorage}",
-                    "display": "Comprehensive 3D SR Storage",
-                },
-            }
-        ],
-        "context": {"related": [shared.study]},
-    }
+    document = _document(shared, shared.sr_uid, sr_series_uid(shared.findings), Comprehensive3DSRStorage)
+    document["docStatus"] = "preliminary" if shared.signed is None else "final"
+    document["meta"] = asserted(shared.signed)
+    document["date"] = shared.issued
+    document["author"] = [{"reference": shared.device_url}]
     if shared.signed is not None:
         document["authenticator"] = practitioner(shared.signed.review.reviewer)
-    if "subject" in shared.about:
-        document["subject"] = shared.about["subject"]
+        document["author"].append(practitioner(shared.signed.review.reviewer))
     prior = shared.context.predecessor
     if prior is not None and prior.sop_instance_uid != shared.sr_uid:
         replaced = {"type": "DocumentReference", "identifier": dicom_identifier(prior.sop_instance_uid)}
@@ -111,10 +124,47 @@ def document_reference(shared: Shared) -> Resource:
     return document
 
 
+def _document(shared: Shared, uid: str, series_uid: str, sop_class_uid: str) -> Resource:
+    """Return what the references to this report and to its predecessor have in common."""
+    options = shared.context.fhir
+    attachment: Resource = {
+        "contentType": "application/dicom",
+        "title": "DICOM structured report: white cell classification (research use only)",
+    }
+    if options.wado_url:
+        attachment["url"] = _address(options.wado_url, shared.findings.study_uid, series_uid, uid)
+    form = {"system": URI, "code": f"urn:oid:{sop_class_uid}", "display": "DICOM structured report"}
+    content: list[Resource] = [{"attachment": attachment, "format": form}]
+    if options.viewer_url:
+        address = _address(options.viewer_url, shared.findings.study_uid, series_uid, uid)
+        content.append({"attachment": {"contentType": "text/html", "title": "The study in the viewer", "url": address}})
+    document: Resource = {
+        "resourceType": "DocumentReference",
+        "meta": AI_ASSERTED,
+        "text": narrative(f"DICOM structured report of a white cell classification. {shared.notice}"),
+        "masterIdentifier": {"system": URI, "value": f"urn:oid:{uid}"},
+        # The second is the UID that it has at a PACS which takes Comprehensive SR only.
+        "identifier": [dicom_identifier(uid), dicom_identifier(comprehensive_uid(uid))],
+        "status": "current",
+        "type": concept(codes.PATHOLOGY_STUDY),
+        "category": [category("v2-0074", "LAB", "Laboratory")],
+        "description": "DICOM structured report of a white cell classification by an algorithm",
+        "content": content,
+        "context": {"related": [shared.study]},
+    }
+    if "subject" in shared.about:
+        document["subject"] = shared.about["subject"]
+    return document
+
+
+def _address(template: str, study_uid: str, series_uid: str, uid: str) -> str:
+    return template.replace("{study}", study_uid).replace("{series}", series_uid).replace("{instance}", uid)
+
+
 def provenance_entry(shared: Shared) -> Resource:
     """Return the entry of who made the report, of what; it is created unless one with its tag exists."""
     tag = {"system": SYSTEMS[codes.PRIVATE_SCHEME], "code": derive_uuid("provenance", shared.sr_uid)}
-    targets = (shared.report_url, shared.panel_url, shared.document_url)
+    targets = (shared.report_url, *shared.panel_urls, shared.document_url)
     inputs = [dicom_identifier(instance.sop_instance_uid) for instance in shared.findings.instances]
     provenance: Resource = {
         "resourceType": "Provenance",

@@ -5,6 +5,7 @@ Source: HL7 FHIR R4 section 3.1.0.11 (transaction), bundle.html#references (full
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from urllib.parse import quote
 
@@ -14,9 +15,17 @@ from allpacs.domain.identity import derive_uuid
 from allpacs.domain.review import Signed
 from allpacs.report import wording
 from allpacs.report.context import ReportContext
-from allpacs.report.fhir_elements import Resource, dicom_identifier, instant, order_reference, patient_reference
+from allpacs.report.fhir_elements import (
+    Resource,
+    dicom_identifier,
+    instant,
+    order_identifiers,
+    order_reference,
+    patient_reference,
+)
 from allpacs.report.inputs import FormatInputs
 from allpacs.report.source import Source
+from allpacs.report.specimens import SpecimenResult
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -29,11 +38,19 @@ class Shared:
         SOP Instance UID of the structured report that states the same findings.
     issued:
         FHIR instant: when the report was signed, or made if nobody has signed it.
+    image_numbers:
+        Number of each image within the study, by SOP Instance UID.
     study:
         Logical reference to the ImagingStudy.
     about:
         Elements that report, panel and cells have in common: subject, order, time.
-    report_url, panel_url, device_url, host_url, document_url:
+    panel_urls:
+        One for each of `parts`, in their order.
+    parts:
+        The findings of each specimen.
+    contradictions:
+        What the headers contradict themselves in.
+    report_url, device_url, host_url, document_url:
         ``fullUrl`` of the resources that others refer to.
     """
 
@@ -42,10 +59,13 @@ class Shared:
     source: Source
     sr_uid: str
     issued: str
+    image_numbers: Mapping[str, int]
     study: Resource
     about: Resource
+    parts: Sequence[SpecimenResult]
+    contradictions: Sequence[str]
+    panel_urls: Sequence[str]
     report_url: str
-    panel_url: str
     device_url: str
     host_url: str
     document_url: str
@@ -71,27 +91,49 @@ def shared_by(inputs: FormatInputs) -> Shared:
         source=inputs.source,
         sr_uid=sr_uid,
         issued=instant(context.issued_at),
+        image_numbers=findings.image_numbers,
         study={"type": "ImagingStudy", "identifier": dicom_identifier(findings.study_uid)},
-        about=_about(inputs.source),
+        about=_about(inputs.source, context),
+        parts=inputs.parts,
+        contradictions=inputs.contradictions,
+        panel_urls=[full_url("Observation", findings.study_uid, *specimen_key(inputs.parts, p)) for p in inputs.parts],
         report_url=full_url("DiagnosticReport", findings.study_uid),
-        panel_url=full_url("Observation", findings.study_uid),
         device_url=full_url("Device", findings.model.digest),
         host_url=full_url("Device", f"host {context.host_name}"),
         document_url=full_url("DocumentReference", sr_uid),
     )
 
 
-def _about(source: Source) -> Resource:
-    """Return the elements that report, panel and cells share: subject, order, time."""
+def specimen_key(parts: Sequence[SpecimenResult], part: SpecimenResult) -> tuple[str, ...]:
+    """Return by what a specimen's panel is told apart from the others of the study; nothing if there is one panel."""
+    if len(parts) == 1:
+        return ()
+    return tuple(specimen.uid or specimen.identifier for specimen in part.specimens) or ("not stated",)
+
+
+def _about(source: Source, context: ReportContext) -> Resource:
+    """Return the elements that report, panels and cells share: subject, order, time."""
     about: Resource = {}
-    if source.accession_number:
-        about["basedOn"] = [order_reference(source)]
+    systems = context.fhir.identifier_systems
+    if orders := [order_reference(order, systems) for order in source.orders if order_identifiers(order, systems)]:
+        about["basedOn"] = orders
     if source.patient_id:
-        about["subject"] = patient_reference(source)
-    if source.study_date:
-        date = source.study_date
-        about["effectiveDateTime"] = f"{date[:4]}-{date[4:6]}-{date[6:]}"
+        about["subject"] = patient_reference(source, systems, conditional=context.fhir.conditional_patient)
+    if effective := _effective(source, context):
+        about["effectiveDateTime"] = effective
     return about
+
+
+def _effective(source: Source, context: ReportContext) -> str:
+    """Return when the images were acquired: with its time if both are stated, else the day; empty if unknown."""
+    moment = source.acquired
+    if not moment:
+        return ""
+    day = f"{moment[:4]}-{moment[4:6]}-{moment[6:8]}"
+    if len(moment) < 14:
+        return day
+    offset = source.timezone_offset or context.made_at.strftime("%z")
+    return f"{day}T{moment[8:10]}:{moment[10:12]}:{moment[12:14]}{offset[:3]}:{offset[3:5]}"
 
 
 def updated(full_url: str, resource: Resource) -> Resource:
@@ -102,6 +144,6 @@ def updated(full_url: str, resource: Resource) -> Resource:
     return {"fullUrl": full_url, "resource": resource, "request": {"method": "PUT", "url": url}}
 
 
-def full_url(kind: str, of: str) -> str:
+def full_url(kind: str, *of: str) -> str:
     """Return the address of a resource within the bundle; the same for the same thing in every bundle."""
-    return f"urn:uuid:{derive_uuid('fhir', kind, of)}"
+    return f"urn:uuid:{derive_uuid('fhir', kind, *of)}"

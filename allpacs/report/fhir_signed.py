@@ -1,7 +1,8 @@
-"""What a person's signature changes in the FHIR resources: statuses, who stands behind them, the conclusion.
+"""What a person's signature changes in the FHIR resources: statuses, and who stands behind them.
 
-Unsigned, everything is ``preliminary`` and asserted by an algorithm. Signed, the report is ``final`` (``amended`` where
-it replaces a signed one), observations are ``final``, and those that the person changed ``amended``.
+Unsigned, everything is ``preliminary`` and asserted by an algorithm. At the first signature everything is ``final``,
+also the cells that the person changed. At a later signature the report, its panels and the cells that were decided
+otherwise are ``amended``.
 
 Source: HL7 FHIR R4 value sets diagnostic-report-status, observation-status, provenance-agent-type; HL7 v3
 ObservationValue (AIAST, DEVAST, CLINAST).
@@ -9,12 +10,12 @@ ObservationValue (AIAST, DEVAST, CLINAST).
 
 from __future__ import annotations
 
-from allpacs.domain.findings import CellFinding, Counts
-from allpacs.domain.review import Reviewer, Signed
+from allpacs.domain.findings import CellFinding
+from allpacs.domain.review import Review, Reviewer, Signed
 from allpacs.report import codes, wording
 from allpacs.report.context import ReportContext
-from allpacs.report.fhir_elements import AI_ASSERTED, TERMINOLOGY, Resource, category, concept, instant
-from allpacs.report.source import clean
+from allpacs.report.elements import clean
+from allpacs.report.fhir_elements import AI_ASSERTED, TERMINOLOGY, Resource, category, instant
 
 _CLINICIAN: Resource = {
     "system": f"{TERMINOLOGY}/v3-ObservationValue",
@@ -41,17 +42,22 @@ def report_status(context: ReportContext) -> str:
     return "amended" if context.signed_before else "final"
 
 
-def observation_status(signed: Signed | None, cell: CellFinding | None = None) -> str:
-    """Return the status of the panel, or of a cell's Observation."""
-    if signed is None:
+def observation_status(context: ReportContext, cell: CellFinding | None = None) -> str:
+    """Return the status of a panel, or of a cell's Observation.
+
+    ``amended`` is what was final before and has changed since (R4 ObservationStatus): never at the first signature.
+    """
+    if context.signed is None:
         return "preliminary"
-    return "amended" if cell is not None and signed.changed(cell) is not None else "final"
+    if context.signed_earlier is None:
+        return "final"
+    return "final" if cell is not None and _stands(context.signed_earlier, context.signed, cell) else "amended"
 
 
-def conclusion_code(counts: Counts) -> Resource:
-    """Return whether there are lymphoblasts among the reviewed cells; never a disease."""
-    code = codes.PRESENT if counts.all else codes.ABSENT if counts.assessable else codes.INDETERMINATE
-    return {**concept(code), "text": f"Lymphoblasts among the reviewed cells: {code.meaning.lower()}"}
+def _stands(earlier: Review, signed: Signed, cell: CellFinding) -> bool:
+    """Whether a person's decision about a cell is the one of the earlier signature."""
+    before, now = earlier.by_cell.get(cell.tracking_uid), signed.decision(cell)
+    return (before and (before.decision, before.label)) == (now and (now.decision, now.label))
 
 
 def practitioner(reviewer: Reviewer) -> Resource:

@@ -14,12 +14,14 @@ from pydicom.dataset import Dataset
 from pydicom.tag import BaseTag, Tag
 
 from allpacs.domain.errors import InputFault
-from allpacs.report.source import CORRUPT, encoded, text
+from allpacs.report.elements import CORRUPT, encoded, text
+from allpacs.report.source import ORDER_ELEMENTS
 
 #: What a report quotes of every instance, and whom each is about; all else it takes from the lead.
 OF_EACH = (
     *("SpecificCharacterSet", "PatientID", "IssuerOfPatientID"),
     *("InstanceNumber", "ContainerIdentifier", "SpecimenDescriptionSequence"),
+    *ORDER_ELEMENTS,
 )
 
 

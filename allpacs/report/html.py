@@ -15,13 +15,14 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 import allpacs
 from allpacs.domain.artefacts import Artefact, ArtefactKind
-from allpacs.domain.findings import CellFinding, CellLabel, InstanceFindings, StudyFindings
+from allpacs.domain.findings import CellFinding, CellLabel, InstanceFindings, StudyFindings, tracking_id
 from allpacs.domain.review import Signed
-from allpacs.report import codes, wording
+from allpacs.report import codes, specimens, wording
 from allpacs.report.context import ReportContext, result_uid
+from allpacs.report.elements import clean
 from allpacs.report.format import Format
 from allpacs.report.inputs import FormatInputs
-from allpacs.report.source import Source, clean
+from allpacs.report.source import Source
 
 #: Bars of the histogram: each five hundredths wide.
 BINS = 20
@@ -102,7 +103,7 @@ def html_page(inputs: FormatInputs, *, list_cells: bool = True, thumbnails: bool
     findings, context = inputs.findings, inputs.context
     pictures = _pictures(findings, inputs.source)
     crops = context.thumbnails if thumbnails else {}
-    numbers = {picture.uid: picture.number for picture in pictures}
+    numbers = findings.image_numbers
     listed = findings.instances if list_cells else ()
     cards = [_card(instance, cell, numbers, context.signed, crops) for instance in listed for cell in instance.cells]
     assessed = sorted(
@@ -115,7 +116,7 @@ def html_page(inputs: FormatInputs, *, list_cells: bool = True, thumbnails: bool
         findings=findings,
         source=inputs.source,
         context=context,
-        summary=wording.summary(findings),
+        summary=specimens.summary(inputs.parts),
         notice=wording.notice(context.signed),
         review=None if context.signed is None else _signature(context.signed),
         percent=wording.percent,
@@ -182,16 +183,11 @@ def _card(
     signed: Signed | None,
     crops: Mapping[str, bytes],
 ) -> _Card:
-    place = [f"image {numbers[instance.sop_instance_uid]}"]
-    if instance.frames > 1:
-        place.append(f"frame {cell.frame_number}")
-    if instance.frames > 1 or len(instance.cells) > 1:
-        place.append(f"cell {cell.cell_number}")
     probability = None if cell.probability_all is None else wording.stated(cell.probability_all)
     decision = signed.decision(cell) if signed is not None else None
     before = signed.changed(cell) if signed is not None else None
     return _Card(
-        place=", ".join(place),
+        place=tracking_id(numbers[instance.sop_instance_uid], instance.frames, cell),
         outcome=wording.LABEL_NAMES[cell.label] if cell.label else "Not assessable",
         style=_STYLES[cell.label],
         reason=codes.REASONS[cell.reason].meaning if cell.reason else "",

@@ -17,6 +17,7 @@ from allpacs.domain.findings import StudyFindings
 from allpacs.report.context import ReportContext
 from allpacs.report.listing import annotated_images
 from allpacs.report.source import Headers, Source, read_source
+from allpacs.report.specimens import SpecimenResult, by_specimen, contradictions, summary
 from allpacs.report.study_modules import character_set_of, own_text, study_modules
 
 
@@ -49,6 +50,10 @@ class FormatInputs:
         Specific Character Set that DICOM results are written in; a list with an empty text is ASCII.
     study_modules:
         Patient, study and specimen modules of every DICOM result. Copy them: results share them.
+    parts:
+        The findings of each specimen; one part if the images show one specimen or name none.
+    contradictions:
+        What the headers contradict themselves in, one line each: for a person.
     results:
         Results that are already written, by kind: the kinds that the format names in `after` and `embeds`.
     contents:
@@ -60,6 +65,8 @@ class FormatInputs:
     context: ReportContext
     character_set: list[str]
     study_modules: Dataset
+    parts: tuple[SpecimenResult, ...]
+    contradictions: tuple[str, ...] = ()
     results: Mapping[str, Sequence[ResultReference]] = field(default_factory=dict)
     contents: Mapping[str, bytes] = field(default_factory=dict)
 
@@ -85,8 +92,12 @@ def format_inputs(findings: StudyFindings, headers: Headers, context: ReportCont
     annotated = annotated_images(findings, context.annotations_above)
     context = replace(context, annotated=tuple(image.sop_instance_uid for image in annotated))
     source = read_source(findings, headers)
-    character_set = character_set_of(source, own_text(findings, source, context))
-    return FormatInputs(findings, source, context, character_set, study_modules(source, character_set))
+    parts = by_specimen(findings, source)
+    contradicting = (*source.contradictions, *contradictions(parts))
+    said = "".join((own_text(findings, source, context), summary(parts), *contradicting))
+    character_set = character_set_of(source, said)
+    modules = study_modules(source, character_set)
+    return FormatInputs(findings, source, context, character_set, modules, parts, contradicting)
 
 
 def reference_to(result: Artefact) -> ResultReference:

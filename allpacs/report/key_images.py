@@ -10,7 +10,7 @@ C.12.2 (Common Instance Reference).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -21,7 +21,7 @@ from pydicom.tag import Tag
 from pydicom.uid import MultiFrameTrueColorSecondaryCaptureImageStorage
 
 from allpacs.domain.artefacts import DICOM, Artefact, ArtefactKind
-from allpacs.domain.findings import CellFinding, CellLabel, NotAssessable, StudyFindings
+from allpacs.domain.findings import CellFinding, CellLabel, NotAssessable, StudyFindings, tracking_id
 from allpacs.domain.identity import derive_uid
 from allpacs.report import wording
 from allpacs.report.context import CellImage, ReportContext, result_uid
@@ -52,13 +52,13 @@ def page_height(cells: int) -> int:
     return _HEAD + rows * (_TILE_HEIGHT + _GAP) + _FOOT
 
 
-def key_cells(findings: StudyFindings, number: int) -> list[CellFinding]:
+def key_cells(cells: Iterable[CellFinding], number: int) -> list[CellFinding]:
     """Return the cells that key images show: the most like lymphoblasts first, at most so many.
 
     A person's word goes before the model's number: what they called a lymphoblast comes first, what they called a
     hematogone last, and what they excluded is not shown.
     """
-    judged = [c for c in findings.cells if c.probability_all is not None and c.reason is not NotAssessable.EXCLUDED]
+    judged = [c for c in cells if c.probability_all is not None and c.reason is not NotAssessable.EXCLUDED]
     return sorted(judged, key=lambda cell: (_RANK[cell.label], -(cell.probability_all or 0.0), cell.tracking_uid))[
         :number
     ]
@@ -70,7 +70,7 @@ def key_images(inputs: FormatInputs) -> Artefact | None:
     Which cells are shown is what `context.pictures` holds; the order is that of `key_cells`.
     """
     findings, context = inputs.findings, inputs.context
-    cells = [cell for cell in key_cells(findings, len(findings.cells)) if cell.tracking_uid in context.pictures]
+    cells = [cell for cell in key_cells(findings.cells, len(findings.cells)) if cell.tracking_uid in context.pictures]
     if not cells:
         return None
     uid = result_uid("key images", findings, context)
@@ -143,12 +143,14 @@ def _page(
     draw.text((_MARGIN, 42), "left: the cell    right: what spoke for a lymphoblast, weak to strong", _SOFT, _font(14))
     _add_scale(page, (_MARGIN + 424, 46))
     draw.text((PAGE_WIDTH - _MARGIN, 16), f"page {number} of {pages}", _SOFT, _font(16), anchor="ra")
-    numbers = {one.sop_instance_uid: place for place, one in enumerate(findings.instances, start=1)}
+    numbers = findings.image_numbers
+    frames = {one.sop_instance_uid: one.frames for one in findings.instances}
     for number_on_page, cell in enumerate(cells):
         row, column = divmod(number_on_page, COLUMNS)
         corner = (_MARGIN + column * (_TILE_WIDTH + _MARGIN), _HEAD + row * (_TILE_HEIGHT + _GAP))
         changed = context.signed is not None and context.signed.changed(cell) is not None
-        place = f"image {numbers[cell.sop_instance_uid]}, {cell.tracking_id}"
+        uid = cell.sop_instance_uid
+        place = tracking_id(numbers[uid], frames[uid], cell)
         _add_cell(page, corner, cell, place, context.pictures[cell.tracking_uid], changed=changed)
     model = f"{findings.model.name} {findings.model.version}"
     draw.text((_MARGIN, height - 28), wording.notice(context.signed), _INK, _font(13))

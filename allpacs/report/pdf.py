@@ -83,7 +83,7 @@ def encapsulated(inputs: FormatInputs, pdf: bytes) -> Artefact:
     made.AcquisitionDateTime = None
     made.BurnedInAnnotation = "YES"  # it names the patient
     made.DocumentTitle = TITLE
-    made.ConceptNameCodeSequence = [code_item(codes.DIAGNOSTIC_IMAGING_REPORT)]
+    made.ConceptNameCodeSequence = [code_item(codes.PATHOLOGY_STUDY)]
     made.VerificationFlag = "UNVERIFIED" if context.signed is None else "VERIFIED"
     source = Dataset()
     source.ReferencedSOPClassUID, source.ReferencedSOPInstanceUID = (

@@ -6,31 +6,26 @@ Nothing here raises for that; what cannot be read is left out.
 
 from __future__ import annotations
 
-import struct
-import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date
 
-from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
-from pydicom.errors import BytesLengthException
-from pydicom.filebase import DicomBytesIO
-from pydicom.filewriter import write_dataset
-from pydicom.multival import MultiValue
-from pydicom.sequence import Sequence
 from pydicom.sr.coding import Code
 
 from allpacs.domain.findings import StudyFindings
 from allpacs.domain.identity import is_uid
-from allpacs.report import codes, wording
+from allpacs.report import codes, order, wording
+from allpacs.report.elements import coded_concepts, items, text
+from allpacs.report.order import Order, read_orders
 
 Headers = Mapping[str, Dataset]
 
-#: What pydicom raises where an element of a header is corrupt.
-CORRUPT = (
-    *(ValueError, TypeError, LookupError, NotImplementedError, AttributeError, OSError, EOFError),
-    *(struct.error, BytesLengthException),
+#: By what the images name the orders that they answer.
+ORDER_ELEMENTS = (
+    *("AccessionNumber", "IssuerOfAccessionNumberSequence", "RequestAttributesSequence"),
+    *("PlacerOrderNumberImagingServiceRequest", "OrderPlacerIdentifierSequence"),
+    *("FillerOrderNumberImagingServiceRequest", "OrderFillerIdentifierSequence"),
 )
 
 WHOLE_SLIDE_IMAGE = "1.2.840.10008.5.1.4.1.1.77.1.6"
@@ -43,13 +38,16 @@ class Specimen:
     Attributes
     ----------
     site:
-        Blood or bone marrow where the specimen's type or anatomic structure says so, otherwise None.
+        Blood or bone marrow if the specimen's type or anatomic structure says so, otherwise None.
+    container:
+        Identifier of the slide that it is on; may be empty.
     """
 
     identifier: str
     uid: str
     type: Code | None
     site: Code | None
+    container: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +58,9 @@ class Source:
     ----------
     study_date:
         ``YYYYMMDD`` or empty.
+    acquired:
+        When the lead was acquired, ``YYYYMMDDHHMMSS``, or ``YYYYMMDD`` if it states no time; the study's date and time
+        if it states neither; empty if nothing is stated.
     timezone_offset:
         ``+HHMM`` or ``-HHMM`` as in Timezone Offset From UTC (0008,0201), or empty.
     patient_id_authority:
@@ -73,6 +74,10 @@ class Source:
         Specific Character Set of the instances, each of its values once.
     one_container:
         Whether all instances show the same container (slide), so that one Specimen module is true of them all.
+    orders:
+        The orders that the images answer, the lead's first.
+    contradictions:
+        What the headers contradict themselves in, one line each, without patient data.
     lead:
         The header that patient and study are taken from; empty if there is none.
     """
@@ -83,9 +88,8 @@ class Source:
     patient_id_authority: tuple[str, str, str]
     birth_date: str
     sex: str
-    accession_number: str
-    accession_issuer: str
     study_date: str
+    acquired: str
     study_description: str
     timezone_offset: str
     procedure: Code
@@ -93,6 +97,8 @@ class Source:
     instance_numbers: Mapping[str, str]
     character_sets: frozenset[str]
     one_container: bool
+    orders: tuple[Order, ...]
+    contradictions: tuple[str, ...]
     lead: Dataset
 
     @property
@@ -117,10 +123,11 @@ def read_source(findings: StudyFindings, headers: Headers) -> Source:
     """Return what the headers say: each is read once, and only the lead is kept."""
     lead = lead_header(findings, headers)
     uids = [instance.sop_instance_uid for instance in findings.instances if instance.sop_instance_uid in headers]
+    # Instances of one order share these elements: each combination is read once.
+    distinct = list({_order_key(header): header for header in (lead, *(headers[uid] for uid in uids))}.values())
     containers = {text(headers[uid], "ContainerIdentifier") for uid in uids}
     shared: dict[tuple[Specimen, ...], tuple[Specimen, ...]] = {}  # of a large study most instances name the same
     patient_qualifiers = next(items(lead, "IssuerOfPatientIDQualifiersSequence"), Dataset())
-    accession_issuer = next(items(lead, "IssuerOfAccessionNumberSequence"), Dataset())
     specimens = {uid: shared.setdefault(found, found) for uid in uids if (found := tuple(_specimens(headers[uid])))}
     slides = all(instance.sop_class_uid == WHOLE_SLIDE_IMAGE for instance in findings.instances)
     return Source(
@@ -134,10 +141,10 @@ def read_source(findings: StudyFindings, headers: Headers) -> Source:
         ),
         birth_date=_date(lead, "PatientBirthDate"),
         sex=text(lead, "PatientSex"),
-        accession_number=text(lead, "AccessionNumber"),
-        accession_issuer=text(accession_issuer, "UniversalEntityID")
-        or text(accession_issuer, "LocalNamespaceEntityID"),
+        orders=read_orders(distinct),
+        contradictions=tuple(order.contradictions(distinct)),
         study_date=_date(lead, "StudyDate"),
+        acquired=_acquired(lead),
         study_description=text(lead, "StudyDescription"),
         timezone_offset=_timezone_offset(lead),
         procedure=next(
@@ -152,18 +159,9 @@ def read_source(findings: StudyFindings, headers: Headers) -> Source:
     )
 
 
-def text(header: Dataset, keyword: str) -> str:
-    """Return an element as one line of clean text; empty where it is missing or cannot be read."""
-    value = _value(header, keyword)
-    if isinstance(value, MultiValue):
-        value = "\\".join(str(part) for part in value)
-    return "" if value is None or isinstance(value, Sequence | bytes) else clean(str(value))
-
-
-def clean(value: str) -> str:
-    """Return the text on one line without control characters or surrounding spaces."""
-    spaced = (" " if unicodedata.category(char) in {"Cc", "Cs", "Zl", "Zp", "Cn"} else char for char in value)
-    return " ".join("".join(spaced).split())
+def _order_key(header: Dataset) -> tuple[object, ...]:
+    """Return what two headers that name the same orders have in common: the same element objects, or none."""
+    return tuple(id(header.get_item(keyword)) if keyword in header else None for keyword in ORDER_ELEMENTS)
 
 
 def person_name(header: Dataset) -> str:
@@ -171,46 +169,35 @@ def person_name(header: Dataset) -> str:
     return wording.person(text(header, "PatientName"))
 
 
-def items(header: Dataset, keyword: str) -> Iterator[Dataset]:
-    """Yield the items of a sequence; none where it is missing or not a sequence."""
-    value = _value(header, keyword)
-    if isinstance(value, Sequence):
-        yield from value
-
-
-def coded_concepts(header: Dataset, keyword: str) -> Iterator[Code]:
-    """Yield the complete codes (value, scheme and meaning) of a code sequence."""
-    for item in items(header, keyword):
-        parts = [text(item, part) for part in ("CodeValue", "CodingSchemeDesignator", "CodeMeaning")]
-        if all(parts) and len(parts[2]) <= 64:
-            yield Code(*parts)
-
-
-def encoded(element: DataElement, encodings: list[str]) -> bytes:
-    """Return one element as it is written in Explicit VR Little Endian; raises one of `CORRUPT` where it cannot be."""
-    alone, buffer = Dataset(), DicomBytesIO()
-    buffer.is_little_endian, buffer.is_implicit_VR = True, False
-    alone.add(element)
-    write_dataset(buffer, alone, encodings)
-    return buffer.getvalue()
-
-
-def _value(header: Dataset, keyword: str) -> object:
-    try:
-        return header.get(keyword)
-    except CORRUPT:
-        return None
-
-
 def _date(header: Dataset, keyword: str) -> str:
     value = text(header, keyword)
+    return value if _is_date(value) else ""
+
+
+def _is_date(value: str) -> bool:
     if not (len(value) == 8 and value.isascii() and value.isdigit()):
-        return ""
+        return False
     try:
         date.fromisoformat(value)
-    except ValueError:  # 00000000, 20250229: no day, and no date for FHIR
-        return ""
-    return value
+    except ValueError:  # 00000000, 20250229: not a day, and not a date for FHIR
+        return False
+    return True
+
+
+def _acquired(header: Dataset) -> str:
+    moment = text(header, "AcquisitionDateTime")
+    stated = [(moment[:8], moment[8:14])] if moment else []
+    kinds = ("Acquisition", "Content", "Study")
+    stated += [(text(header, f"{kind}Date"), text(header, f"{kind}Time")) for kind in kinds]
+    for day, time in stated:
+        if _is_date(day):
+            return day + (time[:6] if _is_time(time[:6]) else "")
+    return ""
+
+
+def _is_time(value: str) -> bool:
+    digits = len(value) == 6 and value.isascii() and value.isdigit()
+    return digits and int(value[:2]) < 24 and int(value[2:4]) < 60 and int(value[4:]) < 60
 
 
 def _timezone_offset(header: Dataset) -> str:
@@ -229,6 +216,7 @@ def _specimens(header: Dataset) -> Iterator[Specimen]:
             uid=uid if is_uid(uid) else "",
             type=types[0] if types else None,
             site=_site([*structures, *types]),
+            container=text(header, "ContainerIdentifier"),
         )
         if specimen.identifier or specimen.uid:
             yield specimen

@@ -1,25 +1,26 @@
 """Findings to a DICOM structured report: Comprehensive 3D SR with root template TID 1500.
 
-One group of TID 1410 a cell (outline, class, probability), but for those that are in annotations only; counts and
-fraction under Derived Imaging Measurements (TID 1420); the summary, the notice and what could not be read under
-Qualitative Evaluations. Study-level numbers are no measurement group, because a group without a region makes a widely
-used viewer fail.
+The notice, the summary and what could not be read come first, under Qualitative Evaluations. Counts and fraction follow
+under Derived Imaging Measurements, once for each specimen, then the images (TID 1600), then a group of TID 1410 for
+each cell: outline, class, probability of that class. Cells that are in annotations have no group. If a person changed a
+cell, the person is the observer of its group, and what the algorithm had found stands below. Study-level numbers are
+not a measurement group, because a group without a region makes a widely used viewer fail.
 
-Source: PS3.3 A.35.13; PS3.16 TID 1500, 1410, 1420, 4019; IHE AI Results (AIR).
+Source: PS3.3 A.35.13; PS3.16 TID 1500, 1006, 1009, 1410, 1420, 1600, 4019; IHE AI Results (AIR).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 
 from pydicom.dataset import Dataset
 from pydicom.sr.coding import Code
 from pydicom.tag import Tag
 
 from allpacs.domain.artefacts import DICOM, Artefact, ArtefactKind
-from allpacs.domain.findings import CellFinding, InstanceFindings, StudyFindings
+from allpacs.domain.findings import CellFinding, CellLabel, InstanceFindings, StudyFindings, tracking_id
 from allpacs.domain.review import Signed
-from allpacs.report import codes, wording
+from allpacs.report import codes, specimens, wording
 from allpacs.report.content import (
     CONTAINS,
     HAS_CONCEPT_MOD,
@@ -29,6 +30,7 @@ from allpacs.report.content import (
     coded,
     container,
     identified,
+    image,
     items,
     measured,
     named,
@@ -37,13 +39,14 @@ from allpacs.report.content import (
     region_in_space,
     written,
 )
-from allpacs.report.context import ReportContext, result_uid
+from allpacs.report.context import result_uid
 from allpacs.report.dicom_object import code_item, part_10
 from allpacs.report.document import document
+from allpacs.report.elements import clean
 from allpacs.report.format import Format
 from allpacs.report.inputs import FormatInputs
 from allpacs.report.listing import listed_cells
-from allpacs.report.source import Source, clean
+from allpacs.report.source import Source, Specimen
 
 #: How the report names what goes with it, in this order.
 _ATTACHED: dict[str, tuple[Code, str]] = {
@@ -78,10 +81,10 @@ def structured_report(inputs: FormatInputs) -> Artefact:
 
 
 def _root_content(inputs: FormatInputs) -> Iterator[bytes]:
+    """TID 1500, what a reader needs first at the top: the notice and the summary stand before the cells."""
     findings, source, context = inputs.findings, inputs.source, inputs.context
     signed = context.signed
     model = findings.model
-    algorithm = _algorithm(findings)
     yield coded(HAS_CONCEPT_MOD, codes.LANGUAGE, codes.ENGLISH)
     yield coded(HAS_OBS_CONTEXT, codes.OBSERVER_TYPE, codes.DEVICE)
     yield identified(HAS_OBS_CONTEXT, codes.DEVICE_OBSERVER_UID, model.device_uid)
@@ -90,18 +93,65 @@ def _root_content(inputs: FormatInputs) -> Iterator[bytes]:
     yield written(HAS_OBS_CONTEXT, codes.DEVICE_OBSERVER_MODEL_NAME, clean(model.family))
     if signed is not None:
         yield from _person(signed)
+    one = len(inputs.parts) == 1
+    if one:
+        yield from _subject(inputs.parts[0].specimens)
+    elif any(part.specimens for part in inputs.parts):
+        yield coded(HAS_OBS_CONTEXT, codes.SUBJECT_CLASS, codes.SPECIMEN)
     yield coded(HAS_CONCEPT_MOD, codes.PROCEDURE_REPORTED, source.procedure)
+    yield container(CONTAINS, codes.QUALITATIVE_EVALUATIONS, list(_evaluations(inputs)))
+    for part in inputs.parts:
+        subject = [] if one else list(_subject(part.specimens))
+        yield container(
+            CONTAINS,
+            codes.DERIVED_IMAGING_MEASUREMENTS,
+            [*subject, *_algorithm(findings, whole=True), *_derived(part.findings)],
+        )
+    yield container(CONTAINS, codes.IMAGE_LIBRARY, [_image_library(findings)])
     listed = list(listed_cells(findings, context))
+    numbers = findings.image_numbers
+    algorithm = _algorithm(findings)
+    subjects = {} if one else {part.specimens: list(_subject(part.specimens)) for part in inputs.parts}
     groups = (
-        _cell_group(instance, cell, source, algorithm, () if signed is None else _review(signed, cell))
+        _cell_group(
+            instance,
+            cell,
+            tracking_id(numbers[instance.sop_instance_uid], instance.frames, cell),
+            [*subjects.get(source.specimens.get(instance.sop_instance_uid, ()), ()), *_site(source, instance)],
+            algorithm,
+            signed,
+        )
         for instance, cell in listed
     )
-    yield container(CONTAINS, codes.IMAGING_MEASUREMENTS, groups if listed else algorithm)
-    yield container(CONTAINS, codes.DERIVED_IMAGING_MEASUREMENTS, [*algorithm, *_derived(findings)])
-    yield container(CONTAINS, codes.QUALITATIVE_EVALUATIONS, list(_evaluations(findings, context)))
+    yield container(CONTAINS, codes.IMAGING_MEASUREMENTS, groups if listed else _algorithm(findings, whole=True))
     for kind, (name, value_type) in _ATTACHED.items():
         for result in inputs.results.get(kind, ()):
             yield attached(name, value_type, result.sop_class_uid, result.uid)
+
+
+def _subject(of: Sequence[Specimen]) -> Iterator[bytes]:
+    """TID 1006 and 1009: the specimens that the findings are about; nothing if the images name none."""
+    if not of:
+        return
+    yield coded(HAS_OBS_CONTEXT, codes.SUBJECT_CLASS, codes.SPECIMEN)
+    for specimen in of:
+        if specimen.uid:
+            yield identified(HAS_OBS_CONTEXT, codes.SPECIMEN_UID, specimen.uid)
+        if specimen.identifier:
+            yield written(HAS_OBS_CONTEXT, codes.SPECIMEN_IDENTIFIER, specimen.identifier)
+        if specimen.container:
+            yield written(HAS_OBS_CONTEXT, codes.SPECIMEN_CONTAINER, specimen.container)
+
+
+def _image_library(findings: StudyFindings) -> bytes:
+    """TID 1600: the images that were analysed, so that a viewer can load them before it draws."""
+    images = [image(one.sop_class_uid, one.sop_instance_uid) for one in findings.instances if one.fault is None]
+    return container(CONTAINS, codes.IMAGE_LIBRARY_GROUP, images)
+
+
+def _site(source: Source, instance: InstanceFindings) -> list[bytes]:
+    site = source.site(instance.sop_instance_uid)
+    return [] if site is None else [coded(HAS_CONCEPT_MOD, codes.FINDING_SITE, site)]
 
 
 def _person(signed: Signed) -> Iterator[bytes]:
@@ -114,12 +164,17 @@ def _person(signed: Signed) -> Iterator[bytes]:
     yield written(HAS_OBS_CONTEXT, codes.PERSON_OBSERVER_ORGANIZATION, clean(reviewer.organisation))
 
 
-def _algorithm(findings: StudyFindings) -> list[bytes]:
-    """TID 4019: which algorithm, in which version, with which settings."""
+def _algorithm(findings: StudyFindings, *, whole: bool = False) -> list[bytes]:
+    """TID 4019: which algorithm, in which version; `whole`: with its settings, which are the same for every cell."""
     model = findings.model
-    return [
+    name = [
         written(HAS_CONCEPT_MOD, codes.ALGORITHM_NAME, clean(model.name)),
         written(HAS_CONCEPT_MOD, codes.ALGORITHM_VERSION, clean(model.version)),
+    ]
+    if not whole:
+        return name
+    return [
+        *name,
         written(HAS_CONCEPT_MOD, codes.ALGORITHM_MANUFACTURER, clean(model.manufacturer)),
         written(HAS_CONCEPT_MOD, codes.ALGORITHM_PARAMETERS, clean(f"network {model.family}")),
         written(HAS_CONCEPT_MOD, codes.ALGORITHM_PARAMETERS, clean(f"model {model.digest}")),
@@ -129,36 +184,67 @@ def _algorithm(findings: StudyFindings) -> list[bytes]:
 
 
 def _cell_group(
-    instance: InstanceFindings, cell: CellFinding, source: Source, algorithm: list[bytes], review: Iterable[bytes]
+    instance: InstanceFindings,
+    cell: CellFinding,
+    name: str,
+    of_instance: list[bytes],
+    algorithm: list[bytes],
+    signed: Signed | None,
 ) -> bytes:
-    """TID 1410 for one cell."""
+    """TID 1410 for one cell.
+
+    Parameters
+    ----------
+    name:
+        Tracking Identifier.
+    of_instance:
+        Specimen and finding site of the image.
+    algorithm:
+        Who made the finding, if no person changed it.
+    """
+    before = None if signed is None else signed.changed(cell)
     group = [
-        written(HAS_OBS_CONTEXT, codes.TRACKING_IDENTIFIER, cell.tracking_id),
+        written(HAS_OBS_CONTEXT, codes.TRACKING_IDENTIFIER, name),
         identified(HAS_OBS_CONTEXT, codes.TRACKING_UNIQUE_IDENTIFIER, cell.tracking_uid),
     ]
+    if signed is not None and before is not None:
+        group += _person(signed)
     group.append(coded(CONTAINS, codes.FINDING, _finding(cell)))
-    group += algorithm
-    site = source.site(cell.sop_instance_uid)
-    if site is not None:
-        group.append(coded(HAS_CONCEPT_MOD, codes.FINDING_SITE, site))
-    outline = cell.outline if len(cell.outline) >= 3 else cell.box.corners()
-    frame_number = cell.frame_number if instance.frames > 1 else None
-    group.append(
-        region(codes.IMAGE_REGION, outline, instance.sop_class_uid, instance.sop_instance_uid, frame_number),
-    )
-    on_slide = _on_slide(instance, cell)
-    if on_slide and instance.matrix is not None:
-        group.append(region_in_space(codes.OUTLINE_ON_SLIDE, on_slide, instance.matrix.frame_of_reference_uid))
-    if cell.probability_all is not None:
-        number = wording.decimal_string(cell.probability_all)
-        group.append(measured(CONTAINS, codes.PROBABILITY, number, codes.NO_UNITS))
-        if cell.label is not None:  # viewers write the numbers of a group beside its outline, and no finding
-            number = wording.decimal_string(wording.class_probability(cell.label, cell.probability_all))
-            group.append(measured(CONTAINS, codes.CLASS_PROBABILITIES[cell.label], number, codes.NO_UNITS))
+    if before is None:
+        group += algorithm
+    group += of_instance
+    group += _regions(instance, cell)
+    if before is None:
+        group += _probabilities(CONTAINS, cell)
     if cell.reason is not None:
         group.append(coded(CONTAINS, codes.REASON_NOT_ASSESSABLE, codes.REASONS[cell.reason]))
-    group += review
+    if signed is not None:
+        group += _review(signed, cell, before, algorithm)
     return container(CONTAINS, codes.MEASUREMENT_GROUP, group, template="1410")
+
+
+def _regions(instance: InstanceFindings, cell: CellFinding) -> Iterator[bytes]:
+    """Yield the cell's outline: on a slide in millimetres (SCOORD3D) and beside it on its tile, else on the image."""
+    outline = cell.outline if len(cell.outline) >= 3 else cell.box.corners()
+    frame_number = cell.frame_number if instance.frames > 1 else None
+    on_slide = _on_slide(instance, cell)
+    if on_slide and instance.matrix is not None:
+        yield region_in_space(codes.IMAGE_REGION, on_slide, instance.matrix.frame_of_reference_uid)
+    name = codes.OUTLINE_ON_TILE if on_slide else codes.IMAGE_REGION
+    yield region(name, outline, instance.sop_class_uid, instance.sop_instance_uid, frame_number)
+
+
+def _probabilities(relationship: str, cell: CellFinding) -> Iterator[bytes]:
+    """Yield the probability of the cell's own finding, and by its name that of its class (of a lymphoblast if none)."""
+    if cell.probability_all is None:
+        return
+    if cell.label is None:
+        name = codes.CLASS_PROBABILITIES[CellLabel.ALL]
+        yield measured(relationship, name, wording.decimal_string(cell.probability_all), codes.NO_UNITS)
+        return
+    number = wording.decimal_string(wording.class_probability(cell.label, cell.probability_all))
+    yield measured(relationship, codes.PROBABILITY, number, codes.NO_UNITS)
+    yield measured(relationship, codes.CLASS_PROBABILITIES[cell.label], number, codes.NO_UNITS)
 
 
 def _on_slide(instance: InstanceFindings, cell: CellFinding) -> list[tuple[float, float, float]]:
@@ -176,14 +262,20 @@ def _finding(cell: CellFinding) -> Code:
     return codes.INDETERMINATE if cell.reason is None else codes.NOT_ASSESSABLE[cell.reason]
 
 
-def _review(signed: Signed, cell: CellFinding) -> Iterator[bytes]:
-    """Qualitative evaluations of one cell: what the person decided, and what the algorithm had said."""
+def _review(signed: Signed, cell: CellFinding, before: CellFinding | None, algorithm: list[bytes]) -> Iterator[bytes]:
+    """Yield what the person decided and, if the person changed the finding, what the algorithm had found.
+
+    Parameters
+    ----------
+    before:
+        The cell as the model left it; None if the person did not change it.
+    """
     decision = signed.decision(cell)
-    before = signed.changed(cell)
     if decision is not None:
         yield coded(CONTAINS, codes.REVIEW_DECISION, codes.DECISIONS[decision.decision])
     if before is not None:
-        yield coded(CONTAINS, codes.FINDING_BEFORE_REVIEW, _finding(before))
+        by_algorithm = (*algorithm, *_probabilities(HAS_PROPERTIES, before))
+        yield coded(CONTAINS, codes.FINDING_BEFORE_REVIEW, _finding(before), by_algorithm)
     if decision is not None and clean(decision.comment):
         yield written(CONTAINS, codes.COMMENT, clean(decision.comment))
 
@@ -209,10 +301,13 @@ def _derived(findings: StudyFindings) -> Iterator[bytes]:
         yield measured(CONTAINS, codes.LYMPHOBLAST_FRACTION, value, codes.NO_UNITS, limits)
 
 
-def _evaluations(findings: StudyFindings, context: ReportContext) -> Iterator[bytes]:
+def _evaluations(inputs: FormatInputs) -> Iterator[bytes]:
+    findings, context = inputs.findings, inputs.context
     signed = context.signed
     yield written(CONTAINS, codes.COMMENT, wording.notice(signed))
-    yield written(CONTAINS, codes.SUMMARY, wording.summary(findings))
+    yield written(CONTAINS, codes.SUMMARY, clean(specimens.summary(inputs.parts)))
+    for line in inputs.contradictions:
+        yield written(CONTAINS, codes.COMMENT, clean(line))
     if clean(context.model_card):
         yield written(CONTAINS, codes.MODEL_CARD, clean(context.model_card))
     if signed is not None:

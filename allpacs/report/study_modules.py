@@ -17,7 +17,8 @@ from pydicom.valuerep import validate_value
 from allpacs.domain.findings import StudyFindings
 from allpacs.report import wording
 from allpacs.report.context import ReportContext
-from allpacs.report.source import CORRUPT, Source, encoded
+from allpacs.report.elements import CORRUPT, encoded
+from allpacs.report.source import Source
 
 #: Copied unchanged from the source: Patient, Clinical Trial Subject, General Study and Patient Study modules
 #: (PS3.3 C.7.1.1, C.7.1.3, C.7.2.1, C.7.2.2).

@@ -69,9 +69,14 @@ def decimal_string(number: float) -> str:
     return f"{stated(number):.{DECIMALS}f}"
 
 
+def percent_number(number: float) -> float:
+    """Return a fraction in per cent, with the decimal that `percent` shows."""
+    return float(f"{100 * stated(number):.1f}")
+
+
 def percent(number: float) -> str:
     """Return a fraction as per cent for a reader: ``0.9731`` becomes ``97.3 %``."""
-    return f"{100 * number:.1f} %"
+    return f"{percent_number(number):.1f} %"
 
 
 def outcome(cell: CellFinding) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from platformdirs import user_cache_path, user_data_path
 from pydantic import Field, ModelWrapValidatorHandler, PrivateAttr, ValidationError, model_validator
@@ -131,8 +131,38 @@ class WorkSettings(Section):
     max_cells: int = Field(10_000, ge=1, description="of a study with more cells, a random sample of so many is judged")
 
 
+class FhirReportSettings(Section):
+    """What FHIR reports hold, and how they name patients and orders."""
+
+    cells: Literal["none", "key", "all"] = Field(
+        "key", description="cells with an Observation of their own: none, those on the key images, or all"
+    )
+    identifier_systems: dict[str, str] = Field(
+        default_factory=dict,
+        description='URI of the identifier system for each issuer in the images; "" is for images without an issuer',
+        examples=[{"HOSP": "urn:oid:1.2.36.1.2001.1005.17"}],
+    )
+    conditional_patient: bool = Field(
+        False,
+        description="reference the patient by a search (Patient?identifier=...) that the server resolves, if the "
+        "identifier system is known",
+    )
+    wado_url: str = Field(
+        "",
+        description="address of an instance at the archive, with {study}, {series} and {instance}; empty: none",
+        examples=["https://pacs.example/dicom-web/studies/{study}/series/{series}/instances/{instance}"],
+    )
+    viewer_url: str = Field(
+        "",
+        description="address of the study in a viewer, with {study}; empty: none",
+        examples=["https://viewer.example/viewer?StudyInstanceUIDs={study}"],
+    )
+
+
 class ReportSettings(Section):
     """What the results hold."""
+
+    fhir: FhirReportSettings = Field(default_factory=FhirReportSettings)
 
     key_images: int = Field(
         12, ge=0, le=120, description="cells on the key images, each with its class activation map; 0: no key images"

@@ -116,7 +116,7 @@ class CellImageStore:
         study_uid, reading = findings.study_uid, findings.revision
         while (made := self._store.reviews.made(study_uid, reading)) is not None:
             reading = made.revision
-        chosen = {cell.tracking_uid for cell in key_cells(after, self._key_images)}
+        chosen = {cell.tracking_uid for cell in key_cells(after.cells, self._key_images)}
         kept = None if reading == findings.revision else self._stored(study_uid, reading)
         if kept is not None:
             known = {uid: picture for uid, picture in kept.key.items() if uid in chosen}

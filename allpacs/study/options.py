@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from allpacs.report.context import FhirOptions
+
 
 @dataclass(frozen=True, slots=True)
 class StudyOptions:
@@ -26,6 +28,8 @@ class StudyOptions:
         An image with more cells gets annotations beside a summary report.
     pdf:
         Whether the report is also written as PDF.
+    fhir:
+        What the site decides about FHIR reports.
     """
 
     chunk_instances: int
@@ -35,3 +39,4 @@ class StudyOptions:
     key_images: int = 0
     annotations_above: int = 2_000
     pdf: bool = False
+    fhir: FhirOptions = field(default_factory=FhirOptions)

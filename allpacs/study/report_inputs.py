@@ -12,8 +12,10 @@ from allpacs.decode.part10 import read_elements, read_header, readable
 from allpacs.domain.artefacts import Artefact, ArtefactKind
 from allpacs.domain.errors import InputFault
 from allpacs.domain.findings import StudyFindings
+from allpacs.domain.review import Review
 from allpacs.report.context import PriorReport, ReportContext
 from allpacs.report.headers import OF_EACH, check_one_patient, gathered
+from allpacs.report.key_images import key_cells
 from allpacs.store.records import InstanceRow
 from allpacs.store.store import Store
 from allpacs.study.cell_images import CellImages
@@ -61,11 +63,16 @@ class ReportInputs:
         each = ((uid, _header(row, only=None if uid == lead else OF_EACH)) for uid, row in rows.items())
         headers = gathered(each, lead, readable)
         check_one_patient(headers.values())
+        observed = self._observed(study_uid, revision)
+        present = {cell.tracking_uid for cell in findings.cells}
         context = ReportContext(
             # When the revision was closed, not now: writing the report again gives the same bytes.
             made_at=datetime.fromtimestamp(self._store.revisions.get(study_uid, revision).created_at, UTC).astimezone(),
             predecessor=self._predecessor(study_uid, revision),
-            signed_before=self._store.reviews.signed_before(study_uid, revision) is not None,
+            signed_earlier=self._signed_earlier(study_uid, revision),
+            observed=tuple(sorted(observed & present)),
+            retired=tuple(sorted(observed - present)),
+            fhir=self._options.fhir,
             model_card=self._intended_use,
             host_name=self._options.host_name,
             thumbnails=images.thumbnails,
@@ -74,6 +81,26 @@ class ReportInputs:
             pdf=self._options.pdf,
         )
         return headers, context
+
+    def _signed_earlier(self, study_uid: str, revision: int) -> Review | None:
+        """Return the review of the latest earlier revision that a person signed."""
+        row = self._store.reviews.signed_before(study_uid, revision)
+        if row is None or row.signed_revision is None:
+            return None
+        return self._store.reviews.signed(study_uid, row.signed_revision)
+
+    def _observed(self, study_uid: str, revision: int) -> set[str]:
+        """Return the tracking UIDs of cells that had an Observation in an earlier revision."""
+        observed: set[str] = set()
+        for earlier in range(1, revision):
+            found = self._store.findings.get(study_uid, earlier, stage="classify")
+            cells = [cell for instance in found for cell in instance.cells]
+            match self._options.fhir.cells:
+                case "all":
+                    observed.update(cell.tracking_uid for cell in cells)
+                case "key":
+                    observed.update(cell.tracking_uid for cell in key_cells(cells, self._options.key_images))
+        return observed
 
     def _predecessor(self, study_uid: str, revision: int) -> PriorReport | None:
         """Return the SR of the nearest earlier revision that has one."""

@@ -9,7 +9,7 @@ from xml.etree import ElementTree as ET
 
 import highdicom
 
-from allpacs.classify import aggregate
+from allpacs.domain import counting
 from allpacs.domain.findings import CellFinding, CellLabel
 from conformance.hospital import PeerHospital
 from conformance.outcome import Check
@@ -31,7 +31,7 @@ def checks(hospital: PeerHospital, report: Path, study_uid: str) -> Iterator[Che
     found = [cell for instance in instances for cell in instance.cells]
     stored = {cell.tracking_uid: _stored(cell, _around(cell.outline)) for cell in found}
     boxes = {c.tracking_uid: _stored(c, (c.box.x, c.box.y, c.box.right, c.box.bottom)) for c in found}
-    counts = aggregate.counts(found)
+    counts = counting.counts(found)
     numbers = {"CELLS": counts.total, "N_LYMPHOBLAST": counts.all, "N_HEMATOGONE": counts.hem}
     numbers["N_NOT_ASSESSABLE"] = counts.not_assessable
 

@@ -6,7 +6,7 @@ Written against the file alone, with pydicom: nothing here calls the code that w
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -14,6 +14,8 @@ from pydicom.dataset import Dataset
 from pydicom.sr._concepts_dict import concepts
 
 from allpacs.report import codes
+from conformance.judges import sr_context
+from conformance.judges.content_items import children, code_of, name_of, number_of, only, walk
 
 _PRIVATE = {code.value: code.meaning for code in codes.TABLE.values() if code.scheme_designator == codes.PRIVATE_SCHEME}
 for _table in (codes.REASONS, codes.DECISIONS, codes.CLASS_PROBABILITIES):
@@ -37,7 +39,10 @@ _RELATIONSHIPS = {
     "111000": "HAS CONCEPT MOD",
     "363698007": "HAS CONCEPT MOD",
     "111030": "CONTAINS",
-    "122157": "CONTAINS",
+    "111028": "CONTAINS",
+    "121024": "HAS OBS CONTEXT",
+    "121039": "HAS OBS CONTEXT",
+    "121041": "HAS OBS CONTEXT",
 }
 _VALUE_TYPES = {
     "112039": "TEXT",
@@ -63,18 +68,24 @@ _NEEDED_IN_GROUP = {
 }
 _CLASSES = {"15433008": "N_LYMPHOBLAST", "HEM": "N_HEMATOGONE"}
 _UNCLASSED = {"110531", "82334004"}
-#: The number that names a cell's class, and what it has to be by the probability that the cell is a lymphoblast.
-_CLASS_PROBABILITIES: dict[str, tuple[str, Callable[[float], float]]] = {
-    "15433008": ("P_LYMPHOBLAST", lambda probability: probability),
-    "HEM": ("P_HEMATOGONE", lambda probability: 1 - probability),
-}
+#: The number that names a cell's class: it has to be the probability of the finding (122157).
+_CLASS_PROBABILITIES = {"15433008": "P_LYMPHOBLAST", "HEM": "P_HEMATOGONE"}
 _COPIED = ("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "AccessionNumber", "StudyID")
 _DISEASES = {"93143009", "91857003", "C3167", "111047", "26446-5", "34922-5"}
 
 
 def faults(report: Dataset, sources: Sequence[Dataset]) -> list[str]:
     """Return what is wrong with a report about the source instances, one line a fault."""
-    return [*_header(report, sources), *_observer(report), *_items(report), *_groups(report), *_numbers(report)]
+    return [
+        *_header(report, sources),
+        *sr_context.orders(report, sources),
+        *_observer(report),
+        *sr_context.specimens(report, sources),
+        *_items(report),
+        *_groups(report),
+        *_numbers(report),
+        *sr_context.library(report),
+    ]
 
 
 def _header(report: Dataset, sources: Sequence[Dataset]) -> Iterator[str]:
@@ -89,7 +100,7 @@ def _header(report: Dataset, sources: Sequence[Dataset]) -> Iterator[str]:
     containers = {str(source.get("ContainerIdentifier") or "") for source in sources}
     if len(containers) == 1 and "" not in containers and report.get("ContainerIdentifier") not in containers:
         yield "the specimen's container is not that of the source"
-    template = _only(report, "ContentTemplateSequence")
+    template = only(report, "ContentTemplateSequence")
     if (template.get("MappingResource"), template.get("TemplateIdentifier")) != ("DCMR", "1500"):
         yield "the root template is not DCMR 1500"
     for keyword in ("ReferencedPerformedProcedureStepSequence", "PerformedProcedureCodeSequence"):
@@ -104,12 +115,12 @@ def _header(report: Dataset, sources: Sequence[Dataset]) -> Iterator[str]:
     for source in sources:
         if source.SOPInstanceUID not in evidence:
             yield "an input is not in the evidence"
-    for item in _walk(report):
+    for item in walk(report):
         for reference in item.get("ReferencedSOPSequence", []):
             if reference.ReferencedSOPInstanceUID not in evidence:
                 yield "an image that is pointed at is not in the evidence"
-    algorithm = _only(report, "ContributingEquipmentSequence")
-    purpose = _only(algorithm, "PurposeOfReferenceCodeSequence").get("CodeValue")
+    algorithm = only(report, "ContributingEquipmentSequence")
+    purpose = only(algorithm, "PurposeOfReferenceCodeSequence").get("CodeValue")
     if not algorithm.get("DeviceUID") or not algorithm.get("SoftwareVersions") or purpose != "109102":
         yield "the algorithm is not named as contributing equipment with its device UID and version"
     schemes = {s.get("CodingSchemeDesignator") for s in report.get("CodingSchemeIdentificationSequence", [])}
@@ -118,41 +129,46 @@ def _header(report: Dataset, sources: Sequence[Dataset]) -> Iterator[str]:
 
 
 def _observer(report: Dataset) -> Iterator[str]:
-    observers = [_code(item) for item in _children(report, "121005")]
+    observers = [code_of(item) for item in children(report, "121005")]
     if "121007" not in observers:
         yield "no observer is a device"
-    device_uids = [item.get("UID") for item in _children(report, "121012")]
-    equipment = _only(report, "ContributingEquipmentSequence").get("DeviceUID")
+    device_uids = [item.get("UID") for item in children(report, "121012")]
+    equipment = only(report, "ContributingEquipmentSequence").get("DeviceUID")
     if device_uids != [equipment]:
         yield "the device observer is not the contributing algorithm"
     verified = report.get("VerificationFlag") == "VERIFIED"
     signed = bool(report.get("VerifyingObserverSequence"))
-    if verified != signed or verified != ("121006" in observers) or verified != bool(_children(report, "121008")):
+    if verified != signed or verified != ("121006" in observers) or verified != bool(children(report, "121008")):
         yield "verification flag, verifying observer and person observer do not agree"
     if report.get("PreliminaryFlag") != ("FINAL" if verified else "PRELIMINARY"):
         yield "the preliminary flag does not agree with the verification"
     if report.get("CompletionFlag") != "COMPLETE":
         yield "the completion flag is not COMPLETE"
-    if not _children(report, "121049"):
+    if not children(report, "121049"):
         yield "the language is not stated"
-    procedures = [_code(item) for item in _children(report, "121058")]
+    procedures = [code_of(item) for item in children(report, "121058")]
     if not procedures or procedures[0] in _PRIVATE:
         yield "no imaging procedure is reported"
-    comments = [item.get("TextValue", "") for item in _walk(report) if _name(item) == "121106"]
+    evaluations = next(
+        (child for child in report.get("ContentSequence", []) if child.get("ValueType") == "CONTAINER"), None
+    )
+    if evaluations is None or name_of(evaluations) != "C0034375" or not children(evaluations, "121111"):
+        yield "notice and summary do not come first"
+    comments = [item.get("TextValue", "") for item in walk(report) if name_of(item) == "121106"]
     if not any(text.startswith("Research use only.") for text in comments):
         yield "it does not say that it is for research only"
 
 
 def _items(report: Dataset) -> Iterator[str]:
-    for item in _walk(report):
-        name = _name(item)
+    for item in walk(report):
+        name = name_of(item)
         expected = _RELATIONSHIPS.get(name)
         if expected is not None and item.get("RelationshipType") != expected:
             yield f"{name} has the relationship {item.get('RelationshipType')}, not {expected}"
         if name in _VALUE_TYPES and item.get("ValueType") != _VALUE_TYPES[name]:
             yield f"{name} is a {item.get('ValueType')}, not a {_VALUE_TYPES[name]}"
         if item.get("ValueType") == "SCOORD":
-            image = _only(item, "ContentSequence")
+            image = only(item, "ContentSequence")
             if image.get("RelationshipType") != "SELECTED FROM" or image.get("ValueType") != "IMAGE":
                 yield "an outline is not selected from an image"
             points = item.get("GraphicData", [])
@@ -163,7 +179,7 @@ def _items(report: Dataset) -> Iterator[str]:
         for sequence in ("ConceptNameCodeSequence", "ConceptCodeSequence"):
             for code in item.get(sequence, []):
                 yield from _pinned(code)
-        if _name(item) == "C0034375" and any(c.get("ValueType") == "NUM" for c in item.get("ContentSequence", [])):
+        if name_of(item) == "C0034375" and any(c.get("ValueType") == "NUM" for c in item.get("ContentSequence", [])):
             yield "a number stands among the qualitative evaluations"
 
 
@@ -197,55 +213,76 @@ def _dictionary() -> dict[tuple[str, str], str]:
 
 def _groups(report: Dataset) -> Iterator[str]:
     uids: Counter[str] = Counter()
+    identifiers: Counter[str] = Counter()
     for group in _measurement_groups(report):
-        if _only(group, "ContentTemplateSequence").get("TemplateIdentifier") != "1410":
+        if only(group, "ContentTemplateSequence").get("TemplateIdentifier") != "1410":
             yield "a group's template is not 1410"
-        names = {_name(item) for item in group.get("ContentSequence", [])}
+        names = {name_of(item) for item in group.get("ContentSequence", [])}
+        changed = bool(children(group, "BEFORE_REVIEW"))
         for name, words in _NEEDED_IN_GROUP.items():
-            if name not in names:
+            if name not in names and not (changed and name in {"111001", "111003"}):
                 yield f"a group has no {words}"
-        uids.update(str(item.get("UID")) for item in _children(group, "112040"))
-        finding = next((_code(item) for item in _children(group, "121071")), "")
+        if changed:
+            yield from _changed(group)
+        uids.update(str(item.get("UID")) for item in children(group, "112040"))
+        finding = next((code_of(item) for item in children(group, "121071")), "")
         if finding not in _CLASSES and finding not in _UNCLASSED:
             yield f"a cell's finding is {finding or 'missing'}"
-        if finding in _UNCLASSED and not _children(group, "REASON"):
+        if finding in _UNCLASSED and not children(group, "REASON"):
             yield "a cell without a class has no reason"
-        for item in _children(group, "122157"):
-            value = _only(item, "MeasuredValueSequence")
-            unit = _only(value, "MeasurementUnitsCodeSequence").get("CodeValue")
+        for item in children(group, "122157"):
+            value = only(item, "MeasuredValueSequence")
+            unit = only(value, "MeasurementUnitsCodeSequence").get("CodeValue")
             if unit != "1" or not 0 <= float(value.get("NumericValue", -1)) <= 1:
                 yield "a probability is not a number from 0 to 1 of unit 1"
         yield from _class_probability(group, finding)
-        if _children(group, "BEFORE_REVIEW") and not _children(group, "DECISION"):
+        if children(group, "BEFORE_REVIEW") and not children(group, "DECISION"):
             yield "a changed cell does not say who changed it"
+        identifiers.update(str(item.get("TextValue")) for item in children(group, "112039"))
     if any(count > 1 for count in uids.values()):
         yield "two cells have the same tracking UID"
+    if any(count > 1 for count in identifiers.values()):
+        yield "two cells have the same tracking identifier"
+
+
+def _changed(group: Dataset) -> Iterator[str]:
+    """A finding of a person: the person observes it, and the algorithm's is told below what it was before."""
+    if [code_of(item) for item in children(group, "121005")] != ["121006"] or not children(group, "121008"):
+        yield "a finding of a person does not name the person as its observer"
+    if children(group, "111001") or children(group, "122157"):
+        yield "a finding of a person has the algorithm's name or number"
+    (before, *_) = children(group, "BEFORE_REVIEW")
+    if not children(before, "111001"):
+        yield "what was found before does not name the algorithm"
 
 
 def _class_probability(group: Dataset, finding: str) -> Iterator[str]:
     numbers = {
-        _name(item): _number(item) for item in group.get("ContentSequence", []) if item.get("ValueType") == "NUM"
+        name_of(item): number_of(item) for item in group.get("ContentSequence", []) if item.get("ValueType") == "NUM"
     }
     probability = numbers.pop("122157", None)
-    expected = {}
-    if probability is not None and finding in _CLASS_PROBABILITIES:
-        name, of = _CLASS_PROBABILITIES[finding]
-        expected[name] = of(probability)
+    if finding in _CLASS_PROBABILITIES:
+        expected = {} if probability is None else {_CLASS_PROBABILITIES[finding]: probability}
+    else:  # there is no class that it could be of
+        expected = {name: number for name, number in numbers.items() if name == "P_LYMPHOBLAST"}
+        if probability is not None:
+            yield "a probability is stated of a cell without a class"
     if numbers.keys() != expected.keys() or any(abs(numbers[name] - expected[name]) > 1e-6 for name in expected):
         yield "the probability of its class is not that of the cell"
 
 
 def _numbers(report: Dataset) -> Iterator[str]:
-    stated = {
-        _name(item): _number(item)
-        for item in _walk(report)
-        if item.get("ValueType") == "NUM" and _name(item) != "122157"
-    }
+    derived = children(report, "126011")
+    stated: Counter[str] = Counter()
+    for container in derived:
+        own = {name_of(item): number_of(item) for item in walk(container) if item.get("ValueType") == "NUM"}
+        yield from _fraction(own)
+        stated.update({name: number for name, number in own.items() if name == "CELLS" or name.startswith("N_")})
     groups = list(_measurement_groups(report))
-    classes = Counter(next((_code(item) for item in _children(group, "121071")), "") for group in groups)
+    classes = Counter(next((code_of(item) for item in children(group, "121071")), "") for group in groups)
     counted = {name: float(classes[code]) for code, name in _CLASSES.items()}
     counted["N_NOT_ASSESSABLE"] = float(len(groups) - sum(counted.values()))
-    if _children(report, "ANNOTATIONS"):  # a summary: most cells are annotations, so its groups count at most as many
+    if children(report, "ANNOTATIONS"):  # a summary: most cells are annotations, so its groups count at most as many
         if any(stated.get(name, -1.0) < number for name, number in counted.items()):
             yield "there are more groups than cells"
         counted = {name: stated.get(name, -1.0) for name in counted}
@@ -254,8 +291,12 @@ def _numbers(report: Dataset) -> Iterator[str]:
             yield f"{name} does not count the groups"
     if stated.get("CELLS") != sum(counted.values()):
         yield "CELLS does not count the cells"
-    lymphoblasts = counted["N_LYMPHOBLAST"]
-    assessable = lymphoblasts + counted["N_HEMATOGONE"]
+
+
+def _fraction(stated: Mapping[str, float]) -> Iterator[str]:
+    """Check the fraction of one specimen against its own counts."""
+    lymphoblasts = stated.get("N_LYMPHOBLAST", 0.0)
+    assessable = lymphoblasts + stated.get("N_HEMATOGONE", 0.0)
     if assessable:
         fraction, low, high = (stated.get(name, -1.0) for name in ("FRACTION", "CI95_LOW", "CI95_HIGH"))
         if abs(fraction - lymphoblasts / assessable) > 1e-6:
@@ -267,31 +308,5 @@ def _numbers(report: Dataset) -> Iterator[str]:
 
 
 def _measurement_groups(report: Dataset) -> Iterator[Dataset]:
-    for container in _children(report, "126010"):
-        yield from _children(container, "125007")
-
-
-def _walk(item: Dataset) -> Iterator[Dataset]:
-    for child in item.get("ContentSequence", []):
-        yield child
-        yield from _walk(child)
-
-
-def _children(item: Dataset, name: str) -> list[Dataset]:
-    return [child for child in item.get("ContentSequence", []) if _name(child) == name]
-
-
-def _number(item: Dataset) -> float:
-    return float(_only(item, "MeasuredValueSequence").get("NumericValue", "nan"))
-
-
-def _only(item: Dataset, sequence: str) -> Dataset:
-    return next(iter(item.get(sequence) or []), Dataset())
-
-
-def _name(item: Dataset) -> str:
-    return str(_only(item, "ConceptNameCodeSequence").get("CodeValue", ""))
-
-
-def _code(item: Dataset) -> str:
-    return str(_only(item, "ConceptCodeSequence").get("CodeValue", ""))
+    for container in children(report, "126010"):
+        yield from children(container, "125007")

@@ -20,7 +20,7 @@ from allpacs.domain.findings import (
     StudyFindings,
 )
 from allpacs.domain.geometry import BoxPx
-from allpacs.report.context import PriorReport, ReportContext
+from allpacs.report.context import FhirOptions, PriorReport, ReportContext
 from allpacs.report.html import html_report
 from allpacs.report.inputs import FormatInputs, ResultReference, format_inputs
 from allpacs.report.source import Headers
@@ -47,7 +47,7 @@ PRIOR = PriorReport("2.25.111", "1.2.840.10008.5.1.4.1.1.88.34", "2.25.112")
 CONTEXT = ReportContext(
     made_at=MADE_AT,
     model_card="Trained on 238 ALL and 143 HEM cells.",
-    wado_url_template="https://pacs.example/studies/{study}/series/{series}/instances/{instance}",
+    fhir=FhirOptions(cells="all", wado_url="https://pacs.example/studies/{study}/series/{series}/instances/{instance}"),
     host_name="node-1",
 )
 
@@ -96,7 +96,7 @@ def header(number: int = 1, **changes: object) -> Dataset:
 
 def cell(instance: str, number: int, frame: int = 1, **outcome: object) -> CellFinding:
     """Return a round cell."""
-    x, y = 40 + 100 * (number % 4), 50
+    x, y = 40 + 100 * (number % 4), 50 + 100 * (number // 4)
     outline = tuple(
         (x + 40 + 38 * math.cos(2 * math.pi * k / 40), y + 40 + 38 * math.sin(2 * math.pi * k / 40)) for k in range(40)
     )

@@ -87,7 +87,7 @@ def test_a_study_comes_back_as_sr_and_fhir_that_say_the_same(
         ("Number of cells not assessable", labels.count(None)),
     ):
         assert numbers[name] == count
-        assert panel[name]["valueInteger"] == count
+        assert panel[name]["valueQuantity"]["value"] == count
     if labels.count(None) < len(labels):
         name = "Lymphoblasts as fraction of assessable cells"
         assert numbers[name] == panel[name]["valueQuantity"]["value"]

@@ -8,7 +8,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from allpacs.classify.aggregate import Thresholds, counts, fraction, judged, label, probability_all, study_findings
+from allpacs.classify.aggregate import Thresholds, judged, label, probability_all, study_findings
+from allpacs.domain.counting import counts, fraction
 from allpacs.domain.findings import CellFinding, Counts, InstanceFindings, ModelIdentity
 from allpacs.domain.geometry import BoxPx
 

@@ -17,7 +17,7 @@ from allpacs.console.dicomweb.query import INSTANCE_KEYS, SERIES_KEYS, STUDY_KEY
 from allpacs.console.visit import Visit
 from allpacs.domain.errors import InputFault, StoreDamaged
 from allpacs.domain.identity import is_uid
-from allpacs.report.source import text
+from allpacs.report.elements import text
 
 _log = structlog.get_logger("allpacs.console")
 

@@ -25,7 +25,7 @@ from allpacs.console.visit import Visit
 from allpacs.decode.part10 import read_header
 from allpacs.dicom.deidentify import Pseudonyms
 from allpacs.domain.errors import AllpacsError
-from allpacs.report.source import items, text
+from allpacs.report.elements import items, text
 from allpacs.store.reviews import ReviewRow
 
 _log = structlog.get_logger("allpacs.console")

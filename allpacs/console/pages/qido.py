@@ -33,7 +33,7 @@ from allpacs.console.dicomweb.query import INSTANCE_KEYS, SERIES_KEYS, STUDY_KEY
 from allpacs.console.patients import Patient
 from allpacs.console.visit import Visit
 from allpacs.domain.errors import InputFault
-from allpacs.report.source import items, text
+from allpacs.report.elements import items, text
 
 _log = structlog.get_logger("allpacs.console")
 

@@ -7,7 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from allpacs.classify.aggregate import Thresholds, counts, fraction, judged, label, probability_all, study_findings
+from allpacs.classify.aggregate import Thresholds, judged, label, probability_all, study_findings
+from allpacs.domain.counting import counts, fraction
 from allpacs.domain.findings import (
     CellFinding,
     CellLabel,

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from allpacs.domain.findings import CellFinding, Counts, ModelIdentity
+from allpacs.domain.findings import CellFinding, Counts, ModelIdentity, tracking_id
 from allpacs.domain.geometry import BoxPx
 from allpacs.domain.identity import derive_uid, is_ae_title, is_uid, workflow_id
 
@@ -58,9 +58,17 @@ def test_a_box_lies_in_a_frame() -> None:
 
 
 def test_a_cell_keeps_its_tracking_uid_whatever_is_found() -> None:
+    """It goes with place and size, not with the number: a changed finder does not move a decision to another cell."""
     cell = CellFinding("1.2.3", 1, 1, BoxPx(0, 0, 5, 5), ())
-    assert cell.tracking_uid == dataclasses.replace(cell, probability_all=0.5, box=BoxPx(1, 1, 5, 5)).tracking_uid
-    assert cell.tracking_uid != dataclasses.replace(cell, cell_number=2).tracking_uid
+    assert cell.tracking_uid == dataclasses.replace(cell, probability_all=0.5, cell_number=2).tracking_uid
+    for other in ({"box": BoxPx(1, 0, 5, 5)}, {"box": BoxPx(0, 0, 5, 6)}, {"frame_number": 2}):
+        assert cell.tracking_uid != dataclasses.replace(cell, **other).tracking_uid
+
+
+def test_a_cell_is_named_by_its_image_and_number() -> None:
+    cell = CellFinding("1.2.3", 2, 15, BoxPx(0, 0, 5, 5), ())
+    assert tracking_id(3, 1, cell) == "image 3 cell 15"
+    assert tracking_id(3, 7, cell) == "image 3 frame 2 cell 15"
 
 
 def test_counts_add_up() -> None:

@@ -17,7 +17,7 @@ AT = datetime(2026, 3, 5, 9, 30, tzinfo=UTC)
 
 
 def cell(number: int, label: CellLabel | None, reason: NotAssessable | None = None) -> CellFinding:
-    return CellFinding("1.2.3", 1, number, BoxPx(0, 0, 5, 5), (), label, 0.8, reason)
+    return CellFinding("1.2.3", 1, number, BoxPx(number, 0, 5, 5), (), label, 0.8, reason)
 
 
 CELLS = (

@@ -28,8 +28,6 @@ PINNED = {
     "PERSON_OBSERVER_NAME": ("121008", "DCM"),
     "PERSON_OBSERVER_ORGANIZATION": ("121009", "DCM"),
     "PERSON_OBSERVER_LOGIN": ("128774", "DCM"),
-    "PRESENT": ("121053", "DCM"),
-    "ABSENT": ("121054", "DCM"),
     "REVIEW_DECISION": ("DECISION", "99ALLPACS"),
     "FINDING_BEFORE_REVIEW": ("BEFORE_REVIEW", "99ALLPACS"),
     "PROCEDURE_REPORTED": ("121058", "DCM"),
@@ -72,7 +70,15 @@ PINNED = {
     "CLASSIFICATION": ("CLASSIFICATION", "99ALLPACS"),
     "CELL_CLASS": ("CELL_CLASS", "99ALLPACS"),
     "CELL": ("4421005", "SCT"),
-    "OUTLINE_ON_SLIDE": ("ON_SLIDE", "99ALLPACS"),
+    "OUTLINE_ON_TILE": ("ON_TILE", "99ALLPACS"),
+    "IMAGE_LIBRARY": ("111028", "DCM"),
+    "IMAGE_LIBRARY_GROUP": ("126200", "DCM"),
+    "SUBJECT_CLASS": ("121024", "DCM"),
+    "SPECIMEN": ("121027", "DCM"),
+    "SPECIMEN_UID": ("121039", "DCM"),
+    "SPECIMEN_IDENTIFIER": ("121041", "DCM"),
+    "SPECIMEN_CONTAINER": ("111700", "DCM"),
+    "PERCENT": ("%", "UCUM"),
     "STUDY_INSTANCE_UID": ("110180", "DCM"),
     "REPORT_INSTANCE_UID": ("SR_UID", "99ALLPACS"),
     "NO_UNITS": ("1", "UCUM"),
@@ -81,12 +87,13 @@ PINNED = {
     "BONE_MARROW": ("14016003", "SCT"),
     "BLOOD_SPECIMEN": ("119297000", "SCT"),
     "BONE_MARROW_SPECIMEN": ("119359002", "SCT"),
-    "DIAGNOSTIC_IMAGING_REPORT": ("18748-4", "LN"),
+    "PATHOLOGY_STUDY": ("11526-1", "LN"),
 }
 EVERY_CODE = [*codes.TABLE.items(), *((reason.name, code) for reason, code in codes.REASONS.items())]
 
 #: Public codes that pydicom's dictionary does not have; all come from the project's standards list.
 NOT_IN_PYDICOM = {
+    "PATHOLOGY_STUDY": "LN",
     "QUALITATIVE_EVALUATIONS": "UMLS",
     "ENGLISH": "RFC5646",
     "LYMPHOBLAST": "SCT",

@@ -16,7 +16,7 @@ from pydicom.dataset import Dataset
 from allpacs.domain.artefacts import ArtefactKind
 from allpacs.domain.findings import CellLabel, NotAssessable, StudyFindings
 from allpacs.report import fhir, fhir_shared
-from allpacs.report.context import ReportContext, sr_series_uid
+from allpacs.report.context import FhirOptions, ReportContext, sr_series_uid
 from allpacs.report.fhir import InvalidBundle, fhir_bundle
 from allpacs.report.html import html_report
 from allpacs.report.inputs import format_inputs
@@ -142,7 +142,8 @@ def test_every_reference_within_the_bundle_resolves(bundle: Resource) -> None:
             return own + [found for inner in value.values() for found in references(inner)]
         return [found for inner in value for found in references(inner)] if isinstance(value, list) else []
 
-    assert set(references(bundle)) <= urls
+    contained = {f"#{one['id']}" for one in resources(bundle, "DiagnosticReport")[0]["contained"]}
+    assert set(references(bundle)) <= urls | contained
     assert references(bundle)
 
 
@@ -175,7 +176,7 @@ def test_report_is_preliminary_and_refers_by_identifier(bundle: Resource) -> Non
     assert codes_of(report["basedOn"][0]["identifier"]["type"])[0][1] == "ACSN"
     assert report["imagingStudy"][0]["identifier"] == {"system": "urn:dicom:uid", "value": f"urn:oid:{STUDY}"}
     assert report["specimen"][0]["identifier"]["value"] == "urn:oid:1.2.826.0.1.3680043.10.999.7"
-    assert report["effectiveDateTime"] == "2026-03-03"
+    assert report["effectiveDateTime"] == "2026-03-03T10:11:12+03:30"
     assert report["issued"] == "2026-03-04T15:06:07+03:30"
     assert "Research use only" in report["conclusion"]
     assert "conclusionCode" not in report
@@ -240,7 +241,7 @@ def test_structured_report_is_found_at_the_archive(bundle: Resource) -> None:
     url = document["content"][0]["attachment"]["url"]
     series = sr_series_uid(usual_study(2))
     assert url == f"https://pacs.example/studies/{STUDY}/series/{series}/instances/{SR_UID}"
-    bare = made(usual_study(), usual_headers(), replace(CONTEXT, wado_url_template=None))
+    bare = made(usual_study(), usual_headers(), replace(CONTEXT, fhir=FhirOptions()))
     assert "url" not in resources(bare, "DocumentReference")[0]["content"][0]["attachment"]
 
 
@@ -250,7 +251,8 @@ def test_device_is_the_model_on_its_host(bundle: Resource) -> None:
     assert model["identifier"][1]["value"] == MODEL.digest
     assert model["version"][0]["value"] == MODEL.version
     assert host["deviceName"][0]["name"] == "node-1"
-    urls = {entry["resource"]["deviceName"][0]["name"]: entry["fullUrl"] for entry in bundle["entry"][-6:-4]}
+    devices = [entry for entry in bundle["entry"] if entry["resource"]["resourceType"] == "Device"]
+    urls = {entry["resource"]["deviceName"][0]["name"]: entry["fullUrl"] for entry in devices}
     assert model["parent"]["reference"] == urls["node-1"]
 
 
@@ -260,11 +262,16 @@ def test_device_is_the_model_on_its_host(bundle: Resource) -> None:
 def test_panel_states_counts_fraction_and_interval(bundle: Resource) -> None:
     panel = panel_of(bundle)
     said = {codes_of(c["code"])[0][1]: c for c in panel["component"]}
-    counts = {code: component["valueInteger"] for code, component in said.items() if "valueInteger" in component}
+    counts = {
+        code: component["valueQuantity"]["value"]
+        for code, component in said.items()
+        if component.get("valueQuantity", {}).get("code") == "{cells}"
+    }
     assert counts == {"CELLS": 10, "N_LYMPHOBLAST": 2, "N_HEMATOGONE": 1, "N_NOT_ASSESSABLE": 7}
-    assert said["FRACTION"]["valueQuantity"]["value"] == 0.666667
-    assert said["CI95"]["valueRange"]["low"]["value"] == 0.456667
-    assert said["CI95"]["valueRange"]["high"]["value"] == 0.856667
+    assert said["FRACTION"]["valueQuantity"]["value"] == 66.7
+    assert said["FRACTION"]["valueQuantity"]["code"] == "%"
+    assert said["CI95"]["valueRange"]["low"]["value"] == 45.7
+    assert said["CI95"]["valueRange"]["high"]["value"] == 85.7
     assert len(panel["hasMember"]) == 10
     assert panel["note"] == [
         {"text": f"Instance that could not be read: {SERIES}.5: JPEG 2000 code stream ends too early"}
@@ -291,7 +298,7 @@ def test_cell_has_a_class_or_a_reason(bundle: Resource) -> None:
     for found in cells:
         assert ("valueCodeableConcept" in found) != ("dataAbsentReason" in found)
         assert codes_of(found["bodySite"])[0][1] == "14016003"
-    assert cells[9]["component"][1]["valueString"] == f"urn:oid:{SERIES}.3#frame=2&xywh=140,50,80,80"
+    assert cells[9]["component"][-1]["valueString"] == f"urn:oid:{SERIES}.3#frame=2&xywh=140,50,80,80"
 
 
 @pytest.mark.parametrize(
@@ -357,6 +364,8 @@ def test_labels_of_the_cells_are_those_of_the_findings() -> None:
         ]
     )
     first, second = cells_of(made(findings, {}))
-    assert first["component"][0]["valueQuantity"]["value"] == 0.1
-    assert second["component"][0]["valueQuantity"]["value"] == 0.5
+    numbers = [(codes_of(one["code"])[0][1], one["valueQuantity"]["value"]) for one in first["component"][:2]]
+    assert numbers == [("122157", 90.0), ("P_LYMPHOBLAST", 10.0)]
+    assert codes_of(second["component"][0]["code"])[0][1] == "P_LYMPHOBLAST", "there is no finding that it would be of"
+    assert second["component"][0]["valueQuantity"]["value"] == 50.0
     assert [code for _, code in codes_of(second["dataAbsentReason"])] == ["unknown", "82334004", "BETWEEN"]

@@ -68,7 +68,7 @@ def test_says_who_and_what() -> None:
     assert field(message, "PID", 5) == "Müller^Änne"
     assert (field(message, "PID", 7), field(message, "PID", 8)) == ("20190304", "F")
     assert (field(message, "OBR", 3), field(message, "OBR", 18), field(message, "OBR", 25)) == ("ACC-9", "ACC-9", "P")
-    assert field(message, "OBR", 7) == "20260303"
+    assert field(message, "OBR", 7) == "20260303101112"
     assert field(message, "NTE", 3).startswith("Research use only.")
 
 
@@ -118,8 +118,8 @@ def test_states_the_numbers_of_the_findings() -> None:
         "N_LYMPHOBLAST": "2",
         "N_HEMATOGONE": "1",
         "N_NOT_ASSESSABLE": "7",
-        "FRACTION": "0.666667",
-        "CI95": "^0.456667^-^0.856667",
+        "FRACTION": "66.7",
+        "CI95": "^45.7^-^85.7",
         "110180": f"^{usual_study().study_uid}^ISO",
         "SR_UID": f"^{SR_UID}^ISO",
     }
@@ -155,7 +155,7 @@ def test_same_report_same_message_and_another_one_another() -> None:
 def test_delimiters_in_a_name_do_not_break_the_message(name: str) -> None:
     # DICOM forbids some of these; a header may hold them all the same.
     content = made(PatientName=name).content.decode()
-    assert [line[:3] for line in content.split("\r")[:4]] == ["MSH", "PID", "OBR", "NTE"]
+    assert [line[:3] for line in content.split("\r")[:4]] == ["MSH", "PID", "ORC", "OBR"]
     assert len(content.split("\r")[1].split("|")) == 9
 
 

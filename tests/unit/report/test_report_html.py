@@ -134,7 +134,7 @@ def test_every_cell_and_reason_is_shown() -> None:
     assert len(cards) == 10
     for reason in ("Out of focus", "Too few pixels to judge", "Unlike the cells the model was trained on"):
         assert reason in text
-    assert "image 3, frame 2, cell 1" in text
+    assert "image 3 frame 2 cell 1" in text
     assert "JPEG 2000 code stream ends too early" in text
     assert f"{SERIES}.5" in text
 

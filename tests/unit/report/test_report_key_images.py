@@ -32,7 +32,7 @@ def picture(seed: int, *, explained: bool = True) -> CellImage:
 
 
 def context(explained: bool = True) -> ReportContext:
-    cells = key_cells(usual_study(), 12)
+    cells = key_cells(usual_study().cells, 12)
     return replace(CONTEXT, pictures={c.tracking_uid: picture(k, explained=explained) for k, c in enumerate(cells)})
 
 
@@ -43,14 +43,14 @@ def made(**options: bool) -> Dataset:
 
 
 def test_the_most_like_lymphoblasts_come_first_and_cells_without_a_number_never() -> None:
-    cells = key_cells(usual_study(), 3)
+    cells = key_cells(usual_study().cells, 3)
     assert [cell.probability_all for cell in cells] == [1.0, 0.9731234567, 0.5]
-    assert len(key_cells(usual_study(), 99)) == 4
+    assert len(key_cells(usual_study().cells, 99)) == 4
 
 
 def test_pages_of_six_cells_in_the_same_study() -> None:
     findings, headers = many_cells(13)
-    pictures = {cell.tracking_uid: picture(k) for k, cell in enumerate(key_cells(findings, 13))}
+    pictures = {cell.tracking_uid: picture(k) for k, cell in enumerate(key_cells(findings.cells, 13))}
     artefact = key_images(format_inputs(findings, headers, replace(CONTEXT, pictures=pictures)))
     assert artefact is not None
     image = pydicom.dcmread(BytesIO(artefact.content))

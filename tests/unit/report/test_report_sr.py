@@ -17,7 +17,7 @@ import pytest
 from pydicom.dataset import Dataset
 
 from allpacs.domain.artefacts import ArtefactKind
-from allpacs.domain.findings import CellLabel, NotAssessable, StudyFindings
+from allpacs.domain.findings import CellLabel, NotAssessable, StudyFindings, tracking_id
 from allpacs.domain.identity import is_uid
 from allpacs.report.context import ReportContext
 from allpacs.report.inputs import format_inputs
@@ -263,7 +263,11 @@ def test_highdicom_reads_every_group(report: Dataset) -> None:
     read = highdicom.sr.srread(buffer).content.get_planar_roi_measurement_groups()
     cells = usual_study(2).cells
     assert [group.tracking_uid for group in read] == [found.tracking_uid for found in cells]
-    assert [group.tracking_identifier for group in read] == [found.tracking_id for found in cells]
+    assert [group.tracking_identifier for group in read] == [
+        tracking_id(number, one.frames, found)
+        for number, one in enumerate(usual_study(2).instances, start=1)
+        for found in one.cells
+    ]
     first = read[0]
     assert first.finding_type.value == "15433008"
     assert first.finding_sites[0].value.value == "14016003"
@@ -281,22 +285,28 @@ def test_the_probability_of_its_class_names_the_class_of_a_cell(report: Dataset)
             for item in group.ContentSequence
             if item.ValueType == "NUM"
         }
-        expected = {} if found.probability_all is None else {"Probability": round(found.probability_all, 6)}
-        if found.label is CellLabel.ALL:
-            expected["Lymphoblast (probability)"] = expected["Probability"]
+        lymphoblast = None if found.probability_all is None else round(found.probability_all, 6)
+        if lymphoblast is None:
+            expected = {}
+        elif found.label is CellLabel.ALL:
+            expected = {"Probability": lymphoblast, "Lymphoblast (probability)": lymphoblast}
         elif found.label is CellLabel.HEM:
-            expected["Hematogone (probability)"] = pytest.approx(1 - expected["Probability"], abs=1e-9)
+            other = pytest.approx(1 - lymphoblast, abs=1e-9)
+            expected = {"Probability": other, "Hematogone (probability)": other}
+        else:
+            expected = {"Lymphoblast (probability)": lymphoblast}
         assert numbers == expected
 
 
 def test_each_group_says_which_algorithm(report: Dataset) -> None:
+    (derived,) = children(report, "Derived Imaging Measurements")
+    assert children(derived, "Algorithm Family")[0].ConceptCodeSequence[0].CodeValue == "123110"
+    assert f"model {MODEL.digest}" in [item.TextValue for item in children(derived, "Algorithm Parameters")]
     for group in groups(report):
         assert group.ContentTemplateSequence[0].TemplateIdentifier == "1410"
         assert children(group, "Algorithm Name")[0].TextValue == MODEL.name
         assert children(group, "Algorithm Version")[0].TextValue == MODEL.version
-        assert children(group, "Algorithm Family")[0].ConceptCodeSequence[0].CodeValue == "123110"
-        parameters = [item.TextValue for item in children(group, "Algorithm Parameters")]
-        assert f"model {MODEL.digest}" in parameters
+        assert children(group, "Algorithm Parameters") == []  # stated once, beside the numbers of the study
         site = children(group, "Finding Site")[0]
         assert site.RelationshipType == "HAS CONCEPT MOD"
 
@@ -315,7 +325,8 @@ def test_not_assessable_cells_are_reported_with_their_reason(report: Dataset) ->
     assert findings == ["110531"] * 4 + ["82334004"] * 3
     reasons = [children(g, "Reason cell is not assessable")[0].ConceptCodeSequence[0].CodeValue for g in rejected]
     assert len(set(reasons)) == len(MODEL_REASONS)
-    numbers = [bool(children(group, "Probability")) for group in rejected]
+    assert not any(children(group, "Probability") for group in rejected), "there is no finding that it would be of"
+    numbers = [bool(children(group, "Lymphoblast (probability)")) for group in rejected]
     assert numbers == [reason is NotAssessable.INDETERMINATE for reason in MODEL_REASONS]
 
 
