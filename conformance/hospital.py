@@ -113,6 +113,8 @@ port = {free_port()}
 [report]
 annotations_above = 8
 pdf = true
+[report.fhir]
+cells = "all"
 [log]
 format = "json"
 [retry]

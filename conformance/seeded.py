@@ -175,7 +175,9 @@ SR: dict[str, Callable[[Dataset], object]] = {
     ),
     "fraction of other cells": lambda r: _set(_first(r, "FRACTION").MeasuredValueSequence[0], "NumericValue", "0.0101"),
     "interval above the fraction": lambda r: _set(_first(r, "CI95_LOW").MeasuredValueSequence[0], "NumericValue", "1"),
-    "lymphoblasts miscounted": lambda r: _set(_first(r, "N_LYMPHOBLAST").MeasuredValueSequence[0], "NumericValue", "77"),
+    "lymphoblasts miscounted": lambda r: _set(
+        _first(r, "N_LYMPHOBLAST").MeasuredValueSequence[0], "NumericValue", "77"
+    ),
     "hematogones miscounted": lambda r: _set(_first(r, "N_HEMATOGONE").MeasuredValueSequence[0], "NumericValue", "77"),
 }  # fmt: skip
 

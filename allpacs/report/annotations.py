@@ -112,7 +112,7 @@ def _group(
     said = "which a person put into this class" if reviewed else "and the probability of this class for each"
     # As beside a finding of the structured report: the probability of the class that the group is of.
     known = np.array([_probability(cell) for cell in cells], np.float32)
-    of_class = codes.CLASS_PROBABILITIES[CellLabel.ALL] if cells[0].label is None else codes.PROBABILITY
+    of_class = codes.UNCERTAIN_PROBABILITY if cells[0].label is None else codes.PROBABILITY
     measured = [Measurements(name=of_class, values=known, unit=codes.NO_UNITS)]
     return AnnotationGroup(
         number=number,

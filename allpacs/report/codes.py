@@ -100,6 +100,9 @@ CLASS_PROBABILITIES: Final = {
     CellLabel.HEM: _private("P_HEMATOGONE", "Hematogone (probability)"),
 }
 
+#: The probability of a lymphoblast beside a cell that has no class.
+UNCERTAIN_PROBABILITY: Final = _private("P_UNCERTAIN", "Uncertain (probability of a lymphoblast)")
+
 #: The finding that stands in for a class: the picture is not good enough, or it is and the model cannot tell.
 NOT_ASSESSABLE: Final = {
     NotAssessable.EMPTY: INSUFFICIENT_QUALITY,

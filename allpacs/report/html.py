@@ -85,6 +85,16 @@ class _Bar:
     height: float
 
 
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """The result of one specimen, and the bars of its histogram."""
+
+    name: str
+    findings: StudyFindings
+    histogram: list[_Bar]
+    tallest: int
+
+
 def html_report(inputs: FormatInputs) -> Artefact:
     """Return the report of one revision of a study as an HTML page in UTF-8."""
     return FORMAT.artefact(_uid(inputs), html_page(inputs).encode())
@@ -111,7 +121,6 @@ def html_page(inputs: FormatInputs, *, list_cells: bool = True, thumbnails: bool
         key=lambda card: -1.0 if card.probability is None else card.probability,
         reverse=True,
     )
-    histogram, tallest = _histogram(findings.cells)
     return _template().render(
         findings=findings,
         source=inputs.source,
@@ -126,8 +135,8 @@ def html_page(inputs: FormatInputs, *, list_cells: bool = True, thumbnails: bool
         assessed=assessed,
         rejected=[card for card in cards if card.style == "none"],
         list_cells=list_cells,
-        histogram=histogram,
-        tallest=tallest,
+        parts=[_Part(part.name, part.findings, *_histogram(part.findings.cells)) for part in inputs.parts],
+        contradictions=inputs.contradictions,
         made_at=context.made_at.strftime("%Y-%m-%d %H:%M %z"),
         version=allpacs.__version__,
         uid=_uid(inputs),

@@ -18,7 +18,7 @@ from pydicom.sr.coding import Code
 from pydicom.tag import Tag
 
 from allpacs.domain.artefacts import DICOM, Artefact, ArtefactKind
-from allpacs.domain.findings import CellFinding, CellLabel, InstanceFindings, StudyFindings, tracking_id
+from allpacs.domain.findings import CellFinding, InstanceFindings, StudyFindings, tracking_id
 from allpacs.domain.review import Signed
 from allpacs.report import codes, specimens, wording
 from allpacs.report.content import (
@@ -239,8 +239,8 @@ def _probabilities(relationship: str, cell: CellFinding) -> Iterator[bytes]:
     if cell.probability_all is None:
         return
     if cell.label is None:
-        name = codes.CLASS_PROBABILITIES[CellLabel.ALL]
-        yield measured(relationship, name, wording.decimal_string(cell.probability_all), codes.NO_UNITS)
+        number = wording.decimal_string(cell.probability_all)
+        yield measured(relationship, codes.UNCERTAIN_PROBABILITY, number, codes.NO_UNITS)
         return
     number = wording.decimal_string(wording.class_probability(cell.label, cell.probability_all))
     yield measured(relationship, codes.PROBABILITY, number, codes.NO_UNITS)

@@ -20,7 +20,7 @@ _CLASSES = {"15433008": CellLabel.ALL, "HEM": CellLabel.HEM}
 
 #: Left, top, right and bottom of a cell's outline or box, in pixels.
 Place = tuple[int, int, int, int]
-#: What is compared of one cell: class, probability, place.
+#: What is compared of one cell: class, probability of this class, place.
 Cell = tuple[CellLabel | None, float | None, Place]
 
 
@@ -52,12 +52,22 @@ def checks(hospital: PeerHospital, report: Path, study_uid: str) -> Iterator[Che
     observations = hospital.ehr.search("Observation")
     yield Check(
         "medplum", medplum_version(), "holds Observations of the cells that are in the store",
-        tuple(_differences(boxes, _by_ehr(observations, study_uid))),
+        tuple(_differences({uid: _in_percent(cell) for uid, cell in boxes.items()}, _by_ehr(observations, study_uid))),
     )  # fmt: skip
 
 
 def _stored(cell: CellFinding, place: Place) -> Cell:
-    return cell.label, None if cell.probability_all is None else round(cell.probability_all, 6), place
+    """Return a cell of the store: the probability is that of its class, None if it has no class."""
+    if cell.label is None or cell.probability_all is None:
+        return cell.label, None, place
+    lymphoblast = round(cell.probability_all, 6)
+    return cell.label, round(lymphoblast if cell.label is CellLabel.ALL else 1 - lymphoblast, 6), place
+
+
+def _in_percent(cell: Cell) -> Cell:
+    """Return a cell with its probability as the EHR has it: in per cent, with one decimal."""
+    label, probability, place = cell
+    return label, None if probability is None else float(f"{100 * probability:.1f}"), place
 
 
 def _around(points: Sequence[tuple[float, float]]) -> Place:
@@ -123,7 +133,11 @@ def _by_ehr(observations: list[dict[str, Any]], study_uid: str) -> dict[str, Cel
             continue
         codings = one.get("valueCodeableConcept", {}).get("coding", [])
         label = next((_CLASSES[c["code"]] for c in codings if c["code"] in _CLASSES), None)
-        numbers = [part["valueQuantity"]["value"] for part in one["component"] if "valueQuantity" in part]
+        numbers = [
+            part["valueQuantity"]["value"]
+            for part in one["component"]
+            if "valueQuantity" in part and part["code"]["coding"][0]["code"] == "122157"
+        ]
         x, y, width, height = map(int, regions[0].split("xywh=")[1].split(","))
         uid = one["identifier"][0]["value"].removeprefix("urn:oid:")
         read[uid] = (label, numbers[0] if numbers else None, (x, y, x + width, y + height))

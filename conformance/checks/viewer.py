@@ -73,7 +73,9 @@ def _checks(
     yield check("writes each cell's probability beside it", "" if found == expected else f"{found}, not {expected}")
     # What a cell without a class has is its probability; which cells these are the own checks look at.
     classes = sorted(cell.label for cell in cells if cell.label in _CLASSES)
-    written = sorted(line.partition(" (probability)")[0] for label in labels for line in label if "(prob" in line)
+    written = sorted(
+        line.partition(" (probability)")[0] for label in labels for line in label if "(probability)" in line
+    )
     yield check(
         "writes each cell's class beside it", "" if written == classes and classes else f"{written}, not {classes}"
     )

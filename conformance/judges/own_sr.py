@@ -63,7 +63,6 @@ _NEEDED_IN_GROUP = {
     "121071": "finding",
     "111001": "algorithm name",
     "111003": "algorithm version",
-    "111000": "algorithm family",
     "111030": "image region",
 }
 _CLASSES = {"15433008": "N_LYMPHOBLAST", "HEM": "N_HEMATOGONE"}
@@ -264,7 +263,7 @@ def _class_probability(group: Dataset, finding: str) -> Iterator[str]:
     if finding in _CLASS_PROBABILITIES:
         expected = {} if probability is None else {_CLASS_PROBABILITIES[finding]: probability}
     else:  # there is no class that it could be of
-        expected = {name: number for name, number in numbers.items() if name == "P_LYMPHOBLAST"}
+        expected = {name: number for name, number in numbers.items() if name == "P_UNCERTAIN"}
         if probability is not None:
             yield "a probability is stated of a cell without a class"
     if numbers.keys() != expected.keys() or any(abs(numbers[name] - expected[name]) > 1e-6 for name in expected):

@@ -282,7 +282,7 @@ def test_every_cell_is_an_annotation_of_its_class_with_its_probability(made: dic
     assert {name: group.number_of_annotations for name, group in groups.items()} == {
         name: len(several) for name, several in expected.items()
     }
-    for name, probability in (("Lymphoblast", 0.9), ("Hematogone", 0.1)):
+    for name, probability in (("Lymphoblast", 0.9), ("Hematogone", 0.9)):
         names, values, units = groups[name].get_measurements()
         assert ([n.value for n in names], [u.value for u in units]) == (["122157"], ["1"])
         assert np.allclose(values, probability)

@@ -294,7 +294,7 @@ def test_the_probability_of_its_class_names_the_class_of_a_cell(report: Dataset)
             other = pytest.approx(1 - lymphoblast, abs=1e-9)
             expected = {"Probability": other, "Hematogone (probability)": other}
         else:
-            expected = {"Lymphoblast (probability)": lymphoblast}
+            expected = {"Uncertain (probability of a lymphoblast)": lymphoblast}
         assert numbers == expected
 
 
@@ -326,7 +326,7 @@ def test_not_assessable_cells_are_reported_with_their_reason(report: Dataset) ->
     reasons = [children(g, "Reason cell is not assessable")[0].ConceptCodeSequence[0].CodeValue for g in rejected]
     assert len(set(reasons)) == len(MODEL_REASONS)
     assert not any(children(group, "Probability") for group in rejected), "there is no finding that it would be of"
-    numbers = [bool(children(group, "Lymphoblast (probability)")) for group in rejected]
+    numbers = [bool(children(group, "Uncertain (probability of a lymphoblast)")) for group in rejected]
     assert numbers == [reason is NotAssessable.INDETERMINATE for reason in MODEL_REASONS]
 
 
