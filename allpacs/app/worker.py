@@ -87,8 +87,9 @@ class _Model:
                     identifier_systems=settings.report.fhir.identifier_systems,
                     conditional_patient=settings.report.fhir.conditional_patient,
                     wado_url=settings.report.fhir.wado_url,
-                    viewer_url=settings.report.fhir.viewer_url,
                 ),
+                viewer_url=settings.report.viewer_url,
+                hl7_pdf=settings.report.hl7_pdf,
             ),
         )
 

@@ -39,16 +39,14 @@ class FhirOptions:
     conditional_patient:
         Whether the patient is referenced as ``Patient?identifier=system|value`` (R4 3.1.0.11.2), which the server
         resolves, if the system is known; otherwise by a logical reference.
-    wado_url, viewer_url:
-        Where the archive serves an instance, and where a viewer shows the study, with ``{study}``, ``{series}`` and
-        ``{instance}``; empty: not stated.
+    wado_url:
+        Where the archive serves an instance, with ``{study}``, ``{series}`` and ``{instance}``; empty: not stated.
     """
 
     cells: Literal["none", "key", "all"] = "key"
     identifier_systems: Mapping[str, str] = field(default_factory=dict)
     conditional_patient: bool = False
     wado_url: str = ""
-    viewer_url: str = ""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -94,6 +92,10 @@ class ReportContext:
         that are not.
     fhir:
         What the site decides about FHIR reports.
+    viewer_url:
+        Where a viewer shows the study, with ``{study}``; empty: not stated.
+    hl7_pdf:
+        Whether HL7 v2 messages hold the printed report.
     pictures:
         Of the cells that key images show, by the cell's tracking UID.
     annotations_above:
@@ -115,6 +117,8 @@ class ReportContext:
     observed: tuple[str, ...] = ()
     retired: tuple[str, ...] = ()
     fhir: FhirOptions = field(default_factory=FhirOptions)
+    viewer_url: str = ""
+    hl7_pdf: bool = False
     pictures: Mapping[str, CellImage] = field(default_factory=dict)
     annotations_above: int = 2_000
     annotated: tuple[str, ...] = ()

@@ -135,8 +135,8 @@ def _document(shared: Shared, uid: str, series_uid: str, sop_class_uid: str) -> 
         attachment["url"] = _address(options.wado_url, shared.findings.study_uid, series_uid, uid)
     form = {"system": URI, "code": f"urn:oid:{sop_class_uid}", "display": "DICOM structured report"}
     content: list[Resource] = [{"attachment": attachment, "format": form}]
-    if options.viewer_url:
-        address = _address(options.viewer_url, shared.findings.study_uid, series_uid, uid)
+    if shared.context.viewer_url:
+        address = _address(shared.context.viewer_url, shared.findings.study_uid, series_uid, uid)
         content.append({"attachment": {"contentType": "text/html", "title": "The study in the viewer", "url": address}})
     document: Resource = {
         "resourceType": "DocumentReference",

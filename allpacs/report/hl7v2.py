@@ -2,7 +2,7 @@
 
     MSH   from allpacs, UTF-8                       NTE   research use only
     PID   the patient as the images name it         OBX   summary, counts, fraction and its interval; with the first
-    PV1   the visit, if the images name it                group also the report's UID and, if printed, its pages
+    PV1   the visit, if the images name it                group also the report's UID, a link to the viewer, its pages
     ORC   once for each order and specimen          SPM   the specimen
     OBR   the order; preliminary (P), final (F) or corrected (C)
 
@@ -139,7 +139,10 @@ def _observations(inputs: FormatInputs, part: SpecimenResult, *, first: bool) ->
         return
     yield "HD", _concept(codes.STUDY_INSTANCE_UID), f"^{inputs.findings.study_uid}^ISO", ""
     yield "HD", _concept(codes.REPORT_INSTANCE_UID), f"^{inputs.uid_of(ArtefactKind.SR)}^ISO", ""
-    if ArtefactKind.PDF in inputs.contents:
+    if context.viewer_url:
+        address = context.viewer_url.replace("{study}", inputs.findings.study_uid)
+        yield "RP", _concept(codes.CLASSIFICATION), f"{_safe(address)}^ALLPACS^AP^HTML", ""
+    if context.hl7_pdf and ArtefactKind.PDF in inputs.contents:
         page = base64.b64encode(printed(inputs.contents[ArtefactKind.PDF])).decode("ascii")
         yield "ED", _concept(codes.CLASSIFICATION), f"ALLPACS^AP^PDF^Base64^{page}", ""
 

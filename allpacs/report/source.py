@@ -16,7 +16,7 @@ from pydicom.sr.coding import Code
 from allpacs.domain.findings import StudyFindings
 from allpacs.domain.identity import is_uid
 from allpacs.report import codes, order, wording
-from allpacs.report.elements import coded_concepts, items, text
+from allpacs.report.elements import CORRUPT, coded_concepts, items, text
 from allpacs.report.order import Order, read_orders
 
 Headers = Mapping[str, Dataset]
@@ -161,7 +161,13 @@ def read_source(findings: StudyFindings, headers: Headers) -> Source:
 
 def _order_key(header: Dataset) -> tuple[object, ...]:
     """Return what two headers that name the same orders have in common: the same element objects, or none."""
-    return tuple(id(header.get_item(keyword)) if keyword in header else None for keyword in ORDER_ELEMENTS)
+    key: list[object] = []
+    for keyword in ORDER_ELEMENTS:
+        try:
+            key.append(id(header.get_item(keyword)) if keyword in header else None)
+        except CORRUPT:
+            key.append(None)  # reading it gives nothing, either
+    return tuple(key)
 
 
 def person_name(header: Dataset) -> str:

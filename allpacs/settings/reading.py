@@ -152,17 +152,20 @@ class FhirReportSettings(Section):
         description="address of an instance at the archive, with {study}, {series} and {instance}; empty: none",
         examples=["https://pacs.example/dicom-web/studies/{study}/series/{series}/instances/{instance}"],
     )
-    viewer_url: str = Field(
-        "",
-        description="address of the study in a viewer, with {study}; empty: none",
-        examples=["https://viewer.example/viewer?StudyInstanceUIDs={study}"],
-    )
 
 
 class ReportSettings(Section):
     """What the results hold."""
 
     fhir: FhirReportSettings = Field(default_factory=FhirReportSettings)
+    viewer_url: str = Field(
+        "",
+        description="address of the study in a viewer, with {study}, for FHIR and HL7 v2; empty: none",
+        examples=["https://viewer.example/viewer?StudyInstanceUIDs={study}"],
+    )
+    hl7_pdf: bool = Field(
+        False, description="put the PDF report into HL7 v2 messages, which then have some hundred kilobytes"
+    )
 
     key_images: int = Field(
         12, ge=0, le=120, description="cells on the key images, each with its class activation map; 0: no key images"

@@ -28,8 +28,8 @@ class StudyOptions:
         An image with more cells gets annotations beside a summary report.
     pdf:
         Whether the report is also written as PDF.
-    fhir:
-        What the site decides about FHIR reports.
+    fhir, viewer_url, hl7_pdf:
+        See `allpacs.report.context.ReportContext`.
     """
 
     chunk_instances: int
@@ -40,3 +40,5 @@ class StudyOptions:
     annotations_above: int = 2_000
     pdf: bool = False
     fhir: FhirOptions = field(default_factory=FhirOptions)
+    viewer_url: str = ""
+    hl7_pdf: bool = False

@@ -73,6 +73,8 @@ class ReportInputs:
             observed=tuple(sorted(observed & present)),
             retired=tuple(sorted(observed - present)),
             fhir=self._options.fhir,
+            viewer_url=self._options.viewer_url,
+            hl7_pdf=self._options.hl7_pdf,
             model_card=self._intended_use,
             host_name=self._options.host_name,
             thumbnails=images.thumbnails,

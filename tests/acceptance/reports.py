@@ -16,11 +16,16 @@ LYMPHOBLAST, HEMATOGONE = "15433008", "HEM"
 
 @dataclass(frozen=True)
 class Stated:
-    """What a report says of one cell."""
+    """What a report says of one cell; the probability of its class in per cent, with one decimal."""
 
     tracking_uid: str
     label: str | None
     probability: float | None
+
+
+def in_percent(fraction: float) -> float:
+    """Return a probability or fraction as reports for people state it."""
+    return float(f"{100 * float(fraction):.1f}")
 
 
 def cells_of_sr(report: Dataset) -> dict[str, Stated]:
@@ -34,7 +39,7 @@ def cells_of_sr(report: Dataset) -> dict[str, Stated]:
             stated = Stated(
                 tracking_uid=str(items[TRACKING_UID].UID),
                 label={LYMPHOBLAST: "ALL", HEMATOGONE: "HEM"}.get(code),
-                probability=None if number is None else float(number.MeasuredValueSequence[0].NumericValue),
+                probability=None if number is None else in_percent(number.MeasuredValueSequence[0].NumericValue),
             )
             found[stated.tracking_uid] = stated
     return found
@@ -53,7 +58,7 @@ def cells_of_ehr(ehr: Path) -> dict[str, Stated]:
     """Return what the cell Observations at the EHR say, by tracking UID."""
     found = {}
     for observation in resources(ehr, "Observation"):
-        if "hasMember" in observation or "valueCodeableConcept" not in observation | {
+        if "xywh=" not in str(observation) or "valueCodeableConcept" not in observation | {
             "valueCodeableConcept": observation.get("dataAbsentReason")
         }:
             continue
@@ -70,9 +75,8 @@ def cells_of_ehr(ehr: Path) -> dict[str, Stated]:
             None,
         )
         assert (label is None) == ("dataAbsentReason" in observation)
-        probability = next(
-            (c["valueQuantity"]["value"] for c in observation["component"] if "valueQuantity" in c), None
-        )
+        stated = {c["code"]["coding"][0]["code"]: c for c in observation["component"] if "valueQuantity" in c}
+        probability = stated[PROBABILITY]["valueQuantity"]["value"] if PROBABILITY in stated else None
         uid = identifier["value"].removeprefix("urn:oid:")
         found[uid] = Stated(uid, label, probability)
     return found
@@ -80,7 +84,8 @@ def cells_of_ehr(ehr: Path) -> dict[str, Stated]:
 
 def panel_of_ehr(ehr: Path) -> dict[str, Any]:
     """Return the components of the panel Observation by the display of their code."""
-    (panel,) = [one for one in resources(ehr, "Observation") if "hasMember" in one]
+    panels = [one for one in resources(ehr, "Observation") if one["code"]["coding"][0]["code"] == "CLASSIFICATION"]
+    (panel,) = panels
     return {part["code"]["coding"][0]["display"]: part for part in panel["component"]}
 
 

@@ -25,7 +25,7 @@ from allpacs.domain.findings import (
     StudyFindings,
 )
 from allpacs.domain.geometry import BoxPx
-from allpacs.report.context import ReportContext
+from allpacs.report.context import FhirOptions, ReportContext
 from allpacs.report.fhir import fhir_bundle
 from allpacs.report.html import html_report
 from allpacs.report.inputs import format_inputs
@@ -33,7 +33,9 @@ from allpacs.report.sr import structured_report
 from conformance.support.report_samples import inputs_after
 
 STUDY = "1.2.3.4"
-CONTEXT = ReportContext(made_at=datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC), host_name="node")
+CONTEXT = ReportContext(
+    made_at=datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC), host_name="node", fhir=FhirOptions(cells="all")
+)
 probabilities = st.none() | st.floats(0, 1)
 #: What a cell is said to be, by code, in either format.
 SAID = {"15433008": "ALL", "HEM": "HEM"}
@@ -86,12 +88,28 @@ def studies(draw: st.DrawFn) -> StudyFindings:
 
 
 def in_findings(findings: StudyFindings) -> list[Cell]:
-    return [(c.tracking_uid, str(c.label) if c.label else None, c.probability_all) for c in findings.cells]
+    """Return each cell with the probability of its class, None if it has none."""
+    return [(c.tracking_uid, str(c.label) if c.label else None, _of_class(c)) for c in findings.cells]
+
+
+def _of_class(cell: CellFinding) -> float | None:
+    if cell.label is None or cell.probability_all is None:
+        return None
+    return cell.probability_all if cell.label is CellLabel.ALL else 1 - cell.probability_all
+
+
+def in_percent(cells: list[Cell]) -> list[Cell]:
+    """Return the cells with their probabilities as the EHR has them: in per cent, with one decimal."""
+    return [(uid, label, None if number is None else float(f"{100 * number:.1f}")) for uid, label, number in cells]
 
 
 def in_structured_report(report: Dataset) -> list[Cell]:
     def children(item: Dataset, value: str) -> list[Dataset]:
-        return [c for c in item.get("ContentSequence", []) if c.ConceptNameCodeSequence[0].CodeValue == value]
+        return [
+            c
+            for c in item.get("ContentSequence", [])
+            if "ConceptNameCodeSequence" in c and c.ConceptNameCodeSequence[0].CodeValue == value
+        ]
 
     stated = []
     for group in children(children(report, "126010")[0], "125007"):
@@ -122,7 +140,8 @@ def in_bundle(bundle: Mapping[str, Any]) -> tuple[list[Cell], dict[str, float]]:
             continue
         said = {c["code"]["coding"][0]["code"]: c for c in resource["component"]}
         if "CELLS" in said:
-            numbers |= {code: c["valueInteger"] for code, c in said.items() if "valueInteger" in c}
+            counted = {code: c["valueQuantity"] for code, c in said.items() if "valueQuantity" in c}
+            numbers |= {code: c["value"] for code, c in counted.items() if c["code"] == "{cells}"}
             if "valueQuantity" in said["FRACTION"]:
                 numbers["FRACTION"] = said["FRACTION"]["valueQuantity"]["value"]
                 numbers["CI95_LOW"] = said["CI95"]["valueRange"]["low"]["value"]
@@ -144,12 +163,16 @@ def test_all_reports_state_the_same(findings: StudyFindings) -> None:
     bundle = json.loads(fhir_bundle(inputs_after(artefact.uid, findings, {}, CONTEXT)).content)
     of_bundle, numbers = in_bundle(bundle)
 
-    assert in_structured_report(report) == of_bundle, "exactly the same numbers, to the last decimal"
-    assert study_numbers(report) == numbers
-    for stated, found in zip(of_bundle, in_findings(findings), strict=True):
+    of_report, shares = in_structured_report(report), ("FRACTION", "CI95_LOW", "CI95_HIGH")
+    assert in_percent(of_report) == of_bundle, "the same numbers, rounded once"
+    assert {
+        name: float(f"{100 * number:.1f}") if name in shares else number
+        for name, number in study_numbers(report).items()
+    } == numbers
+    for stated, found in zip(of_report, in_findings(findings), strict=True):
         assert stated[:2] == found[:2]
         assert (stated[2] is None) == (found[2] is None)
-        assert stated[2] == pytest.approx(found[2], abs=5e-7)
+        assert stated[2] == pytest.approx(found[2], abs=1e-6)
     counts = findings.counts
     assert [numbers[name] for name in ("CELLS", "N_LYMPHOBLAST", "N_HEMATOGONE", "N_NOT_ASSESSABLE")] == [
         counts.total,
@@ -158,9 +181,9 @@ def test_all_reports_state_the_same(findings: StudyFindings) -> None:
         counts.not_assessable,
     ]
     if findings.fraction:
-        assert numbers["FRACTION"] == pytest.approx(findings.fraction.value, abs=5e-7)
-        assert numbers["CI95_LOW"] == pytest.approx(findings.fraction.low, abs=5e-7)
-        assert numbers["CI95_HIGH"] == pytest.approx(findings.fraction.high, abs=5e-7)
+        assert numbers["FRACTION"] == pytest.approx(100 * findings.fraction.value, abs=0.051)
+        assert numbers["CI95_LOW"] == pytest.approx(100 * findings.fraction.low, abs=0.051)
+        assert numbers["CI95_HIGH"] == pytest.approx(100 * findings.fraction.high, abs=0.051)
     else:
         assert "FRACTION" not in numbers
 

@@ -75,6 +75,8 @@ receive_port = {self.monitor_ports[0]}
 work_port = {self.monitor_ports[1]}
 [report]
 key_images = 0
+[report.fhir]
+cells = "all"
 [log]
 format = "json"
 [retry]

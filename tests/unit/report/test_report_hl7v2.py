@@ -165,3 +165,31 @@ def test_a_sex_that_is_none_does_not_add_fields() -> None:
 
 def test_the_disease_is_never_named() -> None:
     assert b"leuk" not in made().content.lower()
+
+
+def test_each_result_says_when_by_whom_with_what_and_where() -> None:
+    """OBX-14, 16, 17, 18, 19 and 23 (HL7 v2.5.1 7.4.2)."""
+    line = next(one for one in signed().content.decode().split("\r") if one.startswith("OBX|2|")).split("|")
+    assert line[14] == "20260303101112", "when the images were acquired"
+    assert line[16] == "lh\\S\\1^Haddad^Layla"
+    assert line[17].startswith("CLASSIFICATION^cnmc-b3 1.0.0^")
+    assert line[18] == f"cnmc-b3^^{usual_study().model.device_uid}^ISO"
+    assert line[19] == "20260304150607+0330", "when they were analysed"
+    assert line[23] == "Taleb Hospital"
+
+
+def test_the_message_links_to_the_viewer_and_holds_the_pages_if_asked() -> None:
+    inputs = inputs_after(
+        SR_UID, usual_study(), usual_headers(), replace(CONTEXT, viewer_url="https://v.example/?s={study}")
+    )
+    message = oru_message(inputs).content.decode()
+    (link,) = [one.split("|")[5] for one in message.split("\r") if one.startswith("OBX") and "|RP|" in one]
+    assert link == f"https://v.example/?s={usual_study().study_uid}^ALLPACS^AP^HTML"
+    assert "|ED|" not in message
+
+
+def test_a_visit_is_named_where_the_images_name_it() -> None:
+    assert "PV1" not in made().content.decode()
+    visit = next(one for one in made(AdmissionID="V-1").content.decode().split("\r") if one.startswith("PV1"))
+    assert visit.split("|")[2] == "U"
+    assert visit.split("|")[19] == "V-1"
