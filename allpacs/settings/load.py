@@ -24,6 +24,7 @@ from pydantic_settings import (
 from allpacs.domain.errors import ConfigFault
 from allpacs.settings.console import ConsoleSettings
 from allpacs.settings.destinations import AnyDestination, RetrySettings
+from allpacs.settings.messages import message
 from allpacs.settings.reading import ModelSettings, ReportSettings, StoreSettings, WorkSettings
 from allpacs.settings.receive import ReceiveSettings
 from allpacs.settings.watching import AuditSettings, LogSettings, MonitorSettings, TracingSettings
@@ -93,8 +94,8 @@ def load_settings(file: Path | None = None, **overrides: Any) -> Settings:
         return FromFile(**overrides)
     except ValidationError as invalid:
         # Not str(invalid): it prints the values, and a value can be a secret.
-        lines = "; ".join(f"{_place(e['loc'], file)}: {e['msg']}" for e in invalid.errors())
-        raise ConfigFault(lines) from None
+        lines = [f"{_place(error['loc'], file)}: {message(error, Settings)}" for error in invalid.errors()]
+        raise ConfigFault("\n".join(lines)) from None
     except SettingsError as broken:  # a whole section given as JSON in one variable, and it is none
         raise ConfigFault(f"environment: {broken}") from None
     except ValueError as broken:  # not TOML
@@ -151,12 +152,11 @@ def _refuse_unknown_sections() -> None:
 
 def _place(location: tuple[int | str, ...], file: Path | None) -> str:
     """Return where a wrong value stands: the environment, which has the last word, or the file."""
-    key = ".".join(map(str, location))
     # A location may go deeper than the variable's name: the kind of a destination, the index of a list.
     known = {variable.upper() for variable in os.environ}
     parts = [str(part).upper() for part in location]
     for depth in range(len(parts), 0, -1):
         variable = ENV_PREFIX + "__".join(parts[:depth])
         if variable in known:
-            return f"environment {variable}: {key}"
-    return f"{file}: {key}" if file is not None else f"settings: {key}"
+            return f"environment {variable}"
+    return "settings" if file is None else str(file)

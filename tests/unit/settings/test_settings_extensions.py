@@ -117,7 +117,10 @@ def test_a_destination_may_be_given_in_the_environment(monkeypatch: pytest.Monke
 
 def test_a_wrong_key_of_a_destination_is_named_with_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = _file(tmp_path, '[destinations.ris]\nkind = "mllp"\nhost = "ris"\nport = 2575\nfacilty = "X"\n')
-    with pytest.raises(ConfigFault, match=r"allpacs\.toml: destinations\.ris\.facilty: Extra inputs"):
+    with pytest.raises(
+        ConfigFault,
+        match=r"allpacs\.toml: unknown key destinations\.ris\.facilty: did you mean destinations\.ris\.facility\?",
+    ):
         load_settings(file)
     monkeypatch.setenv("ALLPACS_DESTINATIONS__RIS__PORT", "99999")
     with pytest.raises(ConfigFault, match=r"environment ALLPACS_DESTINATIONS__RIS__PORT: destinations\.ris\.port: "):
@@ -154,3 +157,29 @@ def test_an_extension_whose_library_is_missing_says_which(tmp_path: Path, monkey
     monkeypatch.setattr(package, "__path__", [*package.__path__, str(tmp_path)])
     with pytest.raises(ConfigFault, match="'pigeon' needs the Python package a_library_that_nobody_has: install it"):
         DESTINATIONS.get("pigeon")
+
+
+@pytest.mark.parametrize(
+    ("sections", "said"),
+    [
+        ({"receive": {"prot": 11112}}, "settings: unknown key receive.prot: did you mean receive.port?"),
+        ({"receive": {"sources": {"A": {"cell_findr": "x"}}}}, "did you mean receive.sources.A.cell_finder?"),
+        ({"report": {"fhir": {"cell": "all"}}}, "unknown key report.fhir.cell: did you mean report.fhir.cells?"),
+        ({"reciever": {}}, "unknown key reciever: did you mean receive?"),
+        ({"model": {"qqqqqqqq": 1}}, "settings: unknown key model.qqqqqqqq"),
+        ({"receive": {"port": "many"}}, "settings: receive.port: must be a valid integer"),
+        ({"destinations": {"pacs": {"kind": "c_store"}}}, "settings: destinations.pacs.host is missing"),
+    ],
+)
+def test_a_wrong_key_is_told_in_words_with_the_nearest_one(sections: dict[str, object], said: str) -> None:
+    with pytest.raises(ConfigFault) as fault:
+        load_settings(**sections)
+    assert said in str(fault.value)
+    assert "Error" not in str(fault.value)
+    assert "Input" not in str(fault.value)
+
+
+def test_each_wrong_key_has_a_line_of_its_own() -> None:
+    with pytest.raises(ConfigFault) as fault:
+        load_settings(receive={"prot": 1}, work={"pol_s": 1})
+    assert len(str(fault.value).splitlines()) == 2
