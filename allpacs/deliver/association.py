@@ -49,6 +49,8 @@ _TEMPORARY = {
 
 #: (SOP Class UID, Transfer Syntax UID) of one presentation context.
 Context = tuple[str, str]
+#: Presentation contexts of one association at most: their ids are the odd numbers of a byte (PS3.8 9.3.2.2).
+MAX_CONTEXTS = 128
 
 
 class Verdict(Enum):

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import struct
+import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from pynetdicom.association import Association
 
 from allpacs.audit.messages import AuditEvent
 from allpacs.deliver.association import (
+    MAX_CONTEXTS,
     Context,
     Peer,
     Verdict,
@@ -34,6 +36,7 @@ from allpacs.deliver.association import (
 )
 from allpacs.deliver.commitment import request_commitment
 from allpacs.deliver.comprehensive import as_comprehensive
+from allpacs.deliver.kept_association import KeptAssociation
 from allpacs.dicom.commitment import Reference
 from allpacs.dicom.status import DUPLICATE_SOP_INSTANCE, SUCCESS
 from allpacs.dicom.tls import Tls
@@ -47,8 +50,8 @@ _log = structlog.get_logger(__name__)
 
 CommitmentPolicy = Literal["when_offered", "always", "never"]
 
-#: Presentation contexts of one association at most: their ids are the odd numbers of a byte (PS3.8 9.3.2.2).
-MAX_CONTEXTS = 128
+#: For how long a peer that offered no storage commitment is not asked for it again, seconds.
+_ASK_AGAIN_S = 300.0
 
 #: What reading a broken file raises.
 _UNREADABLE = (
@@ -57,8 +60,12 @@ _UNREADABLE = (
 )  # fmt: skip
 
 
+class _Stale(Exception):
+    """An association that was kept is of no use any more."""
+
+
 class CStoreDestination:
-    """Sends DICOM results to a Storage SCP: all artefacts of a delivery on one association.
+    """Sends DICOM results to a Storage SCP: all of a delivery, and of deliveries that follow, on one association.
 
     Parameters
     ----------
@@ -92,7 +99,9 @@ class CStoreDestination:
         self._commitment = commitment
         self.commitment_within_s = commitment_within_s
         self._commitment_wait_s = commitment_wait_s
-        self._takes_3d: bool | None = None  # negotiated with each delivery
+        self._takes_3d: bool | None = None  # negotiated with each association
+        self._kept = KeptAssociation(self._peer)
+        self._no_commitment_until = 0.0
 
     @property
     def takes(self) -> frozenset[str]:
@@ -114,10 +123,25 @@ class CStoreDestination:
         objects = [_read(artefact) for artefact in artefacts if artefact.is_taken_by(self.takes)]
         if not objects:
             return Receipt(detail="nothing sent")
+        try:
+            return self._send(objects)
+        except _Stale:  # the peer ended the association after the delivery before: with a new one all are sent again
+            return self._send(objects)
+
+    def _send(self, objects: Sequence[Dataset]) -> Receipt:
+        """Send the objects on one association.
+
+        Raises
+        ------
+        _Stale
+            It was kept from an earlier delivery, and the peer answered nothing on it.
+        DeliveryUnavailable, DeliveryRejected
+            See `deliver`.
+        """
         statuses: list[int] = []
         later = ""
         never: list[str] = []
-        with associated(self._peer, _offered(objects)) as association:
+        with self._kept.lent(_offered(objects)) as (association, kept):
             self._takes_3d = _takes_3d(association)
             for message_id, dataset in enumerate(_as_taken(objects, self._takes_3d), start=1):
                 try:
@@ -125,6 +149,10 @@ class CStoreDestination:
                 except DeliveryRejected as rejected:
                     never.append(rejected.reason)
                     continue
+                except DeliveryUnavailable:
+                    if kept and not statuses:
+                        raise _Stale from None
+                    raise
                 statuses.append(status)
                 _log.info(
                     "result_sent",
@@ -164,7 +192,12 @@ class CStoreDestination:
                 self._takes_3d = _takes_3d(association)
         objects = _as_taken(objects, self._takes_3d)
         references = [Reference(str(one.SOPClassUID), str(one.SOPInstanceUID)) for one in objects]
+        if self._commitment == "when_offered" and time.monotonic() < self._no_commitment_until:
+            return Commitment(Asked.NOT_OFFERED, "")
+        self._kept.close()  # a peer may hold only one of ours
         said = request_commitment(self._peer, transaction_uid, references, wait_s=self._commitment_wait_s)
+        if said.asked is Asked.NOT_OFFERED:
+            self._no_commitment_until = time.monotonic() + _ASK_AGAIN_S
         if said.asked is Asked.NOT_OFFERED and self._commitment == "always":
             raise DeliveryRejected(f"{self._peer.name}: {said.reason}; enable it there, or set commitment otherwise")
         return said
