@@ -71,6 +71,8 @@ IMAGE_LIBRARY_GROUP: Final = Code("126200", "DCM", "Image Library Group")
 SOURCE: Final = Code("260753009", "SCT", "Source")
 IMAGE_REGION: Final = Code("111030", "DCM", "Image Region")
 PROBABILITY: Final = Code("122157", "DCM", "Probability")
+AREA: Final = Code("42798000", "SCT", "Area")
+DIAMETER: Final = Code("81827009", "SCT", "Diameter")
 REASON_NOT_ASSESSABLE: Final = _private("REASON", "Reason cell is not assessable")
 
 # --- The algorithm (TID 4019) ---
@@ -177,6 +179,8 @@ REPORT_INSTANCE_UID: Final = _private("SR_UID", "SOP Instance UID of the structu
 # --- Units (UCUM) ---
 NO_UNITS: Final = Code("1", "UCUM", "no units")
 CELLS_UNIT: Final = Code("{cells}", "UCUM", "cells")
+MICROMETRE: Final = Code("um", "UCUM", "micrometer")
+SQUARE_MICROMETRE: Final = Code("um2", "UCUM", "square micrometer")
 PERCENT: Final = Code("%", "UCUM", "percent")
 
 # --- Where the cells come from ---

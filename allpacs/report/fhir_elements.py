@@ -126,6 +126,11 @@ def share(number: float) -> Resource:
     return {"value": wording.percent_number(number), "unit": "%", "system": SYSTEMS["UCUM"], "code": "%"}
 
 
+def quantity(number: float, unit: Code, shown: str) -> Resource:
+    """Return a measured number with one decimal, its unit as UCUM has it and as people read it."""
+    return {"value": round(number, 1), "unit": shown, "system": SYSTEMS["UCUM"], "code": unit.value}
+
+
 def cells(number: int) -> Resource:
     """Return a number of cells as a Quantity."""
     return {"value": number, "unit": "cells", "system": SYSTEMS["UCUM"], "code": codes.CELLS_UNIT.value}

@@ -11,6 +11,7 @@ from pydicom.sr.coding import Code
 
 from allpacs.domain.findings import CellFinding, CellLabel, InstanceFindings, StudyFindings, tracking_id
 from allpacs.domain.review import Signed
+from allpacs.domain.size import cell_size
 from allpacs.report import codes, wording
 from allpacs.report.context import ReportContext
 from allpacs.report.elements import clean, text
@@ -25,6 +26,7 @@ from allpacs.report.fhir_elements import (
     narrative,
     not_assessable,
     panel_identifier,
+    quantity,
     share,
     specimen_reference,
 )
@@ -61,7 +63,8 @@ def cell_observation(shared: Shared, instance: InstanceFindings, cell: CellFindi
             "valueString": region + ",".join(map(str, cell.box.as_list())),
         }
     ]
-    observation["component"] = [*_probabilities(shared.signed, cell), *observation["component"]]
+    measured = [*_probabilities(shared.signed, cell), *_size(instance, cell)]
+    observation["component"] = [*measured, *observation["component"]]
     notes = cell_notes(shared.signed, cell)
     if notes:
         observation["note"] = notes
@@ -83,6 +86,17 @@ def _probabilities(signed: Signed | None, cell: CellFinding) -> list[Resource]:
     lymphoblast = concept(codes.CLASS_PROBABILITIES[CellLabel.ALL])
     lymphoblast["text"] = "Probability that the cell is a lymphoblast, by the algorithm"
     return [*components, {"code": lymphoblast, "valueQuantity": share(cell.probability_all)}]
+
+
+def _size(instance: InstanceFindings, cell: CellFinding) -> list[Resource]:
+    """Return area and diameter of a cell, if the scale of its image is known."""
+    size = cell_size(instance, cell)
+    if size is None:
+        return []
+    return [
+        {"code": concept(codes.AREA), "valueQuantity": quantity(size.area_um2, codes.SQUARE_MICROMETRE, "µm²")},
+        {"code": concept(codes.DIAMETER), "valueQuantity": quantity(size.diameter_um, codes.MICROMETRE, "µm")},
+    ]
 
 
 def retired_observation(shared: Shared, tracking_uid: str) -> Resource:

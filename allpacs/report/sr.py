@@ -20,6 +20,7 @@ from pydicom.tag import Tag
 from allpacs.domain.artefacts import DICOM, Artefact, ArtefactKind
 from allpacs.domain.findings import CellFinding, InstanceFindings, StudyFindings, tracking_id
 from allpacs.domain.review import Signed
+from allpacs.domain.size import cell_size
 from allpacs.report import codes, specimens, wording
 from allpacs.report.content import (
     CONTAINS,
@@ -216,6 +217,7 @@ def _cell_group(
     group += _regions(instance, cell)
     if before is None:
         group += _probabilities(CONTAINS, cell)
+    group += _size(instance, cell)
     if cell.reason is not None:
         group.append(coded(CONTAINS, codes.REASON_NOT_ASSESSABLE, codes.REASONS[cell.reason]))
     if signed is not None:
@@ -232,6 +234,14 @@ def _regions(instance: InstanceFindings, cell: CellFinding) -> Iterator[bytes]:
         yield region_in_space(codes.IMAGE_REGION, on_slide, instance.matrix.frame_of_reference_uid)
     name = codes.OUTLINE_ON_TILE if on_slide else codes.IMAGE_REGION
     yield region(name, outline, instance.sop_class_uid, instance.sop_instance_uid, frame_number)
+
+
+def _size(instance: InstanceFindings, cell: CellFinding) -> Iterator[bytes]:
+    """Yield area and diameter of the cell if the image's scale is known (TID 1419, CID 7469)."""
+    size = cell_size(instance, cell)
+    if size is not None:
+        yield measured(CONTAINS, codes.AREA, f"{size.area_um2:.1f}", codes.SQUARE_MICROMETRE)
+        yield measured(CONTAINS, codes.DIAMETER, f"{size.diameter_um:.1f}", codes.MICROMETRE)
 
 
 def _probabilities(relationship: str, cell: CellFinding) -> Iterator[bytes]:

@@ -115,8 +115,8 @@ def _resource(resource: Resource) -> Iterator[str]:
         for component in resource.get("component", []):
             quantity = component.get("valueQuantity", {})
             number, unit = quantity.get("value"), quantity.get("code")
-            if quantity and unit not in ("%", "{cells}"):
-                yield "a number has neither the unit % nor cells"
+            if quantity and unit not in ("%", "{cells}", "um", "um2"):
+                yield "a number has no unit of the report's"
             if unit == "%" and not 0 <= number <= 100:
                 yield "a probability or fraction is not from 0 to 100 %"
         if {code for c in resource.get("category", []) for code in _codes(c)} != {"laboratory"}:

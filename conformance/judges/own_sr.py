@@ -259,6 +259,9 @@ def _class_probability(group: Dataset, finding: str) -> Iterator[str]:
     numbers = {
         name_of(item): number_of(item) for item in group.get("ContentSequence", []) if item.get("ValueType") == "NUM"
     }
+    sizes = [numbers.pop(name) for name in ("42798000", "81827009") if name in numbers]
+    if any(not 0 < size < 10_000 for size in sizes) or len(sizes) == 1:
+        yield "a cell's size is not one of a cell"
     probability = numbers.pop("122157", None)
     if finding in _CLASS_PROBABILITIES:
         expected = {} if probability is None else {_CLASS_PROBABILITIES[finding]: probability}
