@@ -401,18 +401,28 @@ def show(
 
 @app.command()
 def retry(
-    study: Annotated[str, typer.Argument(help="Study Instance UID, or its beginning.")], config: ConfigOption = None
+    study: Annotated[str, typer.Argument(help="Study Instance UID, or its beginning.")],
+    to: Annotated[
+        str | None,
+        typer.Option(help="Destination that takes over results of destinations that are no longer configured."),
+    ] = None,
+    config: ConfigOption = None,
 ) -> None:
-    """Read a study again that needs attention, or deliver again what was given up."""
+    """Analyse a study again that needs attention, or repeat its failed deliveries."""
     import time
 
     from allpacs.app import open_store
     from allpacs.commands.show import one_study
     from allpacs.store.retries import retry_study
 
-    store = open_store(_settings(config))
+    settings = _settings(config)
+    if to is not None and to not in settings.destinations:
+        raise ConfigFault(f"there is no destination {to}: use one of {', '.join(sorted(settings.destinations))}")
+    store = open_store(settings)
     row = one_study(store, study)
-    asked = retry_study(store, row.study_uid, now=time.time())
+    asked = retry_study(store, row.study_uid, now=time.time(), to=to, configured=settings.destinations)
+    for revision, destination in asked.moved:
+        typer.echo(f"revision {revision} of {row.study_uid} goes to {to} instead of {destination}")
     if asked.read is not None:
         typer.echo(f"revision {asked.read} of {row.study_uid} will be read again")
     for revision, destination in asked.delivered:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -62,6 +63,7 @@ def checks(settings: Settings, *, quick: bool = False) -> Iterator[tuple[str, Ch
         if tls is not None:
             yield f"{section}.tls", partial(_tls, tls, f"{section}.tls")
         yield section, partial(_destination, settings, name)
+    yield "deliveries", partial(_unclaimed, settings)
     if settings.monitor.enabled:
         for key in ("receive_port", "work_port"):
             yield f"monitor.{key}", partial(_monitor, settings, key)
@@ -82,6 +84,20 @@ def _store(settings: Settings) -> str:
             f"{free // 1_000_000} MB free, less than receive.min_free_mb: free some, or every instance is refused"
         )
     return f"{settings.store.folder}, {free // 1_000_000} MB free"
+
+
+def _unclaimed(settings: Settings) -> str:
+    """Check that every result that waits has a destination that is configured."""
+    store = open_store(settings)
+    waiting = Counter(row.destination for row in store.deliveries.unclaimed(settings.destinations))
+    store.close()
+    if waiting:
+        told = ", ".join(f"{number} for {name}" for name, number in sorted(waiting.items()))
+        raise AllpacsError(
+            f"results wait for destinations that are not configured ({told}): configure them again, or send the "
+            "results elsewhere with allpacs retry STUDY --to NAME"
+        )
+    return "every result that waits has a configured destination"
 
 
 def _receiver(settings: Settings) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 import sqlalchemy as sa
 
@@ -217,6 +217,40 @@ class Deliveries:
                 .returning(_T.revision, _T.destination)
             ).all()
         return sorted((revision, destination) for revision, destination in rows)
+
+    def unclaimed(self, configured: Collection[str]) -> list[DeliveryRow]:
+        """Return the deliveries that wait, or have failed, for destinations that are not configured (any more)."""
+        return self._select(_T.state.not_in(ARRIVED), _T.destination.not_in(configured))
+
+    def retarget(self, study_uid: str, to: str, configured: Collection[str], *, now: float) -> list[tuple[int, str]]:
+        """Queue a study's unclaimed deliveries for another destination; return their revisions and old destinations.
+
+        A delivery of the same revision that the other destination has already takes their place. One that an attempt
+        is being made of (`DeliveryState.SENDING`) stays as it is.
+
+        Parameters
+        ----------
+        to:
+            Name of the destination that they go to.
+        configured:
+            Names of all configured destinations.
+        """
+        moved = []
+        with self._database.writing() as connection:
+            movable = (_T.study_uid == study_uid, _T.state.in_((*_WAITING, DeliveryState.DEAD)))
+            rows = delivery_rows(connection, *movable, _T.destination.not_in(configured))
+            has = set(connection.scalars(sa.select(_T.revision).where(_T.study_uid == study_uid, _T.destination == to)))
+            for row in rows:
+                here = _is(study_uid, row.revision, row.destination)
+                if row.revision in has:
+                    connection.execute(sa.delete(schema.deliveries).where(*here))
+                else:
+                    fresh = {"destination": to, "state": DeliveryState.QUEUED, "attempts_forgiven": _T.attempts}
+                    cleared = {"next_attempt_at": None, "sent_at": None, "reason": None, "updated_at": now}
+                    connection.execute(sa.update(schema.deliveries).where(*here).values(**fresh, **cleared))
+                    has.add(row.revision)
+                moved.append((row.revision, row.destination))
+        return moved
 
     def of_study(self, study_uid: str) -> list[DeliveryRow]:
         """Return all deliveries of a study, by revision and destination."""

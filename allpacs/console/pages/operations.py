@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from pathlib import Path
 
 import structlog
@@ -54,6 +55,7 @@ def show(visit: Visit) -> Response:
         by_state=store.worklist.by_state(),
         destinations={name: configured.address for name, configured in settings.destinations.items()},
         counts=store.deliveries.counts(),
+        unclaimed=Counter(row.destination for row in store.deliveries.unclaimed(settings.destinations)),
         states=STATES,
         attention=store.studies.latest(state=RevisionState.ATTENTION, limit=_MOST_LISTED),
         reasons={row.study_uid: row.reason for row in store.revisions.in_state(RevisionState.ATTENTION)},

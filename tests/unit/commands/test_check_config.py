@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from allpacs.app import open_store
 from allpacs.app.health import Monitor
 from allpacs.commands.certificates import check_certificates
 from allpacs.commands.check_config import checks
@@ -23,6 +24,7 @@ from allpacs.domain.errors import AllpacsError, ConfigFault
 from allpacs.settings import SHIPPED_BUNDLE, Settings, load_settings
 from conformance.support.certificates import Authority
 from conformance.support.network import free_port
+from support.store_samples import keep_one
 
 
 def _settings(folder: Path, text: str = "") -> Settings:
@@ -50,8 +52,19 @@ def test_everything_named_is_checked(tmp_path: Path) -> None:
     )
     assert [name for name, _ in checks(settings)] == [
         "store", "receiver", "receive.tls", "receive.sources.PACS.commitment", "model", "destinations.pacs.tls",
-        "destinations.pacs", "monitor.receive_port", "monitor.work_port", "console", "console.oidc",
+        "destinations.pacs", "deliveries", "monitor.receive_port", "monitor.work_port", "console", "console.oidc",
     ]  # fmt: skip
+
+
+def test_results_of_a_renamed_destination_are_told(tmp_path: Path) -> None:
+    pacs = "[destinations.{}]\nkind = 'c_store'\nhost = '127.0.0.1'\nport = 104\ncalled_ae = 'PACS'\n"
+    store = open_store(_settings(tmp_path, pacs.format("old")))
+    keep_one(store)
+    store.deliveries.queue("1.2", 1, ["old"], now=1.0)
+    store.close()
+    assert _check(_settings(tmp_path, pacs.format("old")), "deliveries").startswith("every result")
+    with pytest.raises(AllpacsError, match=r"not configured \(1 for old\).*retry STUDY --to NAME"):
+        _check(_settings(tmp_path, pacs.format("new")), "deliveries")
 
 
 def test_a_full_disk(tmp_path: Path) -> None:

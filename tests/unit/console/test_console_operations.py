@@ -50,7 +50,7 @@ def test_what_was_given_up_is_asked_for_again(browse: Browse, store: Store, tmp_
     assert delivery.state == DeliveryState.QUEUED
     assert store.revisions.get(study, 1).state == RevisionState.REPORTED
     assert store.audit.of_study(study)[-1].event == "asked_again"
-    assert "Nothing was given up" in browser.see("/operations").text
+    assert "No failed deliveries" in browser.see("/operations").text
     assert browser.change("/operations/retry", study="' OR 1=1").headers["location"] == "/operations"
 
 
