@@ -109,6 +109,7 @@ PAGES: tuple[Page, ...] = (
     Page("/sign-out", sign_in.leave, None, ("POST",)),
     Page("/preferences", sign_in.prefer, None, ("POST",)),
     Page("/", worklist.show, Permission.VIEW),
+    Page("/next", worklist.next_to_review, Permission.VIEW),
     Page("/events", live.events, Permission.VIEW),
     Page("/studies/{study_uid}", study.latest, Permission.VIEW),
     Page(_STUDY, study.show, Permission.VIEW),

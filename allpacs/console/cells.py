@@ -9,7 +9,7 @@ from enum import StrEnum
 from threading import Lock
 
 from allpacs.domain import counting
-from allpacs.domain.findings import CellFinding, CellLabel, Counts, Fraction, InstanceFindings
+from allpacs.domain.findings import CellFinding, CellLabel, Counts, Fraction, InstanceFindings, NotAssessable
 from allpacs.domain.review import Decision
 from allpacs.store.reviews import CellDecision
 from allpacs.store.store import Store
@@ -32,7 +32,9 @@ class CellFilter(StrEnum):
     ALL = "all"
     LYMPHOBLAST = "lymphoblast"
     HEMATOGONE = "hematogone"
+    UNCERTAIN = "uncertain"
     NOT_ASSESSABLE = "not-assessable"
+    EXCLUDED = "excluded"
     UNDECIDED = "undecided"
     CHANGED = "changed"
 
@@ -90,14 +92,29 @@ class StudyCells:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a review has come, and what the report would say if it were signed now."""
+    """How far a review has come, and what the report would say if it were signed now.
+
+    Attributes
+    ----------
+    uncertain, not_assessable, excluded:
+        The cells without a class, each counted once: the model was between its thresholds; the cell cannot be judged
+        or is of another type; the reviewer took it out.
+    uncertain_left:
+        Uncertain cells without a decision.
+    by_filter:
+        How many cells each filter of the gallery shows.
+    """
 
     decided: int
     changed: int
     excluded: int
+    uncertain: int
+    uncertain_left: int
+    not_assessable: int
     total: int
     counts: Counts
     fraction: Fraction | None
+    by_filter: Mapping[CellFilter, int]
 
 
 class CellsOfStudies:
@@ -126,16 +143,51 @@ class CellsOfStudies:
 def progress(cells: StudyCells, decisions: Mapping[str, CellDecision]) -> Progress:
     """Return what the decisions make of the cells."""
     labels: list[CellLabel | None] = []
-    decided = changed = excluded = 0
+    decided = changed = uncertain_left = 0
+    by_filter = dict.fromkeys(CellFilter, 0)
     for cell in cells.cells:
         decision = decisions.get(cell.tracking_uid)
         if decision is not None and decision.decision is not None:
             decided += 1
             changed += is_change(cell.finding, decision)
-            excluded += decision.decision is Decision.EXCLUDED
+        elif cell.finding.reason is NotAssessable.INDETERMINATE:
+            uncertain_left += 1
+        for only in CellFilter:
+            by_filter[only] += _passes(cell, only, decision)
         labels.append(label_after(cell.finding, decision))
     counts = Counts(all=labels.count(CellLabel.ALL), hem=labels.count(CellLabel.HEM), not_assessable=labels.count(None))
-    return Progress(decided, changed, excluded, len(labels), counts, counting.fraction(counts))
+    return Progress(
+        decided=decided,
+        changed=changed,
+        excluded=by_filter[CellFilter.EXCLUDED],
+        uncertain=by_filter[CellFilter.UNCERTAIN],
+        uncertain_left=uncertain_left,
+        not_assessable=by_filter[CellFilter.NOT_ASSESSABLE],
+        total=len(labels),
+        counts=counts,
+        fraction=counting.fraction(counts),
+        by_filter=by_filter,
+    )
+
+
+def distribution(cells: StudyCells, decisions: Mapping[str, CellDecision], bins: int) -> list[tuple[int, int, int]]:
+    """Return how many cells of each class have a probability within each of ``bins`` equal ranges from 0 to 1.
+
+    Returns
+    -------
+    list of tuple
+        Lymphoblasts, hematogones and cells without a class, after review; excluded cells are left out.
+    """
+    counted = [[0, 0, 0] for _ in range(bins)]
+    for cell in cells.cells:
+        decision = decisions.get(cell.tracking_uid)
+        probability = cell.finding.probability_all
+        if probability is None or (decision is not None and decision.decision is Decision.EXCLUDED):
+            continue
+        label = label_after(cell.finding, decision)
+        place = 2 if label is None else (0 if label is CellLabel.ALL else 1)
+        counted[min(int(probability * bins), bins - 1)][place] += 1
+    return [(one[0], one[1], one[2]) for one in counted]
 
 
 def label_after(finding: CellFinding, decision: CellDecision | None) -> CellLabel | None:
@@ -158,13 +210,20 @@ def is_change(finding: CellFinding, decision: CellDecision | None) -> bool:
 
 def _passes(cell: Cell, only: CellFilter, decision: CellDecision | None) -> bool:
     finding = cell.finding
+    excluded = decision is not None and decision.decision is Decision.EXCLUDED
     match only:
         case CellFilter.LYMPHOBLAST:
-            return finding.label is CellLabel.ALL
+            return label_after(finding, decision) is CellLabel.ALL
         case CellFilter.HEMATOGONE:
-            return finding.label is CellLabel.HEM
+            return label_after(finding, decision) is CellLabel.HEM
+        case CellFilter.UNCERTAIN:
+            without = label_after(finding, decision) is None and not excluded
+            return without and finding.reason is NotAssessable.INDETERMINATE
         case CellFilter.NOT_ASSESSABLE:
-            return finding.label is None
+            without = label_after(finding, decision) is None and not excluded
+            return without and finding.reason is not NotAssessable.INDETERMINATE
+        case CellFilter.EXCLUDED:
+            return excluded
         case CellFilter.UNDECIDED:
             return decision is None or decision.decision is None
         case CellFilter.CHANGED:

@@ -26,6 +26,7 @@ FAULTS: Final = (
     "the reviewer's name is missing",
     "the reviewer's organisation is missing",
     "confirm that you have reviewed the cells",
+    "confirm that you accept the model's answer for cells that you did not review",
     "the form is of another session: load the page again",
     "the form is too long",
     "choose at least one file",

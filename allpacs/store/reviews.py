@@ -283,6 +283,16 @@ class Reviews:
             row = connection.execute(query).one_or_none()
         return None if row is None else _row(row)
 
+    def last_reviewer(self, by: str) -> Reviewer | None:
+        """Return the name and organisation that a person signed with last, or None."""
+        mine = schema.reviews.c
+        query = sa.select(schema.reviews).where(mine.signed_by == by).order_by(mine.signed_at.desc()).limit(1)
+        with self._database.reading() as connection:
+            row = connection.execute(query).first()
+        if row is None or not row.reviewer_name or not row.organisation:
+            return None
+        return Reviewer(row.reviewer_name, row.organisation, by)
+
     def all_signed(self) -> list[ReviewRow]:
         """Return the signed reviews that no later one of the same study replaces, first signed first."""
         later = schema.reviews.alias("later").c

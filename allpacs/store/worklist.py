@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from allpacs.domain.findings import Fraction
 from allpacs.store import schema
 from allpacs.store.database import Database
+from allpacs.store.records import RevisionState
 from allpacs.store.spool import Spool
 
 _STUDY = schema.studies.c
@@ -48,6 +49,8 @@ class WorklistQuery:
         Only these studies, or None.
     uid_part:
         … or those whose UID has this in it.
+    to_review_first:
+        Put studies that wait for a review before the others; each part is sorted by `order`.
     """
 
     states: frozenset[str] = frozenset()
@@ -57,6 +60,7 @@ class WorklistQuery:
     uid_part: str | None = None
     order: Order = Order.RECEIVED
     ascending: bool = False
+    to_review_first: bool = False
     offset: int = 0
     limit: int = 50
 
@@ -73,6 +77,8 @@ class WorklistRow:
         Who has begun to review it, or None.
     signed_by:
         Who has signed its latest report, or None.
+    kept_here:
+        Whether the report is written and no destination takes it: nothing is left to do but review.
     """
 
     study_uid: str
@@ -87,6 +93,7 @@ class WorklistRow:
     fraction: Fraction | None
     in_review_by: str | None
     signed_by: str | None
+    kept_here: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +140,7 @@ class Worklist:
                 _OUTCOME.fraction_high,
                 _OPEN.c.changed_by.label("in_review_by"),
                 _SIGNED.c.signed_by,
+                _has_deliveries().label("has_deliveries"),
             )
             .select_from(schema.studies)
             .outerjoin(
@@ -155,8 +163,9 @@ class Worklist:
         )
         order = _ORDERS[query.order]
         direction = order.asc() if query.ascending else order.desc()
+        first = [sa.case((_to_review(), 0), else_=1)] if query.to_review_first else []
         listed = (
-            joined.order_by(direction.nulls_last(), _STUDY.last_received_at.desc(), _STUDY.study_uid)
+            joined.order_by(*first, direction.nulls_last(), _STUDY.last_received_at.desc(), _STUDY.study_uid)
             .limit(query.limit)
             .offset(query.offset)
         )
@@ -281,6 +290,11 @@ def _signed() -> sa.ColumnElement[bool]:
     return sa.exists().where(review.study_uid == _STUDY.study_uid, review.signed_revision == _STUDY.revision)
 
 
+def _has_deliveries() -> sa.ColumnElement[bool]:
+    delivery = schema.deliveries.c
+    return sa.exists().where(delivery.study_uid == _STUDY.study_uid, delivery.revision == _STUDY.revision)
+
+
 def _to_review() -> sa.ColumnElement[bool]:
     """Reported and not signed."""
     outcome = schema.outcomes.alias("reported").c
@@ -305,4 +319,5 @@ def _row(row: Any) -> WorklistRow:
         fraction=fraction,
         in_review_by=row.in_review_by,
         signed_by=row.signed_by,
+        kept_here=row.state == RevisionState.REPORTED and row.cells is not None and not row.has_deliveries,
     )

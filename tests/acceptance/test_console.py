@@ -161,11 +161,25 @@ def test_cells_are_reviewed_by_keyboard_and_signed(page: Page, demo: Demo, fault
     page.keyboard.press("x")
     page.keyboard.press("Enter")
     page.keyboard.press("a")
-    page.keyboard.press("u")  # of the fifth, where nothing was decided
+    expect(cells.nth(3)).to_have_class(re.compile(r"\b(accepted|relabelled)\b"))
+    page.keyboard.press("u")  # the fifth is selected; what was decided last, about the fourth, is taken back
+    expect(cells.nth(3)).to_have_attribute("data-decision", "")
+    expect(cells.nth(3)).to_have_attribute("aria-current", "true")
+    page.keyboard.press("Control+z")  # a level further: the third
+    expect(cells.nth(2)).to_have_attribute("data-decision", "")
+    page.keyboard.press("r")
+    expect(cells.nth(2)).to_have_attribute("data-decision", "accepted")
+    page.keyboard.press("Control+Shift+z")
+    expect(cells.nth(3)).not_to_have_attribute("data-decision", "")
     expect(page.locator("#saving")).to_have_text("Saved")
     expect(page.locator("#status")).to_contain_text(f"4 of {count} reviewed")
     uid, excluded = cells.nth(0).get_attribute("data-uid"), second.get_attribute("data-uid")
     page.reload()
+    page.keyboard.press("u")  # the history outlives the page
+    expect(page.locator("#status")).to_contain_text(f"3 of {count} reviewed")
+    page.keyboard.press("r")
+    expect(page.locator("#status")).to_contain_text(f"4 of {count} reviewed")
+    expect(page.locator("#saving")).to_have_text("Saved")
     expect(page.locator(f'.cell[data-uid="{uid}"]')).to_have_class(re.compile(r"\brelabelled\b"))
     expect(page.locator(f'.cell[data-uid="{excluded}"]')).to_have_class(re.compile(r"\bexcluded\b"))
 
@@ -179,6 +193,10 @@ def test_cells_are_reviewed_by_keyboard_and_signed(page: Page, demo: Demo, fault
     page.click("button:has-text('Sign'):not(.wide)")  # the box is not ticked: the browser keeps the form
     assert page.url.endswith("/sign-off")
     page.check("[name=responsible]")
+    page.click("button:has-text('Sign'):not(.wide)")  # cells were not looked at one by one: this is confirmed, too
+    assert page.url.endswith("/sign-off")
+    expect(page.locator(".changes li")).to_have_count(2)
+    page.check("[name=unseen]")
     page.click("button:has-text('Sign'):not(.wide)")
     expect(page.locator(".verdict.signed")).to_contain_text("Signed by Reviewer, Demo", timeout=60_000)
     expect(page.locator(".deliveries .s-sent, .deliveries .s-committed")).to_have_count(3, timeout=60_000)
@@ -214,7 +232,13 @@ def test_what_was_not_saved_when_the_session_ended_is_saved_after_signing_in(pag
     found = page.locator(f'.cell[data-uid="{uid}"]')
     expect(found).to_have_class(re.compile(r"\bexcluded\b"))
     expect(found).not_to_have_class(re.compile(r"\bunsaved\b"))
-    assert page.evaluate("Object.keys(sessionStorage).filter((key) => key.startsWith('allpacs'))") == []
+    assert page.evaluate("Object.keys(sessionStorage).filter((key) => key.startsWith('allpacs-unsaved'))") == []
+    page.wait_for_selector('.cell[aria-current="true"]')
+    page.keyboard.press("u")  # what was decided before the session ended can be taken back after it
+    expect(found).not_to_have_class(re.compile(r"\bexcluded\b"))
+    page.keyboard.press("r")
+    expect(found).to_have_class(re.compile(r"\bexcluded\b"))
+    expect(page.locator("#saving")).to_have_text("Saved")
     assert {one["name"] for one in page.context.cookies()} == {one["name"] for one in cookies}
 
 

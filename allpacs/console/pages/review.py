@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import structlog
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -12,6 +12,7 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 
 from allpacs.audit.messages import AuditEvent
 from allpacs.console import cells as cells_module
+from allpacs.console.cells import Cell, CellFilter, CellOrder
 from allpacs.console.numbers import strict_json, whole_number
 from allpacs.console.pages.study import cells_of, subject
 from allpacs.console.visit import Visit
@@ -24,6 +25,15 @@ _log = structlog.get_logger("allpacs.console")
 
 _MOST_BODY_BYTES = 256_000
 _MOST_COMMENT = 4000
+#: Changed cells that the sign-off page shows for a second look; a link leads to all of them.
+_MOST_CHANGES = 60
+
+
+class _Change(NamedTuple):
+    """A cell of another class than the model's, and the class after review; None: excluded."""
+
+    cell: Cell
+    after: CellLabel | None
 
 
 class _Sent(BaseModel):
@@ -120,6 +130,12 @@ def sign_off(visit: Visit) -> Response:
         return _sign_off_page(visit, str(fault), 422)
     if visit.posted("responsible") != "yes":
         return _sign_off_page(visit, "confirm that you have reviewed the cells", 422)
+    everything, decisions = cells_of(visit, about)
+    progress = cells_module.progress(everything, decisions)
+    if progress.decided < progress.total and whole_number(visit.posted("unseen")) is None:
+        return _sign_off_page(
+            visit, "confirm that you accept the model's answer for cells that you did not review", 422
+        )
     version = whole_number(visit.posted("version"))
     number = visit.store.reviews.sign(
         about.study.study_uid,
@@ -138,14 +154,20 @@ def _sign_off_page(visit: Visit, fault: str = "", status: int = 200) -> Response
     about = subject(visit)
     everything, decisions = cells_of(visit, about)
     settings = visit.console.settings.console
+    last = visit.store.reviews.last_reviewer(visit.someone.identifier)
+    changes = [
+        _Change(one, cells_module.label_after(one.finding, decisions.get(one.tracking_uid)))
+        for one in everything.chosen(CellOrder.PLACE, CellFilter.CHANGED, decisions)[:_MOST_CHANGES]
+    ]
     return visit.page(
         "sign_off.html",
         status,
         about=about,
         patient=visit.console.patients.again(about.study.study_uid),
         progress=cells_module.progress(everything, decisions),
-        name=visit.posted("name") or visit.someone.name.replace("^", ", ", 1),
-        organisation=visit.posted("organisation") or settings.organisation,
+        changes=changes,
+        name=visit.posted("name") or (last.name if last else visit.someone.name).replace("^", ", ", 1),
+        organisation=visit.posted("organisation") or (last.organisation if last else settings.organisation),
         fault=fault,
     )
 

@@ -182,6 +182,9 @@ def _status(visit: Visit, about: Subject) -> dict[str, Any]:
     uid, number = about.study.study_uid, about.revision.revision
     return {
         "progress": cells_module.progress(everything, decisions),
+        "distribution": cells_module.distribution(everything, decisions, len(about.outcome.scores))
+        if about.outcome is not None
+        else [],
         "unreadable": [
             (image, one) for image, one in enumerate(everything.instances, start=1) if one.fault is not None
         ],

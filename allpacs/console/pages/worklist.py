@@ -7,7 +7,7 @@ import time
 from typing import Any
 from urllib.parse import urlencode
 
-from starlette.responses import Response
+from starlette.responses import RedirectResponse, Response
 
 from allpacs.console import live
 from allpacs.console.numbers import whole_number
@@ -48,6 +48,13 @@ def show(visit: Visit) -> Response:
     return visit.page("worklist_table.html" if visit.is_partial else "worklist.html", **values)
 
 
+def next_to_review(visit: Visit) -> Response:
+    """Lead to the study that has waited longest for a review; to the list if there is none."""
+    query = WorklistQuery(review=ReviewFilter.TO_REVIEW, order=Order.RECEIVED, ascending=True, limit=2)
+    waiting = [row for row in visit.store.worklist.page(query).rows if row.study_uid != visit.query("after")]
+    return RedirectResponse(f"/studies/{waiting[0].study_uid}" if waiting else "/?review=to-review", 303)
+
+
 def _asked(visit: Visit) -> tuple[WorklistQuery, str, int]:
     """Return what the address asks for; what it cannot mean is left out."""
     words = visit.query("q").strip()[:100]
@@ -61,6 +68,7 @@ def _asked(visit: Visit) -> tuple[WorklistQuery, str, int]:
         uid_part=words if words and all(c.isdecimal() or c == "." for c in words) else None,
         order=Order(visit.query("sort")) if visit.query("sort") in set(Order) else Order.RECEIVED,
         ascending=visit.query("dir") == "up",
+        to_review_first=visit.query("sort") not in set(Order),
         offset=(number - 1) * _ROWS,
         limit=_ROWS,
     )

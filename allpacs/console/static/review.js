@@ -6,6 +6,7 @@
 
 import { ask } from "./console.js";
 import { openField } from "./field.js";
+import { DecisionHistory } from "./history.js";
 
 const desk = document.querySelector(".desk[data-path]");
 const gallery = document.getElementById("cells");
@@ -25,6 +26,7 @@ function start() {
   let overlay = false;
   const waiting = new Map(JSON.parse(sessionStorage.getItem(kept) ?? "[]"));
   const before = new Map(); // what the server has of the cells whose decisions wait: shown again where it refuses them
+  const past = new DecisionHistory(`allpacs-undo:${desk.dataset.person}:${path}`);
   let sending = false;
   let held = null; // what was pressed while the next part of the gallery is on its way
 
@@ -65,13 +67,12 @@ function start() {
     const outcome = document.getElementById("cell-outcome");
     const after = decision === "relabelled" ? given : decision === "excluded" ? "" : label;
     outcome.className = `outcome ${{ ALL: "all", HEM: "hem" }[after] ?? "none"}`;
-    const button = decision === "excluded" ? document.querySelector("[data-decide=excluded]") : null;
-    outcome.textContent = button ? button.lastChild.textContent : (names[after] ?? model);
+    outcome.textContent = decision === "excluded" ? words.excluded : (names[after] ?? model);
     document.getElementById("cell-model").textContent = `${words.model}: ${model}${percent ? ` · ${percent}` : ""}`;
     document.getElementById("cell-place").textContent = by ? `${place} · ${by}` : place;
     for (const one of document.querySelectorAll("[data-decide]")) {
       const mine = decision === "relabelled" ? given : decision;
-      if (one.dataset.decide !== "undo") one.setAttribute("aria-pressed", String(one.dataset.decide === mine));
+      if (one.dataset.decide !== "clear") one.setAttribute("aria-pressed", String(one.dataset.decide === mine));
     }
   }
 
@@ -107,15 +108,14 @@ function start() {
     const { label } = current.dataset;
     let decision = what;
     let given = null;
-    if (what === "undo") decision = null;
+    if (what === "clear") decision = null;
     else if (what === label) decision = "accepted";
     else if (what === "ALL" || what === "HEM") [decision, given] = ["relabelled", what];
-    const made = { decision, label: given, seen: Number(current.dataset.version) };
-    waiting.set(current.dataset.uid, made);
-    showWaiting(current, made);
-    keep();
-    send();
-    if (what === "undo") show(current);
+    const { uid, decision: had, given: hadLabel, version } = current.dataset;
+    const from = { decision: had || null, label: hadLabel || null };
+    past.add({ uid, from, to: { decision, label: given }, seen: Number(version) });
+    put(uid, { decision, label: given }, Number(version));
+    if (what === "clear") show(current);
     else {
       const cells = all();
       const next = cells[cells.indexOf(current) + 1];
@@ -130,6 +130,37 @@ function start() {
       }
     }
   }
+
+  /** Keep a decision and send it; the cell may be one that the gallery does not show. */
+  function put(uid, { decision, label }, seen) {
+    const made = { decision, label, seen };
+    waiting.set(uid, made);
+    const cell = find(uid);
+    if (cell) showWaiting(cell, made);
+    keep();
+    send();
+    showPast();
+  }
+
+  /** Take back the last decision, or make it again, wherever its cell is. */
+  function turn(direction) {
+    if (!may) return;
+    if (direction === "undo" && held?.length) return void held.pop(); // pressed, and not decided yet
+    held = null; // the next part of the gallery is no longer waited for
+    const step = direction === "undo" ? past.undo() : past.redo();
+    if (!step) return;
+    put(step.uid, direction === "undo" ? step.from : step.to, past.versions[step.uid] ?? step.seen);
+    const cell = find(step.uid);
+    if (cell) select(cell);
+    say(direction === "undo" ? words.undone : words.redone, "");
+  }
+
+  function showPast() {
+    for (const button of document.querySelectorAll("[data-undo]"))
+      button.disabled = !may || !past[button.dataset.undo === "undo" ? "canUndo" : "canRedo"];
+  }
+  for (const button of document.querySelectorAll("[data-undo]"))
+    button.addEventListener("click", () => turn(button.dataset.undo));
 
   document.body.addEventListener("htmx:afterSettle", () => {
     const cells = all();
@@ -217,8 +248,12 @@ function start() {
       return;
     }
     if (!answer.ok) {
-      for (const [uid, one] of sent) if (waiting.get(uid) === one) settle(uid, before.get(uid));
+      for (const [uid, one] of sent) {
+        if (waiting.get(uid) === one) settle(uid, before.get(uid));
+        past.forget(uid); // a decision that was refused cannot be made again
+      }
       keep();
+      showPast();
       say(`${words.refused}: ${told.error}`, "bad");
       if (waiting.size) send();
       return;
@@ -228,12 +263,15 @@ function start() {
       const newer = waiting.get(one.cell);
       const mine = sent.find(([uid]) => uid === one.cell)?.[1];
       if (cell) cell.dataset.version = one.version;
+      past.saved(one.cell, one.version);
       if (newer && newer !== mine) {
         newer.seen = one.version; // decided again while this was under way
         before.set(one.cell, one);
       } else settle(one.cell, one);
     }
     keep();
+    for (const one of told.conflicts) past.forget(one.cell); // what another person decided stays
+    showPast();
     if (told.conflicts.length) {
       say(words.conflict.replace("%s", told.conflicts[0].by), "bad");
       select(find(told.conflicts[0].cell));
@@ -255,7 +293,10 @@ function start() {
     a: () => decide("ALL"),
     h: () => decide("HEM"),
     x: () => decide("excluded"),
-    u: () => decide("undo"),
+    u: () => turn("undo"),
+    r: () => turn("redo"),
+    Delete: () => decide("clear"),
+    Backspace: () => decide("clear"),
     Enter: () => decide("accepted"),
     n: () => select(all().find((cell) => !cell.dataset.decision)),
     f: () => field(),
@@ -263,18 +304,25 @@ function start() {
     "?": () => document.getElementById("keys").showModal(),
   };
   // By the place of the key where the letter is of another script: an Arabic keyboard works the same.
-  const letters = { KeyA: "a", KeyH: "h", KeyX: "x", KeyU: "u", KeyN: "n", KeyF: "f", KeyO: "o" };
+  const letters = { KeyA: "a", KeyH: "h", KeyX: "x", KeyU: "u", KeyR: "r", KeyN: "n", KeyF: "f", KeyO: "o" };
 
   document.addEventListener("keydown", (event) => {
-    if (event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]")) return;
+    if (event.altKey || document.querySelector("dialog[open]")) return;
     if (event.target.closest("input, textarea, select, summary, a")) return;
+    if (event.ctrlKey || event.metaKey) {
+      const direction = { KeyZ: event.shiftKey ? "redo" : "undo", KeyY: "redo" }[event.code];
+      if (!direction) return;
+      event.preventDefault();
+      turn(direction);
+      return;
+    }
     const latin = /^[a-z?]$/i.test(event.key) || event.key.length > 1;
     const key = latin ? (event.key.length === 1 ? event.key.toLowerCase() : event.key) : letters[event.code];
     if (event.key === "Enter" && event.target.closest("button:not(.cell)")) return;
     const act = keys[key];
     if (!act) return;
     event.preventDefault();
-    if (held) held.push(act);
+    if (held && act !== keys.u && act !== keys.r) held.push(act);
     else act();
   });
 
@@ -306,5 +354,6 @@ function start() {
     if (cell) showWaiting(cell, one);
   }
   select(all()[0], false);
+  showPast();
   send();
 }

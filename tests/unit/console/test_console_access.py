@@ -258,7 +258,7 @@ def test_the_audit_trail_is_told_what_people_do(browse: Browse, store: Store, tm
     reviewer.see(path)
     reviewer.see("/operations")
     reviewer.change(f"{path}/comment", csrf="forged")
-    signature = {"version": "0", "name": "Reader^Ada", "organisation": "Hospital", "responsible": "yes"}
+    signature = {"version": "0", "name": "Reader^Ada", "organisation": "Hospital", "responsible": "yes", "unseen": "1"}
     assert reviewer.change(f"{path}/sign-off", **signature).status_code == 303
     reviewer.change("/sign-out")
     forged = f"POST {_STUDY}/comment: the form is of another session: load the page again"

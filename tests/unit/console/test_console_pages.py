@@ -75,7 +75,9 @@ def test_the_study_page_shows_every_cell_by_probability(browse: Browse, store: S
     assert "Sign off" not in text  # a viewer does not
     assert browser.see(f"/studies/{study}").headers["location"] == f"/studies/{study}/revisions/1"
     only = browser.see(f"/studies/{study}/revisions/1?show=not-assessable&sort=place").text
-    assert re.findall(r'data-percent="([^"]*)"', only) == ["50.0\u00a0%", ""]
+    assert re.findall(r'data-percent="([^"]*)"', only) == [""]
+    uncertain = browser.see(f"/studies/{study}/revisions/1?show=uncertain").text
+    assert re.findall(r'data-percent="([^"]*)"', uncertain) == ["50.0\u00a0%"]
     assert "out of focus" in only
     assert browser.see("/studies/1.2.3/revisions/1").status_code == 404
     assert browser.see(f"/studies/{study}/revisions/9").status_code == 404
@@ -153,6 +155,8 @@ def test_review_to_signature(browse: Browse, store: Store, tmp_path: Path) -> No
     form = sam.see(f"{path}/sign-off").text
     (version,) = re.findall(r'name="version" value="(\d+)"', form)
     fields = {"version": version, "name": "Specialist, Sam", "organisation": "Test Hospital", "responsible": "yes"}
+    assert sam.change(f"{path}/sign-off", **fields).status_code == 422  # three cells were not looked at one by one
+    fields["unseen"] = "3"
     assert sam.change(f"{path}/sign-off", **(fields | {"organisation": ""})).status_code == 422
     assert sam.change(f"{path}/sign-off", **(fields | {"responsible": ""})).status_code == 422
     # Somebody changes a cell between looking and signing.
@@ -196,7 +200,13 @@ def test_who_signs_sees_whom_the_report_will_name_though_its_first_image_came_la
 def test_images_after_a_signature_are_said_in_a_line_of_their_own(browse: Browse, store: Store, tmp_path: Path) -> None:
     study = reported_study(store, tmp_path / "first", at=50_000.0, seeds=[80])
     browser = browse(Role.REVIEWER)
-    signature = {"version": "0", "name": "Specialist, Sam", "organisation": "Hospital", "responsible": "yes"}
+    signature = {
+        "version": "0",
+        "name": "Specialist, Sam",
+        "organisation": "Hospital",
+        "responsible": "yes",
+        "unseen": "1",
+    }
     assert browser.change(f"/studies/{study}/revisions/1/sign-off", **signature).status_code == 303
     (file,) = painted_study(tmp_path / "late", [81], study_uid=study)
     keep_file(store, file, at=50_100.0)
