@@ -244,7 +244,7 @@ def test_what_was_not_saved_when_the_session_ended_is_saved_after_signing_in(pag
 
 def waiting(page: Page) -> list[str]:
     """Return the cells whose decisions wait in the tab."""
-    keys = "Object.keys(sessionStorage).filter((key) => key.startsWith('allpacs'))"
+    keys = "Object.keys(sessionStorage).filter((key) => key.startsWith('allpacs-unsaved'))"
     found: list[str] = page.evaluate(f"{keys}.flatMap((key) => JSON.parse(sessionStorage[key]).map(([uid]) => uid))")
     return found
 

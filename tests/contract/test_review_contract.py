@@ -285,3 +285,16 @@ def test_outcomes_are_summed_by_period_without_what_people_made(store: Store, st
     assert outcome is not None
     assert outcome.reasons == {"blurred": 1, "indeterminate": 1}
     assert outcome.not_assessable == 2
+
+
+def test_studies_to_review_come_first_and_one_without_destinations_is_kept_here(store: Store, tmp_path: Path) -> None:
+    waiting = reported_study(store, tmp_path / "waiting", cells=1, at=1000.0, seeds=[95])
+    signed = reported_study(store, tmp_path / "signed", cells=1, at=9000.0, seeds=[96])
+    reviewer = Reviewer("Specialist^Sam", "Hospital", "sam")
+    assert store.reviews.last_reviewer("sam") is None
+    store.reviews.sign(signed, 1, seen_version=0, reviewer=reviewer, by="sam", now=NOW)
+    assert store.reviews.last_reviewer("sam") == reviewer
+    assert store.reviews.last_reviewer("ada") is None
+    rows = store.worklist.page(WorklistQuery(to_review_first=True)).rows
+    assert rows[0].study_uid == waiting
+    assert not rows[0].kept_here  # it was delivered
