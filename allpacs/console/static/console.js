@@ -65,7 +65,9 @@ for (const element of document.querySelectorAll("[data-live]")) {
       element.dispatchEvent(new CustomEvent("changed-in-store"));
     });
   };
-  follow();
+  // Not before htmx listens for what is dispatched: a change that is told at once would be lost.
+  if (document.readyState === "complete") follow();
+  else document.addEventListener("DOMContentLoaded", () => setTimeout(follow));
   document.addEventListener("visibilitychange", follow);
   addEventListener("pagehide", () => source?.close());
 }
