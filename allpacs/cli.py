@@ -135,20 +135,22 @@ def demo(
 @app.command()
 def serve(config: ConfigOption = None) -> None:
     """Run receiver, worker and review console under one supervisor until SIGTERM."""
+    from allpacs.app.exclusive import exclusive
     from allpacs.app.supervisor import Supervisor
 
     settings = _settings(config, "serve")
     arguments = [] if config is None else ["--config", str(config)]
     receivers = _receivers(settings, arguments)
     commands = {**receivers, "work": ["work", *arguments]}
-    if settings.console.enabled:
-        from allpacs.console.server import address
+    with exclusive(settings):
+        if settings.console.enabled:
+            from allpacs.console.server import address
 
-        commands["console"] = ["console", *arguments]
-        # Standard output that is no terminal may be a log, and a token has no place there.
-        typer.echo(f"review console: {address(settings, with_token=sys.stdout.isatty())}")
-    # Senders are waiting for the receiver, and it starts within a second; a worker loads its model each time.
-    Supervisor(commands, longest_waits_s=dict.fromkeys(receivers, _RECEIVER_WAIT_S)).run()
+            commands["console"] = ["console", *arguments]
+            # Standard output that is no terminal may be a log, and a token has no place there.
+            typer.echo(f"review console: {address(settings, with_token=sys.stdout.isatty())}")
+        # Senders are waiting for the receiver, and it starts within a second; a worker loads its model each time.
+        Supervisor(commands, longest_waits_s=dict.fromkeys(receivers, _RECEIVER_WAIT_S)).run()
 
 
 def _receivers(settings: Settings, arguments: list[str]) -> dict[str, list[str]]:

@@ -13,10 +13,13 @@ import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
 import structlog
+
+import allpacs
 
 _log = structlog.get_logger("allpacs.app.supervisor")
 
@@ -87,7 +90,7 @@ class Supervisor:
             try:
                 # Its own process group: a terminal's Ctrl-C reaches the supervisor only, which stops all in order.
                 process = subprocess.Popen(  # noqa: S603 - our own program with our own arguments
-                    [sys.executable, "-m", "allpacs", *self._commands[name], "--supervisor", str(os.getpid())],
+                    [*_program(), *self._commands[name], "--supervisor", str(os.getpid())],
                     start_new_session=True,
                 )
             except OSError as error:  # no memory, no process left, or Python is just being installed anew
@@ -117,6 +120,12 @@ class Supervisor:
             process.kill()
             process.wait()
         _log.info("process_stopped", process=name, exit_code=process.returncode)
+
+
+def _program() -> list[str]:
+    """Return the command that runs this very package, even if the current folder holds another of its name."""
+    from_here = Path(allpacs.__file__).parent.parent == Path.cwd()
+    return [sys.executable, *([] if from_here else ["-P"]), "-m", "allpacs"]  # -P: sys.path without the folder
 
 
 def end_process(exit_code: int = 0) -> NoReturn:

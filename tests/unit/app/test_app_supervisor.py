@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -147,3 +148,60 @@ def test_several_receivers_share_the_port_and_one_that_is_killed_stops_none(tmp_
             os.kill(pids["receive-2"], signal.SIGKILL)
             wait_until(lambda: log.read_text().count("receiver_started") == 3, 60, "started again")
             hospital.wait_for_echo()
+
+
+def _serve(config: Path) -> subprocess.CompletedProcess[str]:
+    """Run ``allpacs serve`` that is expected to end by itself."""
+    return subprocess.run(
+        [sys.executable, "-m", "allpacs", "serve", "--config", str(config)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_a_second_serve_on_the_same_store_ends_at_once_and_disturbs_nothing(tmp_path: Path) -> None:
+    with StubHospital(tmp_path, extra=f'[model]\nbundle = "{tmp_path}"\n') as hospital, hospital.running("serve"):
+        hospital.wait_for_echo()
+        second = _serve(hospital.config)
+        assert second.returncode == 3
+        assert second.stderr.count("\n") == 1, second.stderr
+        assert "another allpacs serve already uses the store" in second.stderr
+        hospital.wait_for_echo(2)
+        assert (tmp_path / "serve.log").read_text().count("receiver_started") == 1
+
+
+def test_a_serve_whose_port_is_in_use_names_it_and_ends(tmp_path: Path) -> None:
+    with StubHospital(tmp_path) as hospital, socket.create_server(("127.0.0.1", hospital.port)):
+        refused = _serve(hospital.config)
+    assert refused.returncode == 3
+    assert refused.stderr.count("\n") == 1, refused.stderr
+    assert f":{hospital.port}, the port is in use" in refused.stderr
+    assert "receive.port" in refused.stderr
+
+
+def test_serve_starts_again_at_once_after_its_supervisor_was_killed(tmp_path: Path) -> None:
+    with StubHospital(tmp_path, extra=f'[model]\nbundle = "{tmp_path}"\n') as hospital:
+        with hospital.running("serve") as serve:
+            hospital.wait_for_echo()
+            serve.kill()
+            serve.wait(10)
+        with hospital.running("serve") as again:
+            log = tmp_path / "serve.log"
+            wait_until(lambda: log.read_text().count("receiver_started") == 2, 60, "started again")
+            hospital.wait_for_echo(5)
+            assert again.poll() is None
+
+
+def test_processes_are_of_the_installed_package_whatever_the_current_folder_holds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = tmp_path / "allpacs"
+    other.mkdir()
+    (other / "__init__.py").write_text("raise SystemExit('this is another allpacs')\n")
+    monkeypatch.chdir(tmp_path)
+    shown = subprocess.run(
+        [*supervise._program(), "--version"], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (shown.returncode, shown.stdout[:7]) == (0, "allpacs"), shown.stderr
