@@ -45,7 +45,7 @@ class Activation:
         """The model whose maps these are."""
         return self._bundle.digest
 
-    def _over_crop(self, finding: CellFinding, side_px: int) -> bytes:
+    def _over_crop(self, finding: CellFinding, side_px: int, spacing_um: float | None) -> bytes:
         """Return the map as a PNG that is transparent where nothing spoke for the label, as large as the crop.
 
         Raises
@@ -66,7 +66,7 @@ class Activation:
         # The network's input is a square around the box with the bundle's margin (allpacs.classify.preprocess).
         longer = max(box.width, box.height)
         side = longer + 2 * math.ceil(longer * self._bundle.preprocessing.margin)
-        left, top, shown = square_around(box, rgb.shape)
+        left, top, shown = square_around(box, rgb.shape, spacing_um)
         scale = side_px / shown
         size = max(1, round(side * scale))
         place = (

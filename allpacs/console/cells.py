@@ -11,6 +11,7 @@ from threading import Lock
 from allpacs.domain import counting
 from allpacs.domain.findings import CellFinding, CellLabel, Counts, Fraction, InstanceFindings, NotAssessable
 from allpacs.domain.review import Decision
+from allpacs.domain.size import CellSize, cell_size
 from allpacs.store.reviews import CellDecision
 from allpacs.store.store import Store
 
@@ -47,12 +48,18 @@ class Cell:
     ----------
     image:
         Number of its SOP Instance within the study, from 1.
+    spacing_um:
+        Distance of the pixels of its image, µm; None if it is not known.
+    size:
+        Its area and diameter; None if the scale is not known.
     """
 
     tracking_uid: str
     image: int
     frames: int
     finding: CellFinding
+    spacing_um: float | None = None
+    size: CellSize | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,7 +241,14 @@ def _passes(cell: Cell, only: CellFilter, decision: CellDecision | None) -> bool
 
 def _cells(study_uid: str, revision: int, instances: Sequence[InstanceFindings]) -> StudyCells:
     cells = tuple(
-        Cell(finding.tracking_uid, image, instance.frames, finding)
+        Cell(
+            finding.tracking_uid,
+            image,
+            instance.frames,
+            finding,
+            instance.scale.spacing_um if instance.scale else None,
+            cell_size(instance, finding),
+        )
         for image, instance in enumerate(instances, start=1)
         for finding in instance.cells
     )

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from io import BytesIO
 from threading import Lock
 from typing import Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from allpacs.decode.open import read_frame_of
 from allpacs.domain.errors import UndecodablePixels
+from allpacs.domain.findings import CellFinding
 from allpacs.domain.geometry import BoxPx
 from allpacs.store.store import Store
 
@@ -29,6 +30,9 @@ _FRAMES_BYTES, _PICTURES_BYTES = 256_000_000, 64_000_000
 #: Longest side of a field that is sent to a browser, pixels; its outlines are drawn in the field's own pixels.
 FIELD_SIDE_PX = 3000
 _JPEG_QUALITY = 90
+#: What a crop of an image of known scale shows, µm: a large blast and its neighbours.
+CROP_UM = 24.0
+_OUTLINE = (255, 212, 121)
 #: Instances that are decoded at a time, at most.
 _DECODERS = 16
 
@@ -43,17 +47,24 @@ class Pictures:
         self._made: _Remembered[tuple[object, ...], bytes] = _Remembered(_PICTURES_BYTES, len)
         self._decoding = [Lock() for _ in range(_DECODERS)]
 
-    def crop(self, sop_instance_uid: str, frame_number: int, box: BoxPx, side_px: int) -> bytes:
-        """Return a cell with some context, square, as JPEG.
+    def crop(self, finding: CellFinding, side_px: int, spacing_um: float | None, *, outlined: bool = False) -> bytes:
+        """Return a cell with some context, square, as JPEG, with or without its outline.
+
+        Parameters
+        ----------
+        spacing_um:
+            Distance of the frame's pixels, µm: crops of a known scale show `CROP_UM`, so that sizes can be compared.
 
         Raises
         ------
         UndecodablePixels
             The instance is not stored any more, or its pixels cannot be read.
         """
-        key = ("crop", sop_instance_uid, frame_number, box, side_px)
+        uid, frame_number, box = finding.sop_instance_uid, finding.frame_number, finding.box
+        outline = finding.outline if outlined else ()
+        key = ("crop", uid, frame_number, finding.cell_number, box, side_px, outlined)
         return self._made.get_or_make(
-            key, lambda: _jpeg(_square(self.frame(sop_instance_uid, frame_number), box, side_px))
+            key, lambda: _jpeg(_square(self.frame(uid, frame_number), box, side_px, spacing_um, outline))
         )
 
     def field(self, sop_instance_uid: str, frame_number: int) -> bytes:
@@ -97,19 +108,32 @@ def jpeg(rgb: Rgb, side_px: int) -> bytes:
     return _jpeg(picture)
 
 
-def square_around(box: BoxPx, shape: tuple[int, ...]) -> tuple[int, int, int]:
+def crop_side(box: BoxPx, spacing_um: float | None) -> int:
+    """Return the side of a crop in pixels of the frame: `CROP_UM`, or more around a larger cell."""
+    around = math.ceil(max(box.width, box.height) * (1 + 2 * _CONTEXT))
+    return around if spacing_um is None else max(around, round(CROP_UM / spacing_um))
+
+
+def square_around(box: BoxPx, shape: tuple[int, ...], spacing_um: float | None = None) -> tuple[int, int, int]:
     """Return column, row and side of the part of a frame that a crop shows, pixels of the frame."""
-    side = math.ceil(max(box.width, box.height) * (1 + 2 * _CONTEXT))
+    side = crop_side(box, spacing_um)
     # At an edge the square moves inwards: a cell that is not in the middle tells more than a black stripe.
     left = max(0, min(box.x + box.width // 2 - side // 2, shape[1] - side))
     top = max(0, min(box.y + box.height // 2 - side // 2, shape[0] - side))
     return left, top, side
 
 
-def _square(rgb: Rgb, box: BoxPx, side_px: int) -> Image.Image:
-    left, top, side = square_around(box, rgb.shape)
+def _square(
+    rgb: Rgb, box: BoxPx, side_px: int, spacing_um: float | None, outline: Sequence[tuple[float, float]]
+) -> Image.Image:
+    left, top, side = square_around(box, rgb.shape, spacing_um)
     picture = Image.fromarray(rgb).crop((left, top, left + side, top + side))
-    return picture.resize((side_px, side_px), Image.Resampling.LANCZOS)
+    picture = picture.resize((side_px, side_px), Image.Resampling.LANCZOS)
+    if len(outline) > 2:
+        scale = side_px / side
+        points = [((x + 0.5 - left) * scale, (y + 0.5 - top) * scale) for x, y in outline]
+        ImageDraw.Draw(picture).line([*points, points[0], points[1]], fill=_OUTLINE, width=2, joint="curve")
+    return picture
 
 
 def _jpeg(picture: Image.Image) -> bytes:

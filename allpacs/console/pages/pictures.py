@@ -5,6 +5,7 @@ from __future__ import annotations
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
+from allpacs.console.cells import label_after
 from allpacs.console.pages.study import Subject, cell, cells_of, subject
 from allpacs.console.visit import Visit
 
@@ -14,24 +15,26 @@ _CACHED = {"Cache-Control": "private, max-age=1800"}
 
 
 def crop(visit: Visit) -> Response:
-    """Send a cell with some context (``?side=192`` or ``448``)."""
+    """Send a cell with some context (``?side=192`` or ``448``; ``outline=yes``)."""
     about = subject(visit)
-    found = cell(visit, about).finding
+    chosen = cell(visit, about)
     visit.open_study(about.study.study_uid)
     side_px = _SIDES_PX[1] if visit.query("side") == str(_SIDES_PX[1]) else _SIDES_PX[0]
-    picture = visit.console.pictures.crop(found.sop_instance_uid, found.frame_number, found.box, side_px)
+    picture = visit.console.pictures.crop(
+        chosen.finding, side_px, chosen.spacing_um, outlined=visit.query("outline") == "yes"
+    )
     return Response(picture, 200, _CACHED, "image/jpeg")
 
 
 def activation(visit: Visit) -> Response:
     """Send where the model looked, to lie over the larger crop; loads the model when first asked for."""
     about = subject(visit)
-    found = cell(visit, about).finding
+    chosen = cell(visit, about)
     maps = visit.console.in_use.activation
     if maps is None or about.outcome is None or maps.digest != about.outcome.model.digest:
         raise HTTPException(404)  # the model that read this study is not the one in use
     visit.open_study(about.study.study_uid)
-    return Response(maps.over_crop(found, _SIDES_PX[1]), 200, _CACHED, "image/png")
+    return Response(maps.over_crop(chosen.finding, _SIDES_PX[1], chosen.spacing_um), 200, _CACHED, "image/png")
 
 
 def field(visit: Visit) -> Response:
@@ -45,17 +48,34 @@ def outlines(visit: Visit) -> Response:
     about = subject(visit)
     uid, frame = _field(visit, about)
     rows, columns, _ = visit.console.pictures.frame(uid, frame).shape
-    everything, _ = cells_of(visit, about)
+    everything, decisions = cells_of(visit, about)
+    here = [one for one in everything.cells if (one.finding.sop_instance_uid, one.finding.frame_number) == (uid, frame)]
     found = [
         {
             "cell": one.tracking_uid,
             "outline": [[round(x, 1), round(y, 1)] for x, y in one.finding.outline],
-            "label": one.finding.label,
+            "label": label_after(one.finding, decisions.get(one.tracking_uid)),
         }
-        for one in everything.cells
-        if one.finding.sop_instance_uid == uid and one.finding.frame_number == frame
+        for one in here
     ]
-    return JSONResponse({"width": columns, "height": rows, "cells": found}, headers=_CACHED)
+    fields = list(dict.fromkeys((one.finding.sop_instance_uid, one.finding.frame_number) for one in everything.cells))
+    place = fields.index((uid, frame)) if here else -1
+    answer = {
+        "width": columns,
+        "height": rows,
+        "cells": found,
+        "image": here[0].image if here else None,
+        "spacing_um": here[0].spacing_um if here else None,
+        "field": place + 1,
+        "fields": len(fields),
+        "previous": _address(fields[place - 1]) if place > 0 else None,
+        "next": _address(fields[place + 1]) if 0 <= place < len(fields) - 1 else None,
+    }
+    return JSONResponse(answer, headers={"Cache-Control": "private, no-cache"})  # the classes follow the review
+
+
+def _address(field: tuple[str, int]) -> str:
+    return f"{field[0]}/{field[1]}"
 
 
 def _field(visit: Visit, about: Subject) -> tuple[str, int]:

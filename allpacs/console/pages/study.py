@@ -16,6 +16,7 @@ from allpacs.console import live
 from allpacs.console.access import Permission
 from allpacs.console.cells import Cell, CellFilter, CellOrder, StudyCells
 from allpacs.console.numbers import whole_number
+from allpacs.console.pictures import crop_side
 from allpacs.console.visit import Visit
 from allpacs.domain.artefacts import ArtefactKind
 from allpacs.domain.identity import is_uid
@@ -173,8 +174,14 @@ def _gallery(visit: Visit, about: Subject) -> dict[str, Any]:
         "filters": CellFilter,
         "label_after": cells_module.label_after,
         "is_change": cells_module.is_change,
+        "crop_um": _crop_um,
         "may_review": visit.someone.may(Permission.REVIEW) and about.open_for_review,
     }
+
+
+def _crop_um(one: Cell) -> float | None:
+    """Return what the crop of a cell shows from left to right, µm."""
+    return None if one.spacing_um is None else crop_side(one.finding.box, one.spacing_um) * one.spacing_um
 
 
 def _status(visit: Visit, about: Subject) -> dict[str, Any]:

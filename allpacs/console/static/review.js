@@ -24,6 +24,7 @@ function start() {
   };
   let current = null;
   let overlay = false;
+  let outline = localStorage.getItem("allpacs-outline") === "yes";
   const waiting = new Map(JSON.parse(sessionStorage.getItem(kept) ?? "[]"));
   const before = new Map(); // what the server has of the cells whose decisions wait: shown again where it refuses them
   const past = new DecisionHistory(`allpacs-undo:${desk.dataset.person}:${path}`);
@@ -57,19 +58,27 @@ function start() {
     }
   }
 
-  const large = (cell) => `${path}/cells/${cell.dataset.uid}.jpg?side=448`;
+  const large = (cell) => `${path}/cells/${cell.dataset.uid}.jpg?side=448${outline ? "&outline=yes" : ""}`;
+
+  function showOutline() {
+    document.querySelector("[data-view=outline]").setAttribute("aria-pressed", String(outline));
+    if (current) document.getElementById("cell-picture").src = large(current);
+  }
 
   function show(cell) {
     const { label, model, percent, place, decision, given, by } = cell.dataset;
     const picture = document.getElementById("cell-picture");
     picture.src = large(cell);
+    const scale = document.getElementById("cell-scale"); // 10 µm long
+    scale.hidden = !cell.dataset.across;
+    if (cell.dataset.across) scale.style.width = `${1000 / Number(cell.dataset.across)}%`;
     showOverlay();
     const outcome = document.getElementById("cell-outcome");
     const after = decision === "relabelled" ? given : decision === "excluded" ? "" : label;
     outcome.className = `outcome ${{ ALL: "all", HEM: "hem" }[after] ?? "none"}`;
     outcome.textContent = decision === "excluded" ? words.excluded : (names[after] ?? model);
     document.getElementById("cell-model").textContent = `${words.model}: ${model}${percent ? ` · ${percent}` : ""}`;
-    document.getElementById("cell-place").textContent = by ? `${place} · ${by}` : place;
+    document.getElementById("cell-place").textContent = [place, cell.dataset.size, by].filter(Boolean).join(" · ");
     for (const one of document.querySelectorAll("[data-decide]")) {
       const mine = decision === "relabelled" ? given : decision;
       if (one.dataset.decide !== "clear") one.setAttribute("aria-pressed", String(one.dataset.decide === mine));
@@ -92,6 +101,9 @@ function start() {
     event.target.hidden = true;
     if (overlay) say(words.overlayMissing, "");
   });
+
+  const labelOf = ({ dataset: { decision, given, label } }) =>
+    decision === "relabelled" ? given : decision === "excluded" ? "" : label;
 
   function move(columns, rows) {
     const cells = all();
@@ -301,10 +313,15 @@ function start() {
     n: () => select(all().find((cell) => !cell.dataset.decision)),
     f: () => field(),
     o: () => ((overlay = !overlay), showOverlay()),
+    l: () => {
+      outline = !outline;
+      localStorage.setItem("allpacs-outline", outline ? "yes" : "");
+      showOutline();
+    },
     "?": () => document.getElementById("keys").showModal(),
   };
   // By the place of the key where the letter is of another script: an Arabic keyboard works the same.
-  const letters = { KeyA: "a", KeyH: "h", KeyX: "x", KeyU: "u", KeyR: "r", KeyN: "n", KeyF: "f", KeyO: "o" };
+  const letters = { KeyA: "a", KeyH: "h", KeyX: "x", KeyU: "u", KeyR: "r", KeyL: "l", KeyN: "n", KeyF: "f", KeyO: "o" };
 
   document.addEventListener("keydown", (event) => {
     if (event.altKey || document.querySelector("dialog[open]")) return;
@@ -335,10 +352,20 @@ function start() {
     button.addEventListener("click", () => decide(button.dataset.decide));
   document.querySelector("[data-view=field]").addEventListener("click", field);
   document.querySelector("[data-view=overlay]").addEventListener("click", keys.o);
+  document.querySelector("[data-view=outline]").addEventListener("click", keys.l);
+  showOutline();
 
   function field() {
     const [uid, frame] = current.dataset.field.split("/");
-    openField(`${path}/fields/${uid}/${frame}`, current.dataset.uid, (chosen) => select(find(chosen)));
+    openField(`${path}/fields/`, `${uid}/${frame}`, current.dataset.uid, {
+      choose: (chosen) => select(find(chosen), false),
+      // Decide inside the field, stay in it, and say what the cell is now.
+      press: (key) => {
+        const before = current;
+        keys[key]();
+        return [before, current].map((cell) => ({ cell: cell.dataset.uid, label: labelOf(cell) }));
+      },
+    });
   }
 
   document.addEventListener("click", (event) => {
