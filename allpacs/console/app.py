@@ -19,7 +19,7 @@ from starlette.middleware import Middleware
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.middleware.sessions import SessionMiddleware
 from starlette.requests import Request
-from starlette.responses import JSONResponse, RedirectResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import Message
@@ -215,6 +215,7 @@ def make_console(
             ),
         ],
         lifespan=lifespan,
+        exception_handlers={404: lambda request, missing: _not_found(request, console)},
     )
     application.state.console = console
     application.state.sign_in = sign_in.SignIn(settings)
@@ -308,6 +309,18 @@ def _sign_in_first(request: Request) -> Response:
         return RedirectResponse(f"/sign-in?next={quote(here)}", 303)
     # A part of a page, or a script: the page asks its reader to sign in again, and keeps what was not saved.
     return JSONResponse({"error": "session ended"}, 401)
+
+
+def _not_found(request: Request, console: Console) -> Response:
+    """Answer an address that leads nowhere: a page with a way back to a browser, and a line of text to others."""
+    asks_page = "text/html" in request.headers.get("accept", "") and "hx-request" not in request.headers
+    if request.method != "GET" or not asks_page or request.url.path.startswith(("/static", "/dicom-web")):
+        return PlainTextResponse("Not Found", 404)
+    try:
+        person = access.signed_in(request, console.store.sessions, idle_s=console.settings.console.idle_minutes * 60)
+    except StoreFault:
+        person = None
+    return Visit(request, console, person).page("not_found.html", 404)
 
 
 def _told(visit: Visit, status: int, fault: str) -> Response:

@@ -214,6 +214,27 @@ def test_cells_are_reviewed_by_keyboard_and_signed(page: Page, demo: Demo, fault
     expect(page.locator(".badge.signed")).to_be_visible()
 
 
+def test_cells_are_decided_inside_the_field(page: Page, faults: Faults) -> None:
+    page.click("text=Demonstration Study")
+    page.wait_for_selector('.cell[aria-current="true"]')
+    page.keyboard.press("f")
+    chosen = page.locator("#field polygon.chosen")
+    expect(chosen).to_have_count(1)
+    number = page.locator("#field-number")
+    was, uid = number.inner_text(), chosen.get_attribute("data-uid")
+    page.keyboard.press("x")
+    decided = page.locator(f'.cell[data-uid="{uid}"]')
+    expect(decided).to_have_class(re.compile(r"\bexcluded\b"))
+    expect(page.locator(f'#field polygon[data-uid="{uid}"]')).to_have_class(re.compile(r"\bnone\b"))
+    page.keyboard.press("u")
+    expect(decided).not_to_have_class(re.compile(r"\bexcluded\b"))
+    expect(chosen).to_have_attribute("data-uid", str(uid))
+    page.click("[data-go]:not([disabled])")
+    expect(number).not_to_have_text(was)
+    expect(chosen).to_have_count(1)
+    assert faults == []
+
+
 def test_what_was_not_saved_when_the_session_ended_is_saved_after_signing_in(page: Page, demo: Demo) -> None:
     page.click("text=Demonstration Study")
     page.wait_for_selector('.cell[aria-current="true"]')  # its script runs

@@ -17,7 +17,7 @@ const kind = (label) => ({ ALL: "all", HEM: "hem" })[label] ?? "none";
  * Show a field.
  * @param {string} address Of the fields of a report.
  * @param {string} which SOP Instance UID and frame number.
- * @param {{choose: function(string), press: function(string)}} actions Select a cell; press a key of the gallery.
+ * @param {{choose: function(string), press: function(string, string)}} actions Select a cell; press a key of the gallery.
  */
 export async function openField(address, which, cellUid, actions) {
   base = address;
@@ -66,16 +66,28 @@ async function go(where) {
   acts.choose(first);
 }
 
-/** Decide about the selected cell as in the gallery. */
-function press(key) {
-  if (!drawing.querySelector(".chosen")) return;
-  const [, selected] = acts.press(key).map((one) => {
+/** Decide about the selected cell as in the gallery, and go on to the next cell of this field. */
+async function press(key) {
+  const chosen = drawing.querySelector(".chosen")?.dataset.uid;
+  const back = key === "u" || key === "r";
+  if (!chosen && !back) return;
+  const cells = acts.press(key, chosen);
+  for (const one of cells) {
     const outline = drawing.querySelector(`[data-uid="${CSS.escape(one.cell)}"]`);
     outline?.classList.remove("all", "hem", "none");
     outline?.classList.add(kind(one.label));
-    return one;
-  });
-  mark(selected?.cell);
+  }
+  if (!cells.length) return;
+  if (back) {
+    const { cell, field } = cells.at(-1);
+    if (here.cells.some((one) => one.cell === cell)) mark(cell);
+    else await load(field, cell); // what was taken back is shown
+    return;
+  }
+  const place = here.cells.findIndex((one) => one.cell === chosen);
+  const next = (here.cells[place + 1] ?? here.cells[place]).cell;
+  mark(next);
+  acts.choose(next);
 }
 
 function look(x, y, width, height) {

@@ -360,10 +360,14 @@ function start() {
     openField(`${path}/fields/`, `${uid}/${frame}`, current.dataset.uid, {
       choose: (chosen) => select(find(chosen), false),
       // Decide inside the field, stay in it, and say what the cell is now.
-      press: (key) => {
+      press: (key, chosen) => {
+        if (key !== "u" && key !== "r") {
+          if (!find(chosen)) return []; // the gallery has not loaded it, or its filter leaves it out
+          select(find(chosen), false);
+        }
         const before = current;
         keys[key]();
-        return [before, current].map((cell) => ({ cell: cell.dataset.uid, label: labelOf(cell) }));
+        return [before, current].map((cell) => ({ cell: cell.dataset.uid, label: labelOf(cell), field: cell.dataset.field }));
       },
     });
   }

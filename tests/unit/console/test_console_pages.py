@@ -81,6 +81,12 @@ def test_the_study_page_shows_every_cell_by_probability(browse: Browse, store: S
     assert "out of focus" in only
     assert browser.see("/studies/1.2.3/revisions/1").status_code == 404
     assert browser.see(f"/studies/{study}/revisions/9").status_code == 404
+    for path in ("/studies/1.2.3", "/nowhere"):  # within the frame of the console, with a way back
+        missing = browser.see(path)
+        assert missing.status_code == 404
+        assert "Back to the worklist" in missing.text
+        assert "Research use only" in missing.text
+    assert browser.get("/nowhere").text == "Not Found"  # to a program
 
 
 def test_pictures_of_cells_and_fields(browse: Browse, store: Store, study: str) -> None:
