@@ -43,6 +43,7 @@ from allpacs.console.pages import (
     review,
     sign_in,
     study,
+    table,
     upload,
     wado,
     worklist,
@@ -114,6 +115,7 @@ PAGES: tuple[Page, ...] = (
     Page("/studies/{study_uid}", study.latest, Permission.VIEW),
     Page(_STUDY, study.show, Permission.VIEW),
     Page(_STUDY + "/cells", study.more_cells, Permission.VIEW),
+    Page(_STUDY + "/cells.csv", table.cells_csv, Permission.VIEW),
     Page(_STUDY + "/status", study.status, Permission.VIEW),
     Page(_STUDY + "/artefacts/{name}", study.artefact, Permission.VIEW),
     Page(_STUDY + "/cells/{tracking_uid}.activation.png", picture_pages.activation, Permission.VIEW),
@@ -215,7 +217,7 @@ def make_console(
             ),
         ],
         lifespan=lifespan,
-        exception_handlers={404: lambda request, missing: _not_found(request, console)},
+        exception_handlers={404: lambda request, _: _not_found(request, console)},
     )
     application.state.console = console
     application.state.sign_in = sign_in.SignIn(settings)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import re
 import time
@@ -243,3 +244,17 @@ def test_too_much_at_once_is_refused(browse: Browse, study: str) -> None:
     path = f"/studies/{study}/revisions/1/comment"
     assert browser.change(path, comment="x" * 5000).status_code == 422
     assert browser.change(path, comment="x" * 2_000_000).status_code == 413
+
+
+def test_the_table_of_cells_holds_no_formula(browse: Browse, store: Store, tmp_path: Path) -> None:
+    study = reported_study(store, tmp_path, at=60_000.0, cells=2, seeds=[85, 86])
+    reviewer = browse(Role.REVIEWER, identifier="=HYPERLINK(A1)")
+    first, _ = uids(store, study)
+    decide(reviewer, study, {"cell": first, "decision": "excluded", "label": None, "seen": 0})
+    answer = reviewer.see(f"/studies/{study}/revisions/1/cells.csv")
+    assert answer.headers["content-type"].startswith("text/csv")
+    rows = list(csv.DictReader(io.StringIO(answer.text)))
+    assert [(row["decision"], row["decided_by"]) for row in rows] == [("excluded", "'=HYPERLINK(A1)"), ("", "")]
+    assert [row["class"] == row["model_class"] for row in rows] == [False, True]
+    assert {row["notice"] for row in rows} == {"Research use only"}
+    assert "Synthetic" not in answer.text
