@@ -7,7 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from allpacs.domain.errors import AllpacsError, StoreDamaged, StoreFault, UndecodablePixels
+from allpacs.domain.away import open_fault
+from allpacs.domain.errors import AllpacsError, StoreFault, UndecodablePixels
 
 
 @contextmanager
@@ -17,12 +18,15 @@ def opened(path: Path) -> Iterator[BinaryIO]:
     Raises
     ------
     StoreDamaged
-        It cannot be opened.
+        It is gone, or cannot be opened.
+    StoreFault
+        Its file system is away, or this process has too many open files: it can be opened later.
     """
     try:
         file = path.open("rb")
     except OSError as fault:
-        raise StoreDamaged(f"the file cannot be opened: {fault.strerror}") from None
+        # A kept image lies in its study's folder, and that in the spool.
+        raise open_fault(path.absolute().parent.parent, fault, "the file cannot be opened") from None
     with file:
         yield file
 

@@ -14,6 +14,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from allpacs.domain.artefacts import DICOM, Artefact, kind_and_number
+from allpacs.domain.away import open_fault
 from allpacs.domain.errors import StoreDamaged
 from allpacs.store import schema
 from allpacs.store.database import Database
@@ -88,6 +89,8 @@ class Artefacts:
         ------
         StoreDamaged
             A file is missing or is not what was put.
+        StoreFault
+            The folder of the results is away for now.
         """
         return [
             Artefact(
@@ -151,7 +154,7 @@ class Artefacts:
         try:
             content = (self._spool.folder / path).read_bytes()
         except OSError as error:
-            raise StoreDamaged(f"artefact {path}: {error.strerror or error}") from error
+            raise open_fault(self._spool.folder, error, f"artefact {path}") from error
         if hashlib.sha256(content).hexdigest() != sha256:
             raise StoreDamaged(f"artefact {path}: not the bytes that were kept")
         return content

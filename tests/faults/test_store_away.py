@@ -92,6 +92,30 @@ def test_a_disk_that_fills_while_a_study_is_read_holds_it_up_and_nothing_else(sm
         store.close()
 
 
+def test_a_spool_that_is_away_for_a_while_holds_studies_up_and_ends_none(tmp_path: Path) -> None:
+    """As by a mount that is lost and comes back: nobody has to ask for the study again."""
+    with StubHospital(tmp_path, quiet_s=0.0, extra=QUICK) as hospital:
+        store = _received(hospital, tmp_path / "drawn", 2)
+        study_uid = store.studies.latest()[0].study_uid
+        spool, away = store.spool.folder, store.spool.folder.with_name("away")
+        spool.rename(away)
+        spool.mkdir()  # the mount point, empty
+        with worker(hospital.config, predict=brightness_logits):
+            wait_until(lambda: store.studies.latest()[0].state in set(RevisionState), 60, "its revision")
+            wait_until(
+                lambda: (store.revisions.get(study_uid, 1).reason or "").startswith("waiting:"),
+                60,
+                "a study that waits",
+            )
+            assert store.studies.latest()[0].state != RevisionState.ATTENTION
+            shutil.rmtree(spool)
+            away.rename(spool)
+            wait_until(lambda: _delivered(store), 60, "delivered once the spool is back")
+        assert len(hospital.reports) == 1
+        assert store.revisions.get(study_uid, 1).attempts == 1
+        store.close()
+
+
 @contextmanager
 def _in_process(hospital: StubHospital, store: Store, **options: object) -> Iterator[None]:
     """Run a worker in this process, where its parts can be made to fail, while the block runs."""
