@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from contextlib import suppress
 from pathlib import Path
@@ -74,10 +75,16 @@ class WorkFiles:
     def _save(self, study_uid: str, revision: int, name: str, content: NDArray[Any]) -> None:
         folder = self._of(study_uid, revision)
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            folder.mkdir(mode=0o700, exist_ok=True)
             partial = folder / f"{name}.partial"
-            with partial.open("wb") as stream:
+            with open(partial, "wb", opener=_private) as stream:
                 np.save(stream, content)
             partial.replace(folder / name)
         except OSError as error:
             raise StoreFault(f"cannot write work files: {error.strerror}: free some disk space") from error
+
+
+def _private(path: str, flags: int) -> int:
+    """Open a file that its owner alone can read, whatever the mode of the store's folder: crops are patient data."""
+    return os.open(path, flags, 0o600)
