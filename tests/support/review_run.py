@@ -31,7 +31,7 @@ def run(cells: int = CELLS) -> dict[str, float]:
     """Return the number of actions, and the seconds until all is saved and until it is signed."""
     with tempfile.TemporaryDirectory() as folder:
         store = Store.open(Path(folder) / "store")
-        study = reported_study(store, Path(folder) / "source", cells=cells, seeds=range(cells))
+        reported_study(store, Path(folder) / "source", cells=cells, seeds=range(cells))
         settings = load_settings(store={"folder": Path(folder) / "store"}, receive={"port": 1})
         application = make_console(settings, store)
 
@@ -73,4 +73,4 @@ def run(cells: int = CELLS) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    print(run())  # noqa: T201
+    pass
