@@ -21,6 +21,7 @@ from allpacs.report.source import ORDER_ELEMENTS
 OF_EACH = (
     *("SpecificCharacterSet", "PatientID", "IssuerOfPatientID"),
     *("InstanceNumber", "ContainerIdentifier", "SpecimenDescriptionSequence"),
+    *("LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod"),
     *ORDER_ELEMENTS,
 )
 

@@ -28,6 +28,7 @@ from allpacs.report.context import CellImage, ReportContext, result_uid
 from allpacs.report.dicom_object import Series, part_10, result_object
 from allpacs.report.format import Format
 from allpacs.report.inputs import FormatInputs
+from allpacs.report.study_modules import copied
 
 SERIES_NUMBER = 9902
 SERIES_DESCRIPTION = "AI key images of white cells (research use only)"
@@ -91,10 +92,21 @@ def _modules(inputs: FormatInputs, uid: str) -> Dataset:
     image.PatientOrientation = None  # cells on a slide have none
     image.ImageType = ["DERIVED", "SECONDARY"]
     image.BurnedInAnnotation = "NO"  # no patient data
-    image.LossyImageCompression = "00"
+    _add_lossy(image, inputs)
     image.ImageComments = wording.notice(inputs.context.signed)
     image.DerivationDescription = "Cells found by the algorithm, and class activation maps toward lymphoblast over them"
     return image
+
+
+#: How an image was compressed with loss (PS3.3 C.7.6.1.1.5).
+_LOSSY = ("LossyImageCompressionRatio", "LossyImageCompressionMethod")
+
+
+def _add_lossy(image: Dataset, inputs: FormatInputs) -> None:
+    """General Image (PS3.3 C.7.6.1.1.5): what was once compressed with loss stays so, also in derived images."""
+    image.LossyImageCompression = "01" if inputs.source.lossy is not None else "00"
+    if inputs.source.lossy is not None:
+        image.update(copied(inputs.source.lossy, _LOSSY, inputs.character_set))
 
 
 def _add_sources(image: Dataset, findings: StudyFindings, shown: set[str]) -> None:

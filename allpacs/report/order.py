@@ -14,8 +14,12 @@ from pydicom.sr.coding import Code
 
 from allpacs.report.elements import coded_concepts, items, text
 
-_SEVERAL_ACCESSIONS = (
-    "The study level of the images names another accession number than their requests: the report names all of them."
+#: The numbers by which an order is known, each with its issuer, and what a person calls them.
+_NUMBERS = (
+    ("accession", "accession_issuer", "accession number"),
+    ("placer", "placer_issuer", "placer order number"),
+    ("filler", "filler_issuer", "filler order number"),
+    ("procedure_id", None, "requested procedure ID"),
 )
 
 
@@ -67,46 +71,88 @@ class Order:
 def read_orders(headers: Iterable[Dataset]) -> tuple[Order, ...]:
     """Return the orders that the headers name, each once, in the order in which they are first named.
 
-    An item of Request Attributes Sequence without a number of its own takes that of the study level. A study-level
-    accession number that no item has is an order of its own: nothing that the images state is lost.
+    Two statements are of one order if they share a number and contradict each other in none. What contradicts is kept
+    as an order of its own: nothing that the images state is lost.
     """
     orders: list[Order] = []
     for header in headers:
         for order in _of_header(header):
-            for place, known in enumerate(orders):
-                if (merged := _merged(known, order)) is not None:
-                    orders[place] = merged
-                    break
-            else:
-                orders.append(order)
+            _add(orders, order)
     return tuple(orders)
 
 
 def contradictions(headers: Iterable[Dataset]) -> list[str]:
-    """Return a line for a person if the study level names another accession number than the requests do.
+    """Return a line for a person for each kind of number in which the study level contradicts the requests.
 
-    The line holds no number: it is written where patient data must not be.
+    Also if images name different accession numbers at the study level. The lines hold no number: they are written where
+    patient data must not be.
     """
+    lines: list[str] = []
+    studies: list[Order] = []
     for header in headers:
-        own = text(header, "AccessionNumber")
-        stated = {text(item, "AccessionNumber") for item in items(header, "RequestAttributesSequence")} - {""}
-        if own and stated and own not in stated:
-            return [_SEVERAL_ACCESSIONS]
-    return []
+        study = _order(header)
+        requests = [_order(item) for item in items(header, "RequestAttributesSequence")]
+        for number, issuer, name in _NUMBERS:
+            stated = [order for order in requests if getattr(order, number)]
+            if getattr(study, number) and stated and not any(_same(study, one, number, issuer) for one in stated):
+                lines.append(
+                    f"The study level of the images names another {name} than their requests: the report names all of "
+                    "them."
+                )
+        studies.append(study)
+    accessions = [study for study in studies if study.accession]
+    if any(not _same(accessions[0], one, "accession", "accession_issuer") for one in accessions[1:]):
+        lines.append("The images name different accession numbers: the report names all of them.")
+    return list(dict.fromkeys(lines))
 
 
 def _of_header(header: Dataset) -> Iterator[Order]:
     study = _order(header)
-    requested = [_order(item) for item in items(header, "RequestAttributesSequence")]
-    requested = [order for order in requested if not order.is_empty]
-    if len(requested) == 1:
-        (order,) = requested
-        if order.accession in {"", study.accession}:
-            yield _filled(order, study)
-            return
-    yield from requested
-    if not study.is_empty and all(_merged(order, study) is None for order in requested):
+    requests = [one for one in map(_order, items(header, "RequestAttributesSequence")) if not one.is_empty]
+    if len(requests) == 1 and not _contradict(requests[0], study):
+        yield _filled(requests[0], study)
+        return
+    yield from requests
+    if not study.is_empty and not any(_one(order, study) for order in requests):
         yield study
+
+
+def _add(orders: list[Order], order: Order) -> None:
+    """Add an order, joined with all that are the same: it may name two that were not known to be one."""
+    same = [known for known in orders if _one(known, order)]
+    if not same:
+        orders.append(order)
+        return
+    joined = _filled(same[0], order)
+    place = orders.index(same[0])
+    rest = [known for known in same[1:] if not _contradict(joined, known)]
+    for known in rest:
+        joined = _filled(joined, known)
+        orders.remove(known)
+    orders[place] = joined
+
+
+def _same(one: Order, other: Order, number: str, issuer: str | None) -> bool:
+    """Whether two orders have the same number; issuers differ only if both are stated."""
+    if getattr(one, number) != getattr(other, number):
+        return False
+    issuers = [] if issuer is None else [getattr(order, issuer) for order in (one, other)]
+    stated = [authority for authority in issuers if authority != Authority()]
+    return len(set(stated)) <= 1
+
+
+def _contradict(one: Order, other: Order) -> bool:
+    """Whether two statements name different numbers of one kind."""
+    return any(
+        getattr(one, number) and getattr(other, number) and not _same(one, other, number, issuer)
+        for number, issuer, _ in _NUMBERS
+    )
+
+
+def _one(known: Order, other: Order) -> bool:
+    """Whether two statements are of one order."""
+    shared = any(getattr(known, number) and _same(known, other, number, issuer) for number, issuer, _ in _NUMBERS)
+    return shared and not _contradict(known, other)
 
 
 def _order(item: Dataset) -> Order:
@@ -136,11 +182,3 @@ def _filled(order: Order, other: Order) -> Order:
     """Return an order with what it does not state taken from another."""
     missing = {one.name: getattr(other, one.name) for one in fields(Order) if getattr(order, one.name) == one.default}
     return replace(order, **missing)
-
-
-def _merged(known: Order, other: Order) -> Order | None:
-    """Return two statements of one order as one; None if they are different orders."""
-    numbers = ("accession", "placer", "filler", "procedure_id")
-    stated = [(getattr(known, name), getattr(other, name)) for name in numbers]
-    both = [(one, two) for one, two in stated if one and two]
-    return _filled(known, other) if both and all(one == two for one, two in both) else None

@@ -78,6 +78,8 @@ class Source:
         The orders that the images answer, the lead's first.
     contradictions:
         What the headers contradict themselves in, one line each, without patient data.
+    lossy:
+        The header of an image that was compressed with loss at any time; None if none was.
     lead:
         The header that patient and study are taken from; empty if there is none.
     """
@@ -99,6 +101,7 @@ class Source:
     one_container: bool
     orders: tuple[Order, ...]
     contradictions: tuple[str, ...]
+    lossy: Dataset | None
     lead: Dataset
 
     @property
@@ -143,6 +146,7 @@ def read_source(findings: StudyFindings, headers: Headers) -> Source:
         sex=text(lead, "PatientSex"),
         orders=read_orders(distinct),
         contradictions=tuple(order.contradictions(distinct)),
+        lossy=next((headers[uid] for uid in uids if text(headers[uid], "LossyImageCompression") == "01"), None),
         study_date=_date(lead, "StudyDate"),
         acquired=_acquired(lead),
         study_description=text(lead, "StudyDescription"),

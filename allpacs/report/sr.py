@@ -108,7 +108,8 @@ def _root_content(inputs: FormatInputs) -> Iterator[bytes]:
             codes.DERIVED_IMAGING_MEASUREMENTS,
             [*subject, *_algorithm(findings, whole=True), *_derived(part.findings)],
         )
-    yield container(CONTAINS, codes.IMAGE_LIBRARY, [_image_library(findings)])
+    if any(instance.fault is None for instance in findings.instances):
+        yield container(CONTAINS, codes.IMAGE_LIBRARY, [_image_library(findings)])
     listed = list(listed_cells(findings, context))
     numbers = findings.image_numbers
     algorithm = _algorithm(findings)
@@ -263,7 +264,8 @@ def _on_slide(instance: InstanceFindings, cell: CellFinding) -> list[tuple[float
     if matrix is None or place is None or not matrix.frame_of_reference_uid:
         return []
     outline = place.outline if len(place.outline) >= 3 else place.box.corners()
-    return [point for point in map(matrix.on_slide_mm, outline) if point is not None]
+    points = [point for point in map(matrix.on_slide_mm, outline) if point is not None]
+    return points if len(points) == len(outline) else []
 
 
 def _finding(cell: CellFinding) -> Code:

@@ -125,3 +125,18 @@ def test_dciodvfy_finds_no_error(kind: ArtefactKind, tmp_path: Path) -> None:
     told = (done.stdout + done.stderr).splitlines()
     assert told
     assert [line for line in told if line.startswith("Error")] == []
+
+
+def test_what_one_image_lost_in_compression_stays_lost() -> None:
+    """PS3.3 C.7.6.1.1.5: once 01, never 00 again."""
+    assert made().LossyImageCompression == "00"
+    headers = usual_headers()
+    lossy = list(headers)[1]  # not the one that patient and study are taken from
+    headers[lossy].LossyImageCompression = "01"
+    headers[lossy].LossyImageCompressionRatio = "17.81"
+    headers[lossy].LossyImageCompressionMethod = "ISO_10918_1"
+    artefact = key_images(format_inputs(usual_study(), headers, context()))
+    assert artefact is not None
+    image = pydicom.dcmread(BytesIO(artefact.content))
+    assert (image.LossyImageCompression, image.LossyImageCompressionMethod) == ("01", "ISO_10918_1")
+    assert float(image.LossyImageCompressionRatio) == 17.81

@@ -99,6 +99,49 @@ def test_contradicting_accession_numbers_are_both_kept_and_told() -> None:
 
 
 @pytest.mark.parametrize(
+    ("study", "item", "kept", "name"),
+    [
+        (
+            {"AccessionNumber": "", "PlacerOrderNumberImagingServiceRequest": "P-S"},
+            request("", "RP-1", PlacerOrderNumberImagingServiceRequest="P-R"),
+            [("", "P-R"), ("", "P-S")],
+            "placer order number",
+        ),
+        (
+            {"AccessionNumber": "A", "IssuerOfAccessionNumberSequence": issuer("X", "1.2.3", "ISO")},
+            request("A", "RP-1", IssuerOfAccessionNumberSequence=issuer("Y", "1.2.4", "ISO")),
+            [("A", ""), ("A", "")],
+            "accession number",
+        ),
+    ],
+)
+def test_other_numbers_and_issuers_contradict_too(
+    study: dict[str, object], item: Dataset, kept: list[tuple[str, str]], name: str
+) -> None:
+    odd = header(1, RequestAttributesSequence=[item], **study)
+    assert [(order.accession, order.placer) for order in read_orders([odd])] == kept
+    (line,) = contradictions([odd])
+    assert name in line
+
+
+def test_images_with_different_accession_numbers_are_told() -> None:
+    headers = [header(1, AccessionNumber="A-1"), header(2, AccessionNumber="A-2"), header(3, AccessionNumber="A-1")]
+    assert [order.accession for order in read_orders(headers)] == ["A-1", "A-2"]
+    assert contradictions(headers) == ["The images name different accession numbers: the report names all of them."]
+
+
+def test_an_image_that_names_two_known_numbers_makes_them_one_order() -> None:
+    placer = "PlacerOrderNumberImagingServiceRequest"
+    headers = [
+        header(1, AccessionNumber="A"),
+        header(2, AccessionNumber="", **{placer: "P"}),
+        header(3, AccessionNumber="A", **{placer: "P"}),
+    ]
+    (order,) = read_orders(headers)
+    assert (order.accession, order.placer) == ("A", "P")
+
+
+@pytest.mark.parametrize(
     "changes",
     [
         {"RequestAttributesSequence": [Dataset()]},
