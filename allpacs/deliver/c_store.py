@@ -34,7 +34,7 @@ from allpacs.deliver.association import (
     status_text,
     store,
 )
-from allpacs.deliver.commitment import request_commitment
+from allpacs.deliver.commitment import NOT_SUPPORTED, request_commitment
 from allpacs.deliver.comprehensive import as_comprehensive
 from allpacs.deliver.kept_association import KeptAssociation
 from allpacs.dicom.commitment import Reference
@@ -193,10 +193,10 @@ class CStoreDestination:
         objects = _as_taken(objects, self._takes_3d)
         references = [Reference(str(one.SOPClassUID), str(one.SOPInstanceUID)) for one in objects]
         if self._commitment == "when_offered" and time.monotonic() < self._no_commitment_until:
-            return Commitment(Asked.NOT_OFFERED, "")
+            return NOT_SUPPORTED
         self._kept.close()  # a peer may hold only one of ours
         said = request_commitment(self._peer, transaction_uid, references, wait_s=self._commitment_wait_s)
-        if said.asked is Asked.NOT_OFFERED:
+        if said == NOT_SUPPORTED:  # a refusal of one request says nothing of the next
             self._no_commitment_until = time.monotonic() + _ASK_AGAIN_S
         if said.asked is Asked.NOT_OFFERED and self._commitment == "always":
             raise DeliveryRejected(f"{self._peer.name}: {said.reason}; enable it there, or set commitment otherwise")

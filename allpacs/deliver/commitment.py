@@ -33,6 +33,10 @@ _TELLING_S = 5.0
 _CONTEXTS = [(SOP_CLASS_UID, syntax) for syntax in (ExplicitVRLittleEndian, ImplicitVRLittleEndian)]
 
 
+#: The peer accepts no presentation context for storage commitment, whatever it is asked about.
+NOT_SUPPORTED = Commitment(Asked.NOT_OFFERED, "storage commitment not offered")
+
+
 def request_commitment(
     peer: Peer, transaction_uid: str, references: Sequence[Reference], *, wait_s: float
 ) -> Commitment:
@@ -77,7 +81,7 @@ def request_commitment(
                 # it, and the release waits for its time-out.
                 told.wait(_TELLING_S)
     except NoContextAccepted:
-        return Commitment(Asked.NOT_OFFERED, "storage commitment not offered")
+        return NOT_SUPPORTED
     except RuntimeError:  # aborted since we looked
         raise DeliveryUnavailable(f"{peer.name}: the association was aborted by the peer") from None
     if not answers:
