@@ -123,6 +123,12 @@ def configuration() -> str:
 
 def toml(value: Any) -> str:
     """Return a value as TOML writes it."""
+    if isinstance(value, dict):
+        return (
+            "{ " + ", ".join(f"{json.dumps(key)} = {toml(inner)}" for key, inner in value.items()) + " }"
+            if value
+            else "{}"
+        )
     if isinstance(value, list | tuple):
         return "[" + ", ".join(map(toml, value)) + "]"
     if isinstance(value, bool | str):
