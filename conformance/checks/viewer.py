@@ -18,6 +18,8 @@ from conformance.peers import ohif
 
 SCREENSHOT = Path(__file__).parents[2] / "docs" / "conformance-ohif.png"
 SERIES = "AI white cell classification"
+#: What the names of a cell's numbers have in them.
+_NUMBERS = ("robability", "Area", "Diameter")
 _CLASSES = ("Lymphoblast", "Hematogone")
 _OUTLINES = "() => [...document.querySelectorAll('svg.svg-layer polyline')].map((one) => one.getAttribute('points'))"
 _LABELS = """() => [...document.querySelectorAll('svg.svg-layer text')].map(
@@ -69,8 +71,10 @@ def _checks(
     yield check("draws each outline where the report has it", *_misplaced(outlines, [cell.outline for cell in cells]))
     # It writes the numbers of a group, by their names, and its finding site.
     expected = sorted(cell.numbers for cell in cells)
-    found = sorted(tuple(line for line in label if "robability" in line) for label in labels)
-    yield check("writes each cell's probability beside it", "" if found == expected else f"{found}, not {expected}")
+    found = sorted(tuple(line for line in label if any(name in line for name in _NUMBERS)) for label in labels)
+    yield check(
+        "writes each cell's probability and size beside it", "" if found == expected else f"{found}, not {expected}"
+    )
     # What a cell without a class has is its probability; which cells these are the own checks look at.
     classes = sorted(cell.label for cell in cells if cell.label in _CLASSES)
     written = sorted(
