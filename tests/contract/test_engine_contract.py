@@ -236,7 +236,6 @@ def test_layers_speak_for_one_label_as_much_as_against_the_other(engine: Engine)
         np.testing.assert_allclose(one.activations, other.activations, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.essential
 def test_saliency_stays_in_the_cell(engine: Engine) -> None:
     explainer = engine if isinstance(engine, Explainer) else None
     batch = np.concatenate([pictures(3), np.zeros((1, SIDE, SIDE, 3), np.uint8)])

@@ -80,9 +80,10 @@ def test_the_halo_of_jpeg_is_not_part_of_the_cell() -> None:
     assert cell.mask.sum() < 1.05 * disc.sum()
 
 
-def test_every_real_segmented_cell_is_found_whole(data_dir: Path) -> None:
+@pytest.mark.parametrize("every", [30, pytest.param(6, marks=pytest.mark.process)])
+def test_every_real_segmented_cell_is_found_whole(data_dir: Path, every: int) -> None:
     paths = sorted((data_dir / "cnmc").rglob("*.bmp")) + sorted((data_dir / "cnmc").rglob("*.jpg"))
-    for path in paths[::6]:
+    for path in paths[::every]:
         rgb = np.asarray(Image.open(path).convert("RGB"))
         frame = Frame(1, rgb)
         finder = finder_for(frame)
